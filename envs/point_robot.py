@@ -1,0 +1,104 @@
+"""Point-Robot: a point in the plane walks to a goal that it cannot see.
+
+Observation: position (2). Action: displacement (2), clipped to ±0.1 per coordinate. Start at the origin. Reward after each step:
+minus the Euclidean distance to the goal. 20 steps, never terminates. A task is a goal in [-1, 1]².
+Source: the Point-Robot of Meta-DT (Wang et al., NeurIPS 2024).
+"""
+
+import gymnasium as gym
+import numpy as np
+
+from envs.tasks import load_tasks
+
+MAX_STEP = 0.1  # per coordinate and step
+HORIZON = 20
+
+
+class PointRobotBatch:
+    """Many (task, episode) rows stepped as one array. Deterministic, so `seeds` only fixes the interface.
+
+    Args:
+        tasks: dict with "goal" (B, 2), one row per episode.
+    """
+
+    def __init__(self, tasks):
+        self.goals = np.asarray(tasks["goal"], dtype=np.float64)
+
+    def reset(self, seeds=None):
+        """Returns observations (B, 2) float32."""
+        self.positions = np.zeros_like(self.goals)
+        return self.positions.astype(np.float32)
+
+    def step(self, actions):
+        """actions (B, 2) -> next observations (B, 2) float32, rewards (B,) float32."""
+        self.positions = self.positions + np.clip(np.asarray(actions, dtype=np.float64), -MAX_STEP, MAX_STEP)
+        rewards = -np.linalg.norm(self.positions - self.goals, axis=-1)
+        return self.positions.astype(np.float32), rewards.astype(np.float32)
+
+
+class PointRobotEnv(gym.Env):
+    """One robot under the gymnasium interface; `reset(options={"task": i})` chooses the goal and later resets keep it."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name)
+    batch_class = PointRobotBatch
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+        self.tasks = load_tasks("point_robot")
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = gym.spaces.Box(-MAX_STEP, MAX_STEP, (2,), np.float32)
+        self.set_task(0)
+
+    def set_task(self, task):
+        """Choose task `task` (row of `tasks`) from the next reset on."""
+        self.task = task
+        self._batch = PointRobotBatch({"goal": self.tasks["goal"][[task]]})
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if options and "task" in options:
+            self.set_task(int(options["task"]))
+        self._steps = 0
+        return self._batch.reset()[0], {}
+
+    def step(self, action):
+        observations, rewards = self._batch.step(np.asarray(action)[None])
+        self._steps += 1
+        return observations[0], float(rewards[0]), False, self._steps >= HORIZON, {}
+
+    @staticmethod
+    def compute_rewards(observations, actions, next_observations, tasks):
+        """Rewards that other tasks would give for the same transitions (reward relabelling); arrays broadcast.
+
+        next_observations (..., 2), tasks["goal"] (..., 2) -> (...,) float32.
+        """
+        return -np.linalg.norm(next_observations - tasks["goal"], axis=-1).astype(np.float32)
+
+    @staticmethod
+    def reference_policies(env_tasks, train_ids):
+        """The reference levels of this family: name -> function (observations (B, 2), task ids (B,)) -> actions (B, 2).
+
+        trivial stays put; task_blind walks to the one point that costs least on the training tasks; oracle knows the goal and
+        closes each coordinate as fast as it may, which is optimal for this reward.
+        """
+        target = blind_target(env_tasks["goal"][np.asarray(train_ids)])
+        return {
+            "trivial": lambda observations, task_ids: np.zeros_like(observations),
+            "task_blind": lambda observations, task_ids: target - observations,
+            "oracle": lambda observations, task_ids: env_tasks["goal"][task_ids] - observations,
+        }
+
+
+def walk_return(targets, goals):
+    """Undiscounted return of walking straight at `targets` (..., 2) when the goals are `goals` (..., 2)."""
+    steps = np.arange(1, HORIZON + 1).reshape(-1, *([1] * targets.ndim))
+    positions = np.sign(targets) * np.minimum(np.abs(targets), MAX_STEP * steps)
+    return -np.linalg.norm(positions - goals, axis=-1).sum(0)
+
+
+def blind_target(goals):
+    """The fixed point with the best mean return over `goals` (N, 2), on a grid of step 0.01."""
+    axis = np.arange(-100, 101) / 100
+    grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 1, 2)
+    returns = np.concatenate([walk_return(part, goals[None]).mean(-1) for part in np.array_split(grid, 64)])
+    return grid[returns.argmax(), 0]
