@@ -1,0 +1,238 @@
+"""Artifacts on disk: atomic, safe to open, self-describing, resumable.
+
+Nothing loaded here can run code: weights are safetensors, settings JSON, training states are read with `weights_only=True`.
+Every file is written under a temporary name, flushed and renamed, so that a reader sees the old file or the new one.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its text is one line that says how. Scripts print it and exit with status 2."""
+
+
+def main_guard(main):
+    """Decorator of a script's `main`: a UserError becomes one line on stderr and exit status 2, Ctrl-C exit status 130."""
+
+    @functools.wraps(main)
+    def guarded(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+            sys.exit(130)
+
+    return guarded
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yields a temporary path beside `path`; on success it is flushed and renamed to `path`, on failure removed.
+
+    Raises UserError when the disk is full or the folder cannot be written; the former file is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {_reason(error)}; the file that was there before is intact") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _reason(error):
+    if error.errno == errno.ENOSPC:
+        return "the disk is full (free some space and run the same command again)"
+    return error.strerror or str(error)
+
+
+def write_json(path, document):
+    """Write `document` atomically. NaN and infinities are refused: they are not JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    """Raises UserError when the file is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and make it again") from None
+
+
+def save_tensors(path, tensors):
+    """dict of tensors -> safetensors file, atomically."""
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary
+        )
+
+
+def load_tensors(path):
+    """safetensors file -> dict of CPU tensors. Raises UserError when it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and make it again") from None
+
+
+def save_state(path, state):
+    """Training state (nested dicts and lists of tensors and plain values) -> one file, atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
+
+
+def load_state(path):
+    """Read what `save_state` wrote; never executes code. Raises UserError when the file is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged ({reason}); delete it, or pass --no-resume to start again") from None
+
+
+# ------------------------------------------------------------------------------------------------------------- runs
+
+
+@contextlib.contextmanager
+def run_directory(path, config, resume, volatile=()):
+    """Own a run's folder: locks it, checks that what lies there was made with the same settings, writes config.json.
+
+    Args:
+        config: JSON-able settings; a resumed run must agree in all but the keys in `volatile`.
+        resume: False deletes the former run's files first.
+    Raises UserError when another process writes there, or when the settings differ.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into {path}: {_reason(error)}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another run is writing into {path}; wait for it or choose another --output_dir") from None
+        if not resume:
+            for old in path.rglob("*"):
+                if old.is_file() and old.name != ".lock":
+                    old.unlink()
+        elif (path / "config.json").exists():
+            _check_same(path, read_json(path / "config.json"), config, volatile)
+        write_json(path / "config.json", config)
+        yield path
+
+
+def _check_same(path, old, new, volatile):
+    new = json.loads(json.dumps(new))  # tuples and lists are one thing in JSON
+    for key in sorted((old.keys() | new.keys()) - set(volatile)):
+        if old.get(key) != new.get(key):
+            difference = f"{key} {old.get(key)!r}, this command says {new.get(key)!r}"
+            if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
+                inner = [k for k in old[key].keys() | new[key].keys() if old[key].get(k) != new[key].get(k)]
+                difference = f"another {key} ({', '.join(sorted(inner))})"
+            raise UserError(
+                f"{path} holds a run with {difference}: pass --no-resume to replace it, or choose another --output_dir"
+            )
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a flag that a training loop reads between steps; `exit` leaves with the shell's status."""
+
+    def __enter__(self):
+        self.received = None
+        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _receive(self, number, frame):
+        self.received = number
+
+    def __exit__(self, *exception):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def exit(self, step):
+        print(f"stopped at step {step}, saved; the same command continues", file=sys.stderr)
+        sys.exit(128 + self.received)
+
+
+def require_finite(value, what):
+    """Raises UserError when a loss (float) is NaN or infinite."""
+    if not math.isfinite(value):
+        raise UserError(f"{what} became {value}: lower --learning_rate, or look for extreme values in the dataset")
+
+
+# -------------------------------------------------------------------------------------------------------- provenance
+
+
+def provenance():
+    """Where a number comes from: {"command", "commit", "hardware", "versions"}."""
+    packages = ("torch", "numpy", "gymnasium", "mujoco", "minari", "stable-baselines3")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {"command": command_line(), "commit": git_commit(), "hardware": hardware(), "versions": versions}
+
+
+def command_line():
+    """The command that started this process, with the script's path as the user would type it from the repository."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    script = f"-m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
+    return shlex.join(["python", *script.split(), *sys.argv[1:]])
+
+
+@functools.lru_cache
+def git_commit():
+    """Short hash of the checkout, with "-dirty" when tracked files differ; "unknown" outside git."""
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+@functools.lru_cache
+def hardware():
+    """Processor name and the number of cores that this process may use (and the GPU where there is one)."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {cores} cores{gpu}"
