@@ -22,7 +22,7 @@ def load_tasks(env_type):
 
 def point_robot_tasks():
     """50 goals, uniform in the square [-1, 1]²: the list of the Meta-DT lab (numpy's legacy generator, seed 123456)."""
-    goals = np.random.RandomState(123456).uniform(-1, 1, (50, 2))  # noqa: NPY002 (the published list needs this stream)
+    goals = np.random.RandomState(123456).uniform(-1, 1, (50, 2))
     return [{"goal": goal.tolist()} for goal in goals]
 
 

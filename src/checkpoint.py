@@ -93,9 +93,7 @@ def read_json(path):
 def save_tensors(path, tensors):
     """dict of tensors -> safetensors file, atomically."""
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary
-        )
+        safetensors.torch.save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
 
 
 def load_tensors(path):

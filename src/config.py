@@ -40,9 +40,7 @@ class EnvConfig:
             raise UserError(f"entry_point {self.entry_point!r} of {self.env_type} cannot be made ({error})") from None
         highest = max(self.train_tasks[1], self.test_tasks[1])
         if highest > num_tasks(environment):
-            raise UserError(
-                f"{self.env_type}: task ranges reach {highest}, the environment has {num_tasks(environment)} tasks"
-            )
+            raise UserError(f"{self.env_type}: task ranges reach {highest}, the environment has {num_tasks(environment)} tasks")
         return environment
 
 
@@ -139,15 +137,9 @@ def script_parser(docstring):
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=natural, default=0, help="every random generator of the run derives from it")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
-    run.add_argument(
-        "--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written"
-    )
-    run.add_argument(
-        "--resume", action="boolean", default=True, help="continue an interrupted run; --no-resume starts again"
-    )
-    run.add_argument(
-        "--tensorboard", action="boolean", default=True, help="write TensorBoard events beside metrics.jsonl"
-    )
+    run.add_argument("--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written")
+    run.add_argument("--resume", action="boolean", default=True, help="continue an interrupted run; --no-resume starts again")
+    run.add_argument("--tensorboard", action="boolean", default=True, help="write TensorBoard events beside metrics.jsonl")
     return parser
 
 
@@ -183,9 +175,7 @@ def parse_args(parser, script, argv=None):
         apply_section(parser, path, recipes[chosen.recipe].get(script), f"recipes.{chosen.recipe}.{script}")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UserError(
-            f"unknown argument {unknown[0]}{_nearest(unknown[0].split('=')[0], _flags(parser))}; see --help"
-        )
+        raise UserError(f"unknown argument {unknown[0]}{_nearest(unknown[0].split('=')[0], _flags(parser))}; see --help")
     args.env, args.env_type, args.env_name = env, env.env_type, env.env_name
     args.suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
     args.device = find_device(args.device)
@@ -217,9 +207,7 @@ def find_config(chosen):
     else:
         names = {read_yaml(CONFIG_DIR / f"{name}.yaml").get("env_name"): name for name in known_env_types()}
         if chosen.env_name not in names:
-            raise UserError(
-                f"unknown --env_name {chosen.env_name}{_nearest(chosen.env_name, names)}; known: {', '.join(names)}"
-            )
+            raise UserError(f"unknown --env_name {chosen.env_name}{_nearest(chosen.env_name, names)}; known: {', '.join(names)}")
         path = CONFIG_DIR / f"{names[chosen.env_name]}.yaml"
     if chosen.env_type and path.stem != chosen.env_type:
         raise UserError(f"--env_type {chosen.env_type} contradicts --config {chosen.config}: give one of them")
@@ -247,7 +235,7 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _s
 def read_yaml(path):
     """One settings file as a dict. Raises UserError with the line of a mistake."""
     try:
-        document = yaml.load(Path(path).read_text(), _StrictLoader)  # noqa: S506 (a SafeLoader)
+        document = yaml.load(Path(path).read_text(), _StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     except yaml.YAMLError as error:
@@ -273,9 +261,7 @@ def read_env(path, document):
         for key in recipe if isinstance(recipe, dict) else [recipe]:
             if key not in SCRIPTS:
                 raise UserError(f"{path}: recipes.{name}: unknown script {key!r}{_nearest(str(key), SCRIPTS)}")
-    values = {"validation_tasks": document.get("train_tasks")} | {
-        key: document[key] for key in fields & document.keys()
-    }
+    values = {"validation_tasks": document.get("train_tasks")} | {key: document[key] for key in fields & document.keys()}
     for key in sorted(fields - values.keys()):
         raise UserError(f"{path}: the key {key} is missing")
     for key in ("env_name", "entry_point"):
@@ -284,14 +270,10 @@ def read_env(path, document):
     if ":" not in values["entry_point"]:
         raise UserError(f"{path}: entry_point must read package.module:Class, not {values['entry_point']!r}")
     if not isinstance(values["max_episode_steps"], int) or values["max_episode_steps"] < 1:
-        raise UserError(
-            f"{path}: max_episode_steps must be an integer of at least 1, not {values['max_episode_steps']!r}"
-        )
+        raise UserError(f"{path}: max_episode_steps must be an integer of at least 1, not {values['max_episode_steps']!r}")
     for key in ("train_tasks", "test_tasks", "validation_tasks"):
         pair = values[key]
-        if not (
-            isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair) and 0 <= pair[0] < pair[1]
-        ):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair) and 0 <= pair[0] < pair[1]):
             raise UserError(f"{path}: {key} must be [first, last + 1], for example [0, 45], not {pair!r}")
         values[key] = tuple(pair)
     train, validation = values["train_tasks"], values["validation_tasks"]

@@ -56,9 +56,7 @@ class Logger:
         if self._writer:
             for name, value in numbers.items():
                 self._writer.add_scalar(name, value, step)
-        self._bar.set_postfix(
-            {name.rsplit("/", 1)[-1]: f"{value:.3g}" for name, value in numbers.items()}, refresh=False
-        )
+        self._bar.set_postfix({name.rsplit("/", 1)[-1]: f"{value:.3g}" for name, value in numbers.items()}, refresh=False)
 
     def message(self, text):
         """Print a line without breaking the progress bar."""

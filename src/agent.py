@@ -1,0 +1,135 @@
+"""Meta-DT acting: many episodes at once, contexts from the running episodes, prompts from warm-up episodes."""
+
+import numpy as np
+import torch
+
+from src.context import episode_contexts, prediction_errors
+from src.windows import EpisodeTensors
+
+
+class MetaDTAgent:
+    """A frozen policy and world model that act in B episodes at once (the interface that src/evaluate.py asks for).
+
+    Args:
+        policy, world_model: MetaDT and WorldModel on one device.
+        history_length: K. prompt_length: k. error_scale: see `prediction_errors`.
+        select: how the prompt segment is chosen; pool: which warm-up episode it is cut from, "best" by return (ours) or "top3",
+            uniform among the three best (the official code).
+        return_bounds: (T, 2) least and greatest return-to-go of the training data at each step; returns-to-go are clamped to
+            them (None: never clamped, as in the paper).
+        use_context: False replaces z by zeros (the ablation).
+        dtype: torch.bfloat16 for autocast, or None.
+    """
+
+    def __init__(
+        self, policy, world_model, history_length, prompt_length, error_scale=(1.0, 1.0), select="argmax", pool="best",
+        return_bounds=None, use_context=True, dtype=None,
+    ):  # fmt: skip
+        self.policy, self.world_model = policy.eval(), world_model.eval()
+        self.history_length, self.prompt_length, self.error_scale = history_length, prompt_length, error_scale
+        self.select, self.pool, self.return_bounds = select, pool, return_bounds
+        self.use_context, self.dtype = use_context, dtype
+        self.device = policy.action_scale.device
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    @torch.inference_mode()
+    def start(self, observations, target_returns, prompt=None):
+        """Begin B episodes: observations (B, d_s), target_returns (B,), prompt as `make_prompt` gives or None."""
+        self.prompt = None
+        if prompt is not None:
+            with self._autocast():
+                self.prompt = self.policy.encode_prompt(prompt)
+        self.returns_to_go = [torch.as_tensor(target_returns, dtype=torch.float32, device=self.device)]
+        self.observations, self.actions, self.rewards = [self._tensor(observations)], [], []
+        self.contexts = [self._context()]
+
+    @torch.inference_mode()
+    def act(self):
+        """Actions (B, d_a) for the current step, numpy."""
+        step, first = len(self.actions), max(0, len(self.actions) + 1 - self.history_length)
+        placeholder = [torch.zeros_like(self.policy.action_scale).expand(len(self.observations[0]), -1)]
+        returns_to_go = torch.stack(self.returns_to_go[first:], 1)
+        if self.return_bounds is not None:
+            low, high = self.return_bounds[first : step + 1].unbind(-1)
+            returns_to_go = returns_to_go.clamp(low, high)
+        history = {
+            "returns_to_go": returns_to_go,
+            "observations": torch.stack(self.observations[first:], 1),
+            "contexts": torch.stack(self.contexts[first:], 1),
+            "actions": torch.stack(self.actions[first:] + placeholder, 1),
+            "timesteps": torch.arange(first, step + 1, device=self.device)[None],
+        }
+        with self._autocast():
+            return self.policy.act(history, self.prompt).cpu().numpy()
+
+    @torch.inference_mode()
+    def observe(self, actions, rewards, next_observations):
+        """What the environment answered: actions as they were played (B, d_a), rewards (B,), next observations (B, d_s)."""
+        self.actions.append(self._tensor(actions))
+        self.rewards.append(self._tensor(rewards))
+        self.observations.append(self._tensor(next_observations))
+        self.returns_to_go.append(self.returns_to_go[-1] - self.rewards[-1])
+        self.contexts.append(self._context())
+
+    def _tensor(self, values):
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
+
+    def _context(self):
+        """z of the last h transitions: (B, 16). Windows shorter than h are padded inside `encode`, as in training."""
+        rows, horizon, done = len(self.observations[0]), self.world_model.horizon, len(self.actions)
+        if not self.use_context:
+            return torch.zeros(rows, self.world_model.to_context.out_features, device=self.device)
+        first = max(0, done - horizon)
+        missing = horizon - (done - first)
+        window = [
+            torch.cat([values[0].new_zeros(rows, missing, *values[0].shape[1:]), *(v[:, None] for v in values[first:done])], 1)
+            if done
+            else torch.zeros(rows, horizon, size, device=self.device)
+            for values, size in (
+                (self.observations, self.observations[0].shape[1]),
+                (self.actions, len(self.policy.action_scale)),
+                ([r[:, None] for r in self.rewards], 1),
+            )
+        ]
+        mask = (torch.arange(horizon, device=self.device) >= missing).expand(rows, -1)
+        return self.world_model.encode(*window, mask)
+
+    # -------------------------------------------------------------------------------------------------------- few-shot
+
+    def make_prompt(self, pool, generator):
+        """Prompt of every row from its own warm-up episodes.
+
+        Args:
+            pool: list of N episode dicts with observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), as
+                `src.evaluate.rollout` gives. generator: torch.Generator for the random choices.
+        Returns: dict of tensors (B, k, ...).
+        """
+        returns = torch.stack([self._tensor(episode["rewards"]).sum(1) for episode in pool], 1)  # (B, N)
+        ranked = returns.argsort(1, descending=True)
+        rows = torch.arange(len(ranked), device=self.device)
+        choice = torch.zeros(len(ranked), dtype=torch.long)
+        if self.pool == "top3":
+            choice = torch.randint(min(3, len(pool)), (len(ranked),), generator=generator)
+        chosen = ranked[rows, choice.to(self.device)]
+        observations, actions, rewards = (
+            torch.stack([self._tensor(episode[key]) for episode in pool], 1)[rows, chosen]
+            for key in ("observations", "actions", "rewards")
+        )
+        episodes = build_episodes(self.world_model, observations, actions, rewards, None, self.error_scale, self.use_context)
+        return episodes.prompts(rows, self.prompt_length, self.world_model.horizon, self.select, generator)
+
+
+def build_episodes(world_model, observations, actions, rewards, lengths, error_scale, use_context=True):
+    """EpisodeTensors with contexts and world-model errors; tensors as there, lengths None means full length.
+
+    use_context False leaves zeros in place of z; the errors, which choose the prompt, still come from the world model.
+    """
+    if lengths is None:
+        lengths = torch.full((len(rewards),), rewards.shape[1], device=rewards.device)
+    contexts = episode_contexts(world_model, observations, actions, rewards)
+    errors = prediction_errors(world_model, observations, actions, rewards, contexts, error_scale)
+    if not use_context:
+        contexts = torch.zeros_like(contexts)
+    return EpisodeTensors(observations, actions, rewards, lengths, contexts, errors)

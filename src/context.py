@@ -1,0 +1,211 @@
+"""The world model: a GRU encoder turns the last h transitions into a context z_t, decoders must predict reward and next state.
+
+    step            t-2        t-1         t
+                 s a r s'   s a r s'    s  ·  ·
+    context z_t  └───── last h transitions, never across an episode's start; zero-padded on the left; z_0 = encoder(padding)
+
+Because reward and dynamics do not depend on who acted, z describes the task and not the behaviour policy (Meta-DT, section 4.1).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CONTEXT_SIZE = 16  # z
+EMBEDDING_SIZE = 16  # of each observation, action, reward
+HIDDEN_SIZE = 128  # GRU and decoders
+
+
+class Embedding(nn.Sequential):
+    """Linear + ReLU, as every input of the world model passes through."""
+
+    def __init__(self, size):
+        super().__init__(nn.Linear(size, EMBEDDING_SIZE), nn.ReLU())
+
+
+class Decoder(nn.Sequential):
+    """Two hidden layers of 128 with ReLU."""
+
+    def __init__(self, size, outputs):
+        super().__init__(
+            nn.Linear(size, HIDDEN_SIZE),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_SIZE, outputs),
+        )
+
+
+class WorldModel(nn.Module):
+    """Context encoder E, reward decoder and state decoder; the normaliser of their inputs belongs to the model.
+
+    Linear layers Xavier-uniform with zero bias, GRU orthogonal. All public methods take and give physical units.
+
+    Args:
+        observation_size, action_size: d_s, d_a.
+        horizon: h, the number of past transitions that z reads.
+    """
+
+    def __init__(self, observation_size, action_size, horizon):
+        super().__init__()
+        self.horizon = horizon
+        self.observation_embedding = Embedding(observation_size)
+        self.action_embedding = Embedding(action_size)
+        self.reward_embedding = Embedding(1)
+        self.gru = nn.GRU(3 * EMBEDDING_SIZE, HIDDEN_SIZE, batch_first=True)
+        self.to_context = nn.Linear(HIDDEN_SIZE, CONTEXT_SIZE)
+        self.reward_observation_embedding = Embedding(observation_size)
+        self.reward_action_embedding = Embedding(action_size)
+        self.reward_decoder = Decoder(3 * EMBEDDING_SIZE + CONTEXT_SIZE, 1)
+        self.state_observation_embedding = Embedding(observation_size)
+        self.state_action_embedding = Embedding(action_size)
+        self.state_decoder = Decoder(2 * EMBEDDING_SIZE + CONTEXT_SIZE, observation_size)
+        for name, size in (("observation", observation_size), ("action", action_size), ("reward", 1)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for name, parameter in self.gru.named_parameters():
+            nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
+
+    def set_normaliser(self, observations, actions, rewards):
+        """Standardise inputs by the statistics of training transitions (N, d_s), (N, d_a), (N, 1)."""
+        for name, values in (("observation", observations), ("action", actions), ("reward", rewards)):
+            getattr(self, f"{name}_mean").copy_(values.mean(0))
+            getattr(self, f"{name}_std").copy_(values.std(0, correction=0) + 1e-6)
+
+    def standardise(self, name, values):
+        """`name`: observation, action or reward; values (..., size) -> standardised values."""
+        return (values - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
+
+    def encode(self, observations, actions, rewards, mask):
+        """Windows of transitions -> contexts.
+
+        Args: observations (B, h, d_s), actions (B, h, d_a), rewards (B, h, 1), mask (B, h) False on the padding at the left.
+        Returns: z (B, 16).
+        """
+        embedded = [
+            embedding(self.standardise(name, values) * mask[..., None])
+            for name, values, embedding in (
+                ("observation", observations, self.observation_embedding),
+                ("action", actions, self.action_embedding),
+                ("reward", rewards, self.reward_embedding),
+            )
+        ]
+        _, hidden = self.gru(torch.cat(embedded, -1))
+        return self.to_context(hidden[0])
+
+    def decode(self, observations, actions, next_observations, contexts):
+        """Predictions in standardised units: rewards (B, 1) from (s, a, s', z) and next observations (B, d_s) from (s, a, z)."""
+        observations, action = self.standardise("observation", observations), self.standardise("action", actions)
+        next_observations = self.standardise("observation", next_observations)
+        phi = self.reward_observation_embedding
+        rewards = self.reward_decoder(
+            torch.cat([phi(observations), self.reward_action_embedding(action), phi(next_observations), contexts], -1)
+        )
+        states = self.state_decoder(
+            torch.cat([self.state_observation_embedding(observations), self.state_action_embedding(action), contexts], -1)
+        )
+        return rewards, states
+
+    def losses(self, observations, actions, rewards, next_observations, contexts):
+        """Mean squared errors (reward, state) of the decoders, in standardised units."""
+        predicted_rewards, predicted_states = self.decode(observations, actions, next_observations, contexts)
+        return (
+            F.mse_loss(predicted_rewards, self.standardise("reward", rewards)),
+            F.mse_loss(predicted_states, self.standardise("observation", next_observations)),
+        )
+
+
+# ----------------------------------------------------------------------------------------- contexts of whole episodes
+
+
+def context_windows(starts_at, horizon):
+    """Indices of the windows t-h ... t-1 of time steps t (B,): (B, h) indices (0 where padded) and mask (B, h)."""
+    indices = starts_at[:, None] + torch.arange(-horizon, 0, device=starts_at.device)
+    mask = indices >= 0
+    return indices.clamp_min(0), mask
+
+
+@torch.inference_mode()
+def episode_contexts(model, observations, actions, rewards, chunk=8192):
+    """z_t of every step of every episode.
+
+    Args: observations (E, T, d_s) or (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T).
+    Returns: contexts (E, T + 1, 16); the last one follows the whole episode.
+
+    The embeddings and the GRU's input projection are computed once per transition and not once per window.
+    """
+    episodes, steps = rewards.shape
+    contexts = torch.empty(episodes, steps + 1, CONTEXT_SIZE, device=rewards.device)
+    per_chunk = max(1, chunk // (steps + 1))
+    for first in range(0, episodes, per_chunk):
+        part = slice(first, first + per_chunk)
+        contexts[part] = _contexts(model, observations[part, :steps], actions[part], rewards[part, :, None])
+    return contexts
+
+
+def _contexts(model, observations, actions, rewards):
+    """As `episode_contexts` for few episodes; same arithmetic as WorldModel.encode, shared between overlapping windows."""
+    horizon, gru = model.horizon, model.gru
+    inputs = torch.cat(
+        [
+            model.observation_embedding(model.standardise("observation", observations)),
+            model.action_embedding(model.standardise("action", actions)),
+            model.reward_embedding(model.standardise("reward", rewards)),
+        ],
+        -1,
+    )
+    padding = torch.cat(
+        [
+            layer(values.new_zeros(1, values.shape[-1]))
+            for layer, values in (
+                (model.observation_embedding, observations),
+                (model.action_embedding, actions),
+                (model.reward_embedding, rewards),
+            )
+        ],
+        -1,
+    )
+    inputs = torch.cat([padding.expand(len(inputs), horizon, -1), inputs], 1)  # (e, h + T, 48)
+    projected = F.linear(inputs, gru.weight_ih_l0, gru.bias_ih_l0)
+    steps = actions.shape[1] + 1
+    hidden = projected.new_zeros(len(inputs) * steps, HIDDEN_SIZE)
+    for offset in range(horizon):  # window t holds the padded rows t ... t + h - 1
+        hidden = _gru_cell(projected[:, offset : offset + steps].flatten(0, 1), hidden, gru)
+    return model.to_context(hidden).view(len(inputs), steps, CONTEXT_SIZE)
+
+
+def _gru_cell(projected, hidden, gru):
+    """One GRU step (PyTorch's gate order r, z, n) on inputs that are already multiplied by W_ih: (N, 384), (N, 128) -> (N, 128)."""
+    reset_in, update_in, new_in = projected.chunk(3, -1)
+    reset_h, update_h, new_h = F.linear(hidden, gru.weight_hh_l0, gru.bias_hh_l0).chunk(3, -1)
+    reset = (reset_in + reset_h).sigmoid_()
+    update = (update_in + update_h).sigmoid_()
+    new = torch.addcmul(new_in, reset, new_h).tanh_()
+    return torch.lerp(new, hidden, update)
+
+
+@torch.inference_mode()
+def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.0, 1.0), chunk=65536):
+    """World-model error of every transition, for the choice of the prompt (meta_dt.md 2.4).
+
+    Args:
+        observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), contexts (E, T or T + 1, 16).
+        scale: what the absolute reward error and the summed absolute state error are divided by (their training RMSE, in
+            standardised units); inf leaves a head out.
+    Returns: errors (E, T).
+    """
+    episodes, steps = rewards.shape
+    errors = torch.empty(episodes, steps, device=rewards.device)
+    per_chunk = max(1, chunk // steps)
+    for first in range(0, episodes, per_chunk):
+        part = slice(first, first + per_chunk)
+        now, after = observations[part, :steps], observations[part, 1 : steps + 1]
+        predicted_rewards, predicted_states = model.decode(now, actions[part], after, contexts[part, :steps])
+        reward_errors = (predicted_rewards - model.standardise("reward", rewards[part, :, None])).abs().squeeze(-1)
+        state_errors = (predicted_states - model.standardise("observation", after)).abs().sum(-1)
+        errors[part] = reward_errors / scale[0] + state_errors / scale[1]
+    return errors

@@ -1,0 +1,87 @@
+"""The evaluation protocol: the only place where returns are measured, for Meta-DT and for every baseline.
+
+zero-shot: the running episode only. few-shot(N): N warm-up episodes collected on the task by the same frozen agent, in sequence
+(each may already use the pool so far), then one evaluation episode. Tasks x episodes step together as one array, and every row
+has a pool of its own, so that M evaluation episodes are M independent adaptations.
+
+An agent has `start(observations, target_returns, prompt)`, `act()`, `observe(actions, rewards, next_observations)` and, for
+few-shot, `make_prompt(pool, generator)`.
+"""
+
+import numpy as np
+
+from src.batch import make_batch
+from src.seeding import derive, numpy_generator, torch_generator
+
+
+def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noise=0.0, generator=None):
+    """One episode in every row.
+
+    Args:
+        batch: environments of B rows (src/batch.py). seeds: (B,) of their resets. steps: T.
+        target_returns: (B,). bounds: (low, high) of the actions, each (d_a,).
+        noise: standard deviation of Gaussian action noise, as a share of the action half-range; generator draws it.
+    Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32.
+    """
+    low, high = bounds
+    observations, actions, rewards = [batch.reset(seeds)], [], []
+    agent.start(observations[0], target_returns, prompt)
+    for _ in range(steps):
+        action = agent.act()
+        if noise:
+            action = action + noise * (high - low) / 2 * generator.standard_normal(action.shape)
+        action = np.clip(action, low, high).astype(np.float32)
+        after, reward = batch.step(action)
+        agent.observe(action, reward, after)
+        observations.append(after)
+        actions.append(action)
+        rewards.append(reward)
+    return {"observations": np.stack(observations, 1), "actions": np.stack(actions, 1), "rewards": np.stack(rewards, 1)}
+
+
+def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=0.0, noise=0.0, keep=0):
+    """Returns of `agent` on `task_ids`.
+
+    Args:
+        env: EnvConfig. episodes: M evaluation episodes per task. warmup: N warm-up episodes, 0 for zero-shot.
+        target: target return, a number or one per task id.
+        seed: of resets, noise and prompt choices; the same seed gives the same numbers.
+        warmup_noise, noise: action noise of the warm-up and of the evaluation episodes (share of the half-range).
+        keep: store the paths of the first `keep` evaluation episodes of every task.
+    Returns: {"returns": (tasks, M), "warmup_returns": (tasks, M, N), "contexts"...}, JSON-able lists.
+    """
+    rows = np.repeat(np.asarray(task_ids), episodes)
+    targets = np.repeat(np.broadcast_to(np.asarray(target, dtype=np.float64), len(task_ids)), episodes)
+    batch = make_batch(env, rows)
+    space = env.make().action_space
+    bounds = space.low, space.high
+    pool, prompt = [], None
+    for number in range(warmup + 1):
+        seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
+        generator = numpy_generator(seed, "noise", number)
+        level = warmup_noise if number < warmup else noise
+        episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, level, generator)
+        pool.append(episode)
+        if number < warmup:
+            prompt = agent.make_prompt(pool, torch_generator(seed, "prompt", number))
+    returns = np.stack([episode["rewards"].sum(1, dtype=np.float64) for episode in pool], 1)  # (rows, N + 1)
+    returns = returns.reshape(len(task_ids), episodes, warmup + 1)
+    result = {"returns": returns[:, :, -1].round(4).tolist()}
+    if warmup:
+        result["warmup_returns"] = returns[:, :, :-1].round(4).tolist()
+    if keep:
+        result["trajectories"] = _paths(pool, task_ids, episodes, keep)
+    return result
+
+
+def _paths(pool, task_ids, episodes, keep):
+    """Observed paths of a few rows per task: {"45": {"warmup": [N paths of row 0], "evaluation": [up to `keep` paths]}}."""
+    paths = {}
+    for index, task in enumerate(task_ids):
+        first = index * episodes
+        last = pool[-1]["observations"]
+        paths[str(int(task))] = {
+            "warmup": [episode["observations"][first].round(4).tolist() for episode in pool[:-1]],
+            "evaluation": [last[first + row].round(4).tolist() for row in range(min(keep, episodes))],
+        }
+    return paths
