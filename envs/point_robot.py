@@ -67,10 +67,10 @@ class PointRobotEnv(gym.Env):
         return observations[0], float(rewards[0]), False, self._steps >= HORIZON, {}
 
     @staticmethod
-    def compute_rewards(observations, actions, next_observations, tasks):
+    def compute_rewards(observations, actions, next_observations, tasks, infos=None):
         """Rewards that other tasks would give for the same transitions (reward relabelling); arrays broadcast.
 
-        next_observations (..., 2), tasks["goal"] (..., 2) -> (...,) float32.
+        next_observations (..., 2), tasks["goal"] (..., 2) -> (...,) float32; the other arguments serve other families.
         """
         return -np.linalg.norm(next_observations - tasks["goal"], axis=-1).astype(np.float32)
 

@@ -1,7 +1,7 @@
 """Task lists are data: one JSON file per environment in `configs/tasks/`, written once from the published seeds.
 
-`{"env_type": "point_robot", "source": "...", "tasks": [{"goal": [x, y]}, ...]}`: entry i is task id i, its keys are the task
-parameters. Run `python -m envs.tasks` to regenerate the files that a written rule determines.
+`{"env_type": "point_robot", "source": "...", "tasks": [{"goal": [x, y]}, ...]}`: entry i is task id i, its keys are the
+task parameters. Run `python -m envs.tasks` to regenerate the files that a written rule determines.
 """
 
 import json
@@ -26,10 +26,62 @@ def point_robot_tasks():
     return [{"goal": goal.tolist()} for goal in goals]
 
 
-RULES = {"point_robot": point_robot_tasks}
+def cheetah_vel_tasks():
+    """50 speeds in m/s, uniform in [0, 3]: the list of the Meta-DT lab (numpy's legacy generator, seed 123456)."""
+    velocities = np.random.RandomState(123456).uniform(0, 3, 50)
+    return [{"velocity": velocity} for velocity in velocities.tolist()]
+
+
+def cheetah_dir_tasks():
+    """Directions +1, -1, +1, -1: the test tasks are the training tasks, as in the code of Meta-DT."""
+    return [{"direction": direction} for direction in (1.0, -1.0, 1.0, -1.0)]
+
+
+def ant_dir_tasks():
+    """50 angles, uniform in [0, 2 pi]: the list of the Meta-DT lab (legacy seed 123456, after two discarded draws)."""
+    generator = np.random.RandomState(123456)
+    generator.uniform(size=2)  # the lab's environment draws two default tasks before the list
+    return [{"angle": angle} for angle in generator.uniform(0, 2 * np.pi, 50).tolist()]
+
+
+def rand_params_tasks(bodies, dofs):
+    """50 sets of exponents, uniform in [-3, 3]. Every body has one geom; body 0 is the world and geom 0 the floor."""
+    generator = np.random.RandomState(1234)
+    shapes = {"mass": (bodies,), "inertia": (bodies, 3), "damping": (dofs,), "friction": (bodies, 3)}
+    tasks = [{key: generator.uniform(-3, 3, shape).tolist() for key, shape in shapes.items()} for _ in range(50)]
+    return [{f"{key}_exponent": values for key, values in task.items()} for task in tasks]
+
+
+def hopper_rand_params_tasks():
+    """50 sets of exponents of mass, inertia, damping, friction in [-3, 3]: rule and seed (1234) of the Meta-DT code."""
+    return rand_params_tasks(bodies=5, dofs=6)
+
+
+def walker_rand_params_tasks():
+    """50 sets of exponents of mass, inertia, damping, friction in [-3, 3]: the Meta-DT rule; seed 1234 is our choice."""
+    return rand_params_tasks(bodies=8, dofs=9)
+
+
+RULES = {
+    "point_robot": point_robot_tasks,
+    "cheetah_vel": cheetah_vel_tasks,
+    "cheetah_dir": cheetah_dir_tasks,
+    "ant_dir": ant_dir_tasks,
+    "hopper_rand_params": hopper_rand_params_tasks,
+    "walker_rand_params": walker_rand_params_tasks,
+}
+
+
+def write_tasks(env_type, path):
+    """Write the list that the rule of `env_type` makes, one task per line."""
+    rule = RULES[env_type]
+    tasks = rule()
+    text = json.dumps({"env_type": env_type, "source": " ".join(rule.__doc__.split()), "tasks": []}, indent=1)
+    lines = ",\n".join("  " + json.dumps(task) for task in tasks)
+    path.write_text(text.replace('"tasks": []', f'"tasks": [\n{lines}\n ]') + "\n")
+    print(f"{path}: {len(tasks)} tasks")
+
 
 if __name__ == "__main__":
-    for env_type, rule in RULES.items():
-        document = {"env_type": env_type, "source": " ".join(rule.__doc__.split()), "tasks": rule()}
-        (TASK_DIR / f"{env_type}.json").write_text(json.dumps(document, indent=1) + "\n")
-        print(f"{TASK_DIR / env_type}.json: {len(document['tasks'])} tasks")
+    for name in RULES:
+        write_tasks(name, TASK_DIR / f"{name}.json")
