@@ -170,6 +170,9 @@ def _diagnostics_faults(result):
         for key, depth in (("task_ids", 1), ("task_parameters", 2)):
             if not _numbers(embedding.get(key), depth) or len(embedding[key]) != len(points):
                 yield f"embedding.{key}", "as long as embedding.points"
+        lengths = {len(row) for row in embedding["task_parameters"]}
+        if len(lengths) != 1 or 0 in lengths:
+            yield "embedding.task_parameters", "rows of one length, at least 1"
 
 
 def _numbers(value, depth, nullable=False):

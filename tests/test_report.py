@@ -254,6 +254,11 @@ def test_a_broken_key_is_named(tmp_path, key, value):
         ("probe.dataset", {"dataset": [1.0]}),
         ("embedding.points", {"points": [[1.0]], "task_ids": [0], "task_parameters": [[1.0]]}),
         ("embedding.task_ids", {"points": [[1.0, 2.0]], "task_ids": [], "task_parameters": [[1.0]]}),
+        (
+            "embedding.task_parameters",
+            {"points": [[1, 2], [3, 4]], "task_ids": [0, 1], "task_parameters": [[1], [1, 2]]},
+        ),
+        ("embedding.task_parameters", {"points": [[1, 2]], "task_ids": [0], "task_parameters": [[]]}),
     ],
 )
 def test_a_broken_key_of_diagnostics_is_named(tmp_path, key, value):
