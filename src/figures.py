@@ -1,0 +1,238 @@
+"""Pictures of the report: functions from plain arrays to the bytes of a PNG file. No state, no screen, no files."""
+
+import io
+from itertools import cycle
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "text.color": "#1a1a1a",
+    "axes.labelcolor": "#1a1a1a",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+}
+# Okabe and Ito's colours, readable with colour-blindness, without the yellow that fades on white
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4fa3", "#8c6d31", "#5f6b6d")
+EVALUATION_COLOUR = "#d55e00"
+GOAL_COLOUR = "#f2b705"
+
+
+def method_styles(methods):
+    """Method names -> {name: line style}, the same in every picture of a section; dashes tell what shares a colour."""
+    styles = ({"color": colour, "ls": dashes} for dashes in cycle(("-", "--", "-.")) for colour in PALETTE)
+    return dict(zip(methods, styles, strict=False))
+
+
+@matplotlib.rc_context(STYLE)
+def draw_curves(rows, styles):
+    """Learning curves: a row of panels per regime, per method a line (mean over seeds) and a band (lowest to highest).
+
+    Args:
+        rows: [{"title", "panels": {title: {method: (steps (S,), returns (seeds, S))}}, "references": {level: value}}].
+            The reference levels are drawn in the last panel of a row (test tasks).
+    """
+    names = list(rows[0]["panels"])
+    figure = Figure(figsize=(4 * len(names), 3.1 * len(rows) + 0.25), layout="constrained")
+    grid = figure.subplots(len(rows), len(names), sharey="row", squeeze=False)
+    for row, axes_row in zip(rows, grid, strict=True):
+        for axes, (name, lines) in zip(axes_row, row["panels"].items(), strict=True):
+            for method, (steps, returns) in lines.items():
+                axes.fill_between(
+                    steps, returns.min(0), returns.max(0), color=styles[method]["color"], alpha=0.18, lw=0
+                )
+                axes.plot(steps, returns.mean(0), **styles[method], lw=1.8)
+            axes.set_title(name if row is rows[0] else "")
+            axes.set_xlabel("gradient steps" if row is rows[-1] else "")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.tick_params(labelleft=True)
+        axes_row[0].set_ylabel(f"{row['title']}\nmean return")
+        _draw_references(axes_row[-1], row["references"])
+    _draw_legend(figure, styles, {method for row in rows for lines in row["panels"].values() for method in lines})
+    return _png(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def draw_adaptation(panels, styles):
+    """Return by episode on a task: a line over the warm-up episodes, then a point with its interval for the evaluation.
+
+    Args:
+        panels: [{"title", "lines": {method: (warmup (N, 3), evaluation (3,) or None)}, "references": {level: value}}];
+            the three numbers are mean, low and high.
+    """
+    figure = Figure(figsize=(max(5.2 * len(panels), 6.5), 4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        last = max(len(warmup) for warmup, _ in panel["lines"].values())
+        ticks = [str(n) for n in range(1, last + 1)]
+        spread = min(
+            0.08, 0.6 / len(panel["lines"])
+        )  # evaluations stand side by side, so that their bars stay readable
+        for place, (method, (warmup, evaluation)) in enumerate(panel["lines"].items()):
+            colour, episodes = styles[method]["color"], np.arange(1, len(warmup) + 1)
+            axes.fill_between(episodes, warmup[:, 1], warmup[:, 2], color=colour, alpha=0.15, lw=0)
+            axes.plot(episodes, warmup[:, 0], marker="o", **styles[method], lw=1.8, ms=4.5)
+            if evaluation is not None:
+                x = last + 1 + spread * (place - (len(panel["lines"]) - 1) / 2)
+                centre, low, high = evaluation
+                axes.plot([len(warmup), x], [warmup[-1, 0], centre], ":", color=colour, lw=1.2)
+                axes.errorbar(x, centre, [[centre - low], [high - centre]], fmt="D", color=colour, ms=6, capsize=3)
+        if any(evaluation is not None for _, evaluation in panel["lines"].values()):
+            ticks.append("evaluation")
+        axes.set_xticks(range(1, len(ticks) + 1), ticks)
+        axes.set_xlim(0.7, len(ticks) + 0.4)
+        axes.set(title=panel["title"], xlabel="episode on the task", ylabel="mean return")
+        _draw_references(axes, panel["references"])
+    _draw_legend(figure, styles, {method for panel in panels for method in panel["lines"]})
+    return _png(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def draw_paths(panels, columns=5):
+    """Paths of a point in the plane, one panel per task: earlier episodes from pale to dark blue, evaluations orange.
+
+    Args:
+        panels: [{"title", "goal": (2,) or None, "warmup": [(T + 1, 2), ...], "evaluation": [(T + 1, 2), ...]}].
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(2.5 * columns, 6.2), 2.75 * rows + 0.2), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    warmups = max(len(panel["warmup"]) for panel in panels)
+    blues = matplotlib.colormaps["Blues"](np.linspace(0.4, 0.95, max(warmups, 1)))
+    middle, half = _square(panels)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        for path, colour in zip(panel["warmup"], blues, strict=False):
+            _draw_path(axes, path, colour, 1.5)
+        for path in panel["evaluation"]:
+            _draw_path(axes, path, EVALUATION_COLOUR, 2)
+        start = (panel["evaluation"] or panel["warmup"])[0][0]
+        axes.plot(*start, "o", color="white", mec="#1a1a1a", ms=6, zorder=4)
+        if panel["goal"] is not None:
+            axes.plot(*panel["goal"], "*", color=GOAL_COLOUR, mec="#1a1a1a", mew=0.8, ms=15, zorder=5)
+        axes.set(title=panel["title"], aspect="equal", xlim=middle[0] + half, ylim=middle[1] + half)
+        axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    handles = [Line2D([], [], color=blues[n], lw=1.5, label=f"episode {n + 1}") for n in range(warmups)]
+    if any(panel["evaluation"] for panel in panels):
+        handles.append(Line2D([], [], color=EVALUATION_COLOUR, lw=2, label="evaluation"))
+    mark = {"ls": "", "mec": "#1a1a1a"}
+    handles.append(Line2D([], [], marker="o", color="white", ms=6, label="start", **mark))
+    if any(panel["goal"] is not None for panel in panels):
+        handles.append(Line2D([], [], marker="*", color=GOAL_COLOUR, ms=12, label="hidden goal", **mark))
+    _draw_handles(figure, handles)
+    return _png(figure)
+
+
+def _square(panels):
+    """One frame for all panels: its middle (2,), and its half side as (-, +)."""
+    paths = [path for panel in panels for path in (*panel["warmup"], *panel["evaluation"])]
+    goals = [[panel["goal"]] for panel in panels if panel["goal"] is not None]
+    points = np.concatenate(paths + goals)
+    low, high = points.min(0), points.max(0)
+    return (low + high) / 2, np.array([-1, 1]) * (0.57 * (high - low).max() + 1e-6)
+
+
+def _draw_path(axes, path, colour, width):
+    path = np.asarray(path)
+    axes.plot(*path.T, "-", color=colour, lw=width, alpha=0.9)
+    axes.plot(*path.T, ".", color=colour, ms=3.5)  # one dot per step, so that standing still shows
+
+
+@matplotlib.rc_context(STYLE)
+def draw_context(panels):
+    """Contexts in two dimensions, coloured by the task: a panel per world model, and the key of the colours.
+
+    Args:
+        panels: [{"title", "points" (P, 2), "parameters" (P, d), "held_out" (P,) bool}]. Two task parameters are shown
+            by hue (angle) and saturation (distance from the middle), otherwise the first one by a colour bar.
+    """
+    parameters = np.concatenate([panel["parameters"] for panel in panels])
+    plane = parameters.shape[1] == 2
+    figure = Figure(figsize=(4.1 * len(panels) + (3.3 if plane else 0.9), 4.1), layout="constrained")
+    widths = [4] * len(panels) + [2.6] * plane
+    grid = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    for axes, panel in zip(grid, panels, strict=False):
+        held_out = panel["held_out"]
+        colours = _plane_colours(panel["parameters"], parameters) if plane else panel["parameters"][:, 0]
+        scale = {} if plane else {"vmin": parameters[:, 0].min(), "vmax": parameters[:, 0].max()}
+        for chosen, edge, size in ((~held_out, "none", 13), (held_out, "#1a1a1a", 26)):
+            points = panel["points"][chosen].T
+            shown = axes.scatter(*points, c=colours[chosen], s=size, edgecolors=edge, linewidths=0.6, **scale)
+        axes.set(title=panel["title"], xlabel="first principal axis of z", ylabel="second principal axis of z")
+        axes.set_aspect("equal", adjustable="datalim")
+    if plane:
+        key = np.unique(parameters, axis=0)
+        grid[-1].scatter(*key.T, c=_plane_colours(key, parameters), s=45, edgecolors="#777777", linewidths=0.4)
+        figure.get_layout_engine().set(wspace=0.06)
+        grid[-1].set(title="key: the tasks", xlabel="task parameter 1", ylabel="task parameter 2", aspect="equal")
+    else:
+        figure.colorbar(shown, ax=list(grid), label="task parameter", pad=0.01)
+    return _png(figure)
+
+
+def _plane_colours(parameters, everything):
+    """(P, 2) -> (P, 3) RGB: hue from the angle around the middle of `everything`, paler towards the middle."""
+    low, high = everything.min(0), everything.max(0)
+    offset = (parameters - (low + high) / 2) / np.maximum((high - low) / 2, 1e-12)
+    hue = np.arctan2(offset[:, 1], offset[:, 0]) / (2 * np.pi) % 1
+    saturation = 0.25 + 0.75 * np.clip(np.linalg.norm(offset, axis=1), 0, 1)
+    return hsv_to_rgb(np.stack([hue, saturation, np.full_like(hue, 0.85)], -1))
+
+
+def _draw_references(axes, references):
+    """Dashed lines across, named at the right edge; names that would overlap are moved apart."""
+    low, high = axes.get_ylim()
+    for value in references.values():
+        axes.axhline(value, color="#888888", lw=1, ls=(0, (5, 3)), zorder=1)
+        low, high = min(low, value - 0.03 * (high - low)), max(high, value + 0.03 * (high - low))
+    height = axes.get_position().height * axes.figure.get_figheight()  # inches
+    gap, place = 0.17 * (high - low) / height, -np.inf
+    for name, value in sorted(references.items(), key=lambda item: item[1]):
+        place = max(value, place + gap)
+        axes.annotate(
+            name.replace("_", " "),
+            xy=(1, value),
+            xytext=(1.03, place),
+            xycoords=("axes fraction", "data"),
+            textcoords=("axes fraction", "data"),
+            fontsize=8.5,
+            color="#444444",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.8, "shrinkA": 1, "shrinkB": 0},
+        )
+    axes.set_ylim(low, high)
+
+
+def _draw_legend(figure, styles, drawn):
+    handles = [Line2D([], [], **style, lw=2.2, label=method) for method, style in styles.items() if method in drawn]
+    _draw_handles(figure, handles)
+
+
+def _draw_handles(figure, handles):
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / 1.8)))  # 1.8 inches hold an entry
+    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(handles) // columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def _png(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,252 @@
+"""Result files: read, check, group. One finished run is one JSON file; tables and figures are made from these alone.
+
+results/<env_type>/<quality>/<method>/<regime>-<protocol>/seed_<s>.json, written at the end of a run. Required keys:
+env_type, quality, method, regime, protocol, command (texts), seed, task_ids, returns (per task, a number per evaluation
+episode). Optional: reference, warmup_returns, curve, trajectories, task_parameters, target_return, gradient_steps,
+wall_clock_s, hardware, commit, and any further key. A file of regime "diagnostics" describes a world model instead, by
+validation, probe, embedding, and has no protocol.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from src import statistics
+from src.checkpoint import UserError
+
+SERIES = ("train_return", "validation_return", "test_return")  # of the learning curve
+LEVELS = ("trivial", "task_blind", "dataset_mean", "dataset_best", "oracle")  # in display order; others follow
+REGIMES = ("zero_shot", "few_shot", "bamdp", "pretrained", "finetuned")  # in display order; others follow
+PROTOCOLS = ("strict", "paper")
+SEQUENTIAL = ("bamdp",)  # regimes whose evaluation episodes are played in sequence, each knowing the former ones
+
+
+@dataclasses.dataclass
+class Section:
+    """The results of one environment and quality."""
+
+    env_type: str
+    quality: str
+    runs: dict  # {(regime, protocol): {method: [result of each seed]}}, all in display order
+    diagnostics: dict  # {name of the world model: [result of each seed]}
+
+    @property
+    def methods(self):
+        """All method names, Meta-DT and its variants first."""
+        return sorted({method for methods in self.runs.values() for method in methods}, key=_method_order)
+
+
+def read_results(folder, env_types=()):
+    """All result files under `folder` (only those of `env_types` where given), checked, in the order of their paths.
+
+    Returns:
+        list of dicts as in the files, each with its own "path".
+    Raises:
+        UserError: there is none, or one is broken; names the file and the key.
+    """
+    results, seen = [], {}
+    for root in [Path(folder, env_type) for env_type in env_types] or [Path(folder)]:
+        paths = sorted(root.rglob("*.json"))
+        if not paths:
+            raise UserError(
+                f"no result files under {root}: train a policy first, or name another folder with --results"
+            )
+        results += [{**_read_checked(path), "path": path} for path in paths]
+    for result in results:
+        identity = tuple(result.get(key) for key in ("env_type", "quality", "method", "regime", "protocol", "seed"))
+        if identity in seen:
+            raise UserError(f"{result['path']}: key 'seed' repeats that of {seen[identity]}; remove one of the two")
+        seen[identity] = result["path"]
+    return results
+
+
+def group_results(results):
+    """Results -> list of Sections. Raises UserError when the runs of one column were not scored on the same tasks."""
+    sections = {}
+    for result in sorted(results, key=lambda result: (_method_order(result["method"]), result["seed"])):
+        key = result["env_type"], result["quality"]
+        section = sections.setdefault(key, Section(*key, {}, {}))
+        if result["regime"] == "diagnostics":
+            section.diagnostics.setdefault(result["method"], []).append(result)
+            continue
+        column = section.runs.setdefault((result["regime"], result["protocol"]), {})
+        column.setdefault(result["method"], []).append(result)
+        first = next(iter(column.values()))[0]
+        if result["task_ids"] != first["task_ids"]:
+            raise UserError(
+                f"{result['path']}: key 'task_ids' differs from {first['path']}; score both on the same tasks"
+            )
+    for section in sections.values():
+        section.runs = {column: section.runs[column] for column in sorted(section.runs, key=_column_order)}
+    return [sections[key] for key in sorted(sections)]
+
+
+def _method_order(method):
+    return not method.startswith("meta_dt"), method
+
+
+def _column_order(column):
+    regime, protocol = column
+    return [*REGIMES, regime].index(regime), [*PROTOCOLS, protocol].index(protocol), column
+
+
+# ---------------------------------------------------------------------------------------------------------- checks
+
+
+def _read_checked(path):
+    mend = "repeat the run that wrote it, or remove the file"
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); {mend}") from None
+    if not isinstance(result, dict):
+        raise UserError(f"{path}: must hold one JSON object; {mend}")
+    for key, rule in _faults(result):
+        problem = f"must be {rule}" if key.split(".")[0] in result else "is missing"
+        raise UserError(f"{path}: key '{key}' {problem}; {mend}")
+    return result
+
+
+def _faults(result):
+    """Yields (key, what it must be) where the schema is broken; later checks rely on the earlier ones having passed."""
+    diagnostics = result.get("regime") == "diagnostics"
+    for key in ("env_type", "quality", "method", "regime", "command", *["protocol"] * (not diagnostics)):
+        if not isinstance(result.get(key), str) or not result[key]:
+            yield key, "a text"
+    if type(result.get("seed")) is not int:
+        yield "seed", "an integer"
+    for key in ("gradient_steps", "wall_clock_s", "target_return"):
+        if not _numbers(result.get(key), 0, nullable=True):
+            yield key, "a number or null"
+    for key in ("reference", "curve", "trajectories", "task_parameters", "validation", "probe", "embedding"):
+        if not isinstance(result.get(key) or {}, dict):
+            yield key, "an object"
+    yield from _diagnostics_faults(result) if diagnostics else _run_faults(result)
+
+
+def _run_faults(result):
+    tasks, returns, warmups = (result.get(key) for key in ("task_ids", "returns", "warmup_returns"))
+    if not tasks or not _numbers(tasks, 1) or not all(type(task) is int for task in tasks):
+        yield "task_ids", "a list of integers"
+    if not _numbers(returns, 2) or len(returns) != len(tasks) or not all(returns):
+        yield "returns", "one list of finite numbers per task, none empty"
+    if warmups is not None and (not _numbers(warmups, 3) or len(warmups) != len(tasks) or not num_warmups(warmups)):
+        yield "warmup_returns", "tasks × episodes × warm-ups finite numbers, equally many warm-ups everywhere"
+    for level, values in (result.get("reference") or {}).items():
+        if values is not None and (not _numbers(values, 1) or len(values) != len(tasks)):
+            yield f"reference.{level}", "null or one finite number per task"
+    curve = result.get("curve") or {}
+    for key in ("gradient_steps", *SERIES):
+        values = curve.get(key) or []
+        if not _numbers(values, 1, nullable=True) or len(values) not in (0, len(curve.get("gradient_steps") or [])):
+            yield f"curve.{key}", "a list of numbers as long as curve.gradient_steps, or empty"
+    yield from _picture_faults(result)
+
+
+def _picture_faults(result):
+    for task, entry in (result.get("trajectories") or {}).items():
+        for paths in split_paths(entry):
+            if not _numbers(paths, 3) or not all(path and all(len(point) == 2 for point in path) for path in paths):
+                yield f"trajectories.{task}", "lists of paths of [x, y] points"
+    for task, entry in (result.get("task_parameters") or {}).items():
+        goal = entry.get("goal") if isinstance(entry, dict) else 0
+        if goal is not None and (not _numbers(goal, 1) or len(goal) != 2):
+            yield f"task_parameters.{task}", 'an object such as {"goal": [x, y]}'
+
+
+def _diagnostics_faults(result):
+    groups = {f"probe.{name}": values for name, values in (result.get("probe") or {}).items()}
+    for key, values in {"validation": result.get("validation") or {}, **groups}.items():
+        if not isinstance(values, dict) or not _numbers(list(values.values()), 1, nullable=True):
+            yield key, "an object of finite numbers"
+    embedding = result.get("embedding")
+    if embedding:
+        points = embedding.get("points")
+        if not _numbers(points, 2) or not points or any(len(point) != 2 for point in points):
+            yield "embedding.points", "a list of [x, y]"
+        for key, depth in (("task_ids", 1), ("task_parameters", 2)):
+            if not _numbers(embedding.get(key), depth) or len(embedding[key]) != len(points):
+                yield f"embedding.{key}", "as long as embedding.points"
+        lengths = {len(row) for row in embedding["task_parameters"]}
+        if len(lengths) != 1 or 0 in lengths:
+            yield "embedding.task_parameters", "rows of one length, at least 1"
+
+
+def _numbers(value, depth, nullable=False):
+    """Whether value is a list, nested `depth` deep, of finite numbers (or None where nullable)."""
+    if depth:
+        return isinstance(value, list) and all(_numbers(item, depth - 1, nullable) for item in value)
+    if value is None:
+        return nullable
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def num_warmups(warmups):
+    """Warm-up episodes before each evaluation episode: their number if it is the same everywhere, otherwise 0."""
+    counts = {len(numbers) for episodes in warmups for numbers in episodes}
+    return counts.pop() if len(counts) == 1 and all(warmups) else 0
+
+
+def split_paths(entry):
+    """One task's entry of "trajectories" -> (warm-up paths, evaluation paths); a plain list holds evaluations only."""
+    if isinstance(entry, dict):
+        return entry.get("warmup") or [], entry.get("evaluation") or []
+    return [], entry
+
+
+# ------------------------------------------------------------------------------------------------------------ arrays
+
+
+def scores_of(runs):
+    """Results of one method -> (seeds, tasks)."""
+    return statistics.score_matrix([run["returns"] for run in runs])
+
+
+def reference_levels(column):
+    """{method: results} of one column -> {level: (tasks,)} in display order, the mean over the files that give it."""
+    found = {}
+    for run in (run for runs in column.values() for run in runs):
+        for level, values in (run.get("reference") or {}).items():
+            if values is not None:
+                found.setdefault(level, []).append(values)
+    return {level: np.mean(found[level], axis=0) for level in level_order(found)}
+
+
+def level_order(levels):
+    """Names of reference levels in display order."""
+    return [level for level in LEVELS if level in levels] + sorted(set(levels) - set(LEVELS))
+
+
+def episode_scores(runs, regime):
+    """Returns by episode on the task -> (seeds, tasks, N), or None where the runs do not have them.
+
+    The N episodes are the warm-up episodes, or all K evaluation episodes of a sequential regime.
+    """
+    if regime in SEQUENTIAL:
+        same_length = len({len(episodes) for run in runs for episodes in run["returns"]}) == 1
+        return np.array([run["returns"] for run in runs], dtype=float) if same_length else None
+    warmups = [run.get("warmup_returns") for run in runs]
+    if None in warmups or len(set(map(num_warmups, warmups))) > 1:
+        return None
+    return np.array([[np.mean(episodes, axis=0) for episodes in tasks] for tasks in warmups])
+
+
+def common_curve(runs, series):
+    """One series of the learning curves -> (steps (S,), values (seeds, S)), where every seed has values; or None.
+
+    Nulls are left out; steps that a seed did not measure are interpolated between its neighbours.
+    """
+    curves = []
+    for curve in (run.get("curve") or {} for run in runs):
+        points = zip(curve.get("gradient_steps") or [], curve.get(series) or [], strict=False)
+        points = sorted(point for point in points if None not in point)
+        if points:
+            curves.append(np.array(points, dtype=float).T)
+    if not curves:
+        return None
+    steps = np.unique(np.concatenate([steps for steps, _ in curves]))
+    steps = steps[(steps >= max(steps[0] for steps, _ in curves)) & (steps <= min(steps[-1] for steps, _ in curves))]
+    return (steps, np.stack([np.interp(steps, *curve) for curve in curves])) if len(steps) else None
