@@ -5,7 +5,8 @@
     python get_datasets.py --env_type ant_dir --data_type medium --import_from folder_of_official_pickles
 
 Point-Robot, 50 tasks of 2,000 transitions: seconds. A MuJoCo family of 50 tasks of 20,000 transitions: a few minutes.
-Tasks of a later range join the dataset; a task that is made again is replaced. The kinds of data:
+Tasks of a later range join the dataset; a task that is made again is replaced; --no-resume replaces the whole dataset.
+The kinds of data:
 
     medium   the first checkpoint whose measured return reaches random + medium_share * (expert - random), where random
              is the return of uniform actions and expert the mean return of the last fifth of the checkpoints
@@ -47,7 +48,7 @@ def make_parser():
     parser.add_argument(
         "--medium_share", type=fraction, default=0.5, help="level of medium between random (0) and expert (1)"
     )
-    parser.add_argument("--workers", type=positive_int, help="processes (default: one per core)")
+    parser.add_argument("--workers", type=positive_int, help="processes (default: one per core where it pays)")
     importing = parser.add_argument_group("import")
     importing.add_argument(
         "--import_from", help="folder of Meta-DT's dataset_task_<i>.pkl files, or one D4RL-style HDF5 file"
@@ -68,7 +69,8 @@ def main(argv=None):
     record = {"seed": args.seed, "rule": QUALITIES[args.data_type], **facts, **provenance()}
     if args.import_from:
         record["rule"] = "imported"
-    joined = save(trajectories, root, args.env, args.data_type, record, f"{args.data_type} data of {args.env.env_name}")
+    description = f"{args.data_type} data of {args.env.env_name}"
+    joined = save(trajectories, root, args.env, args.data_type, record, description, join=args.resume)
     where = dataset_directory(root, args.env_type, args.data_type)
     follow = next_command(args, "train_context.py", "--data_type", args.data_type)
     print(
@@ -81,7 +83,8 @@ def collect(args, tasks):
     """Roll out all tasks; returns (Trajectories, facts to record with them). Raises UserError when a task fails."""
     if args.capacity < args.env.max_episode_steps:
         raise UserError(f"--capacity {args.capacity} holds no episode: give at least {args.env.max_episode_steps}")
-    workers = 1 if args.env.max_episode_steps * len(tasks) < 5000 else args.workers or len(os.sched_getaffinity(0))
+    steps = args.env.max_episode_steps * len(tasks)  # one step of a batch is one call; a few thousand take seconds
+    workers = args.workers or (1 if steps < 5000 else len(os.sched_getaffinity(0)))
     results = {}
     with tqdm(total=len(tasks), unit="task", mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True) as bar:
 

@@ -1,4 +1,4 @@
-"""Many episodes stepped as one array: an environment's own `batch_class` where it has one, else a loop over single ones."""
+"""Many episodes stepped as one array: by an environment's own `batch_class` where it has one, else in a loop."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def make_batch(env, task_ids):
 class EnvironmentLoop:
     """The batch of an environment that has no `batch_class`. Checks the contract that every environment must keep.
 
-    Raises UserError, naming the entry point, for a wrong shape, a reward that is not finite, an episode that terminates,
+    Raises UserError, naming the entry point, for a wrong shape, a number that is not finite, an early end,
     and a truncation that does not come exactly at max_episode_steps.
     """
 

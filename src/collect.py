@@ -30,9 +30,10 @@ def choose_checkpoints(curve, quality, episodes, medium_share):
     late = max(1, round(LATE_SHARE * len(measured)))
     expert = len(measured) - late + int(np.argmax(measured[-late:]))
     random, level = np.mean(curve["random_returns"]), measured[-late:].mean()
-    reached = np.flatnonzero(measured >= random + medium_share * (level - random))
-    # nothing reaches the level only where training left the policy worse than random: take the best there is
-    medium = int(reached[0]) if len(reached) else int(np.argmax(measured))
+    if level > random:
+        medium = int(np.argmax(measured >= random + medium_share * (level - random)))
+    else:  # training left the policy no better than random, so no level lies between: take the best there is
+        medium = int(np.argmax(measured))
     if quality == "replay":
         return np.arange(episodes) * len(measured) // episodes
     if quality == "mixed":
@@ -65,7 +66,8 @@ def _behaviour(args, task, episodes, space, noise):
     curve, weights = load_behaviour(args.output_dir, args.env_type, task, make)
     rows = choose_checkpoints(curve, args.data_type, episodes, args.medium_share)
     used, counts = np.unique(rows, return_counts=True)
-    policies = BehaviourPolicies({name: value[used] for name, value in weights.items()}, space.low, space.high)
+    weights = {name: value[used] for name, value in weights.items()}
+    policies = BehaviourPolicies(weights, space.low, space.high, args.device)
     # place of each episode in a grid (policies, episodes of the busiest one), so that one batched product serves all
     order = np.argsort(rows, kind="stable")
     policy = np.repeat(np.arange(len(used)), counts)

@@ -1,7 +1,7 @@
 """Datasets of other projects: Meta-DT's official pickles and D4RL-style HDF5, as Trajectories.
 
 A pickle is a program. These are read by an unpickler that knows numpy arrays of numbers, numpy scalars and plain
-containers, builds the arrays itself from shape, dtype and bytes, and refuses every other name before anything is called.
+containers, builds the arrays itself from shape, dtype and bytes, and refuses every other name before a call.
 """
 
 import collections
@@ -16,8 +16,10 @@ import h5py
 import numpy as np
 
 from src.checkpoint import UserError
-from src.trajectories import CONTINUITY, Trajectories, task_parameters
+from src.config import num_tasks
+from src.trajectories import Trajectories, task_parameters
 
+CONTINUITY = 1e-4  # how far next_observations may differ from the observations that follow, relative to the largest
 # Field names vary by environment and quality in the published files.
 FIELDS = {
     "observations": ("observations", "obs", "states", "state"),
@@ -29,7 +31,7 @@ FIELDS = {
 }
 
 
-# ------------------------------------------------------------------------------------------------- the restricted reader
+# ------------------------------------------------------------------------------------------------ the restricted reader
 
 
 class _Dtype:
@@ -144,6 +146,8 @@ def import_trajectories(source, env, tasks, task_id=None):
     elif source.suffix in (".hdf5", ".h5"):
         if task_id is None:
             raise UserError(f"say which task {source} belongs to: --task_id 0")
+        if task_id >= num_tasks(env.make()):
+            raise UserError(f"--task_id {task_id} is unknown: {env.env_type} has {num_tasks(env.make())} tasks")
         files, read = {task_id: source}, _read_hdf5
     else:
         raise UserError(f"--import_from {source} is neither a folder of dataset_task_<i>.pkl files nor an .hdf5 file")

@@ -1,4 +1,4 @@
-"""Behaviour policies: stable-baselines3's SAC, one agent per task, in segments that a killed run repeats bit for bit."""
+"""Behaviour policies: stable-baselines3's SAC, one agent per task, in segments that a killed run repeats exactly."""
 
 import contextlib
 import dataclasses
@@ -36,8 +36,9 @@ class BehaviourPolicies:
         low, high: (da,) bounds of the actions.
     """
 
-    def __init__(self, weights, low, high):
-        weights = {name: value.float() for name, value in weights.items()}
+    def __init__(self, weights, low, high, device="cpu"):
+        self.device = device
+        weights = {name: value.to(device, torch.float32) for name, value in weights.items()}
         layers = sorted({int(name.split(".")[1]) for name in weights if name.startswith("latent_pi")})
         self.hidden = [
             (weights[f"latent_pi.{i}.weight"].mT, weights[f"latent_pi.{i}.bias"][:, None]) for i in layers
@@ -53,17 +54,17 @@ class BehaviourPolicies:
 
         Args:
             observations: (P, B, d) float32, row p for policy p.
-            generator: torch.Generator of the noise; not needed for deterministic actions.
+            generator: torch.Generator (CPU) of the noise; not needed for deterministic actions.
         Returns (P, B, da) float32.
         """
-        x = torch.as_tensor(observations)
+        x = torch.as_tensor(observations, device=self.device)
         for weight, bias in self.hidden:
             x = torch.baddbmm(bias, x, weight).relu()  # (P, B, width)
         actions = torch.baddbmm(self.mu[1], x, self.mu[0])
         if not deterministic:
             std = torch.baddbmm(self.log_std[1], x, self.log_std[0]).clamp(-20, 2).exp()
-            actions = actions + std * torch.randn(actions.shape, generator=generator)
-        scaled = torch.tanh(actions).numpy()
+            actions = actions + std * torch.randn(actions.shape, generator=generator).to(self.device)
+        scaled = torch.tanh(actions).cpu().numpy()
         return np.clip(self.low + 0.5 * (scaled + 1.0) * (self.high - self.low), self.low, self.high)
 
 

@@ -24,7 +24,6 @@ from gymnasium.envs.registration import EnvSpec
 from src.checkpoint import UserError, atomic_path, write_json
 
 MINARI_VERSION = "0.5.0"  # the version of the layout, read by every Minari from 0.5 on
-CONTINUITY = 1e-4  # how far next_observations may differ from the observation that follows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +273,7 @@ def _read(file):
     return Trajectories(**arrays, lengths=lengths, task_ids=task_ids, tasks=tasks, infos=infos, metadata=metadata)
 
 
-def save(trajectories, root, env, quality, provenance, description=""):
+def save(trajectories, root, env, quality, provenance, description="", join=True):
     """Write a dataset, or join these tasks to the one that is there: their former episodes go, other tasks stay.
 
     Two processes that write different tasks at the same time both end up inside: reading, joining and writing happen
@@ -283,14 +282,16 @@ def save(trajectories, root, env, quality, provenance, description=""):
     Args:
         root: <output_dir>/datasets. env: EnvConfig.
         provenance: JSON-able dict, kept with the ids of the tasks that it holds for.
+        join: False replaces what is there, unread.
     Returns the joined Trajectories. Raises UserError, and leaves what was there untouched, when a check fails.
     """
     check(trajectories, env)
+    trajectories = _with_zero_padding(trajectories)
     directory = dataset_directory(root, env.env_type, quality)
     entry = {"task_ids": sorted(trajectories.tasks), **provenance}
     with _locked(directory.with_name(f".{directory.name}.lock")):
         entries = [entry]
-        if (directory / "data" / "main_data.hdf5").exists():
+        if join and (directory / "data" / "main_data.hdf5").exists():
             former = load(root, env.env_type, quality)
             entries = _remaining(former.metadata["provenance"], entry["task_ids"]) + entries
             trajectories = _join(former, trajectories)
@@ -298,6 +299,25 @@ def save(trajectories, root, env, quality, provenance, description=""):
         trajectories = dataclasses.replace(trajectories, metadata=metadata)
         _write(directory / "data", trajectories)
     return trajectories
+
+
+def _with_zero_padding(t):
+    """The same episodes with zeros beyond their ends, which is what `load` gives back (and the SHA-256 covers)."""
+    steps = t.rewards.shape[1]
+    if (t.lengths == steps).all():
+        return t
+    inside = np.arange(steps + 1) < t.lengths[:, None] + 1  # (E, T + 1)
+
+    def cleared(array, mask):
+        return np.where(mask.reshape(*mask.shape, *[1] * (array.ndim - 2)), array, np.float32(0))
+
+    return dataclasses.replace(
+        t,
+        observations=cleared(t.observations, inside),
+        actions=cleared(t.actions, inside[:, 1:]),
+        rewards=cleared(t.rewards, inside[:, 1:]),
+        infos={key: cleared(values, inside[:, 1:]) for key, values in t.infos.items()},
+    )
 
 
 @contextlib.contextmanager
