@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import shlex
 from pathlib import Path
 
 import torch
@@ -346,3 +347,17 @@ def task_range(args, environment):
     if not 0 <= start < end <= total:
         raise UserError(f"--task_id_start {start} --task_id_end {end} must satisfy 0 <= start < end <= {total}")
     return range(start, end)
+
+
+def next_command(args, script, *extra, keep=()):
+    """The command line of the stage that follows, for the same environment, recipe, seed and folder.
+
+    Args:
+        extra: further words; keep: flags of this script that the next one should get too, where they were given.
+    """
+    words = ["python", script, *(("--config", args.config) if args.config else ("--env_type", args.env_type)), *extra]
+    defaults = {"recipe": "paper", "seed": 0, "output_dir": "."} | dict.fromkeys(keep)
+    for key, default in defaults.items():
+        if getattr(args, key) != default:
+            words += [f"--{key}", str(getattr(args, key))]
+    return shlex.join(words)

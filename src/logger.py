@@ -16,9 +16,10 @@ class Logger:
         directory: the run's folder; a resumed run drops the records after `start` and goes on.
         total, start, unit: length of the progress bar, where it begins, and what it counts.
         tensorboard: also write event files to `directory/tensorboard`.
+        bar: show the progress bar; False where a parent process shows one for many runs.
     """
 
-    def __init__(self, directory, total, start=0, unit="step", tensorboard=True):
+    def __init__(self, directory, total, start=0, unit="step", tensorboard=True, bar=True):
         self.path = Path(directory) / "metrics.jsonl"
         self._keep_until(start)
         self._file = self.path.open("a")
@@ -29,7 +30,9 @@ class Logger:
             self._writer = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=start + 1)
         # a file or a pipe gets a line now and then instead of hundreds of redrawn bars
         interval = 0.5 if sys.stderr.isatty() else 20
-        self._bar = tqdm(total=total, initial=start, unit=unit, mininterval=interval, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=total, initial=start, unit=unit, mininterval=interval, dynamic_ncols=True, disable=not bar
+        )
 
     def _keep_until(self, step):
         kept = []

@@ -1,0 +1,103 @@
+"""Stage 2: roll the behaviour policies out into an offline dataset, or import one that exists.
+
+    python get_datasets.py --env_type point_robot --data_type medium
+    python get_datasets.py --env_type ant_dir --data_type medium --task_id_start 0 --task_id_end 5 --capacity 20000
+    python get_datasets.py --env_type ant_dir --data_type medium --import_from folder_of_official_pickles
+
+Point-Robot, 50 tasks of 2,000 transitions: seconds. A MuJoCo family of 50 tasks of 20,000 transitions: a few minutes.
+Tasks of a later range join the dataset; a task that is made again is replaced; --no-resume replaces the whole dataset.
+The kinds of data:
+
+    medium   the first checkpoint whose measured return reaches random + medium_share * (expert - random), where random
+             is the return of uniform actions and expert the mean return of the last fifth of the checkpoints
+    expert   the checkpoint with the highest measured return among the last fifth
+    mixed    70 % of the episodes as medium, 30 % as expert
+    replay   all checkpoints of training, an equal share of the episodes each
+    random   uniform random actions; needs no stage 1
+
+Policies act stochastically, as they did in training. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
+format is described in datasets/README.md. Next: train_context.py.
+"""
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src.checkpoint import UserError, main_guard, provenance
+from src.collect import QUALITIES, collect_task, join_tasks
+from src.config import fraction, natural, next_command, parse_args, positive_int, script_parser, task_range
+from src.importers import import_trajectories
+from src.pool import run_pool
+from src.trajectories import dataset_directory, save
+
+
+def make_parser():
+    parser = script_parser(__doc__)
+    parser.set_defaults(device="cpu")
+    parser.add_argument(
+        "--data_type", "--data_quality", choices=QUALITIES, default="medium", help="kind of data, see above"
+    )
+    parser.add_argument("--task_id_start", type=natural, help="first task id (default: the first)")
+    parser.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all tasks)")
+    parser.add_argument(
+        "--capacity", type=positive_int, default=20_000, help="transitions per task; whole episodes only"
+    )
+    parser.add_argument(
+        "--medium_share", type=fraction, default=0.5, help="level of medium between random (0) and expert (1)"
+    )
+    parser.add_argument("--workers", type=positive_int, help="processes (default: one per core where it pays)")
+    importing = parser.add_argument_group("import")
+    importing.add_argument(
+        "--import_from", help="folder of Meta-DT's dataset_task_<i>.pkl files, or one D4RL-style HDF5 file"
+    )
+    importing.add_argument("--task_id", type=natural, help="task that the HDF5 file of --import_from belongs to")
+    return parser
+
+
+@main_guard
+def main(argv=None):
+    args = parse_args(make_parser(), "get_datasets", argv)
+    tasks = task_range(args, args.env.make())
+    root = Path(args.output_dir) / "datasets"
+    if args.import_from:
+        trajectories, facts = import_trajectories(args.import_from, args.env, tasks, args.task_id)
+    else:
+        trajectories, facts = collect(args, tasks)
+    record = {"seed": args.seed, "rule": QUALITIES[args.data_type], **facts, **provenance()}
+    if args.import_from:
+        record["rule"] = "imported"
+    description = f"{args.data_type} data of {args.env.env_name}"
+    joined = save(trajectories, root, args.env, args.data_type, record, description, join=args.resume)
+    where = dataset_directory(root, args.env_type, args.data_type)
+    follow = next_command(args, "train_context.py", "--data_type", args.data_type)
+    print(
+        f"{where}: {len(joined)} episodes of {len(joined.tasks)} tasks, mean return {joined.returns.mean():.4g}; "
+        f"next: {follow}"
+    )
+
+
+def collect(args, tasks):
+    """Roll out all tasks; returns (Trajectories, facts to record with them). Raises UserError when a task fails."""
+    if args.capacity < args.env.max_episode_steps:
+        raise UserError(f"--capacity {args.capacity} holds no episode: give at least {args.env.max_episode_steps}")
+    steps = args.env.max_episode_steps * len(tasks)  # one step of a batch is one call; a few thousand take seconds
+    workers = args.workers or (1 if steps < 5000 else len(os.sched_getaffinity(0)))
+    results = {}
+    with tqdm(total=len(tasks), unit="task", mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True) as bar:
+
+        def finish(task, result):
+            results[task] = result
+            bar.update()
+
+        failures = run_pool(functools.partial(collect_task, args), list(tasks), workers, finish)
+    if failures:
+        task, reason = min(failures.items())
+        raise UserError(f"task {task}: {reason}" + (f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""))
+    return join_tasks(args, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Datasets of other projects, and the pickles that must not run."""
+
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from get_datasets import main
+from src.checkpoint import UserError
+from src.config import read_env, read_yaml
+from src.importers import import_trajectories, read_pickle
+from src.trajectories import load
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV = read_env(ROOT / "configs" / "point_robot.yaml", read_yaml(ROOT / "configs" / "point_robot.yaml"))
+
+
+def flat(episodes=3, steps=20, seed=0):
+    """Flat arrays of whole episodes as the official replay buffers hold them: float64, rewards in a column."""
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(episodes, steps + 1, 2))
+    return OrderedDict(
+        observations=states[:, :-1].reshape(-1, 2),
+        actions=rng.uniform(-0.1, 0.1, (episodes * steps, 2)),
+        rewards=rng.normal(size=(episodes * steps, 1)),
+        next_observations=states[:, 1:].reshape(-1, 2),
+        terminals=np.zeros((episodes * steps, 1)),
+        masks=np.ones((episodes * steps, 1)),
+    )
+
+
+def write(path, content, protocol=4):
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+def test_pickles_of_numpy_arrays_are_read(tmp_path, protocol):
+    content = {
+        "c": np.arange(6.0).reshape(2, 3),
+        "f": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+        "big": np.arange(3, dtype=">i4"),
+        "flag": np.array([True, False]),
+        "scalar": np.float64(1.5),
+        "list": [{"velocity": np.float32(0.5), "name": "x"}, (1, 2.0, None)],
+    }
+    read = read_pickle(write(tmp_path / "a.pkl", content, protocol))
+    for key in ("c", "f", "big", "flag"):
+        np.testing.assert_array_equal(read[key], content[key])
+    assert read["scalar"] == 1.5 and read["list"] == [{"velocity": 0.5, "name": "x"}, [1, 2.0, None]]
+
+
+class Evil:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Evil(os.system, "touch touched"),
+        {"observations": Evil(eval, "open('touched', 'w')")},
+        [Evil(getattr, "x", "upper")],
+        Evil(np.fromfile, "x"),
+        np.array([Evil(os.system, "touch touched")], dtype=object),
+        Evil(np.dtype, "O"),
+        Evil(np.dtype, "V8"),
+    ],
+)
+def test_malicious_pickle_is_refused_and_runs_nothing(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    for protocol in (2, 5):
+        path = write(tmp_path / "dataset_task_0.pkl", content, protocol)
+        with pytest.raises(UserError, match=r"refused|not a readable pickle") as error:
+            read_pickle(path)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_forged_arrays_are_refused(tmp_path):
+    whole = pickle.dumps(np.arange(4.0), protocol=3)
+    for damaged in (whole[:-20], whole.replace(b"K\x04\x85", b"K\x09\x85"), b"", b"garbage"):
+        (tmp_path / "a.pkl").write_bytes(damaged)
+        with pytest.raises(UserError):
+            read_pickle(tmp_path / "a.pkl")
+
+
+def test_official_folder(tmp_path, capsys):
+    source = tmp_path / "official"
+    source.mkdir()
+    contents = {0: flat(seed=0), 2: flat(2, seed=2)}
+    contents[2] = OrderedDict(  # the names of other published files
+        states=contents[2]["observations"],
+        acts=contents[2]["actions"],
+        rewards=contents[2]["rewards"][:, 0],
+        next_states=contents[2]["next_observations"],
+        dones=contents[2]["terminals"],
+    )
+    for task, content in contents.items():
+        write(source / f"dataset_task_{task}.pkl", content)
+    goals = ENV.make().tasks["goal"]
+    write(source / "task_goals.pkl", [{"goal": goal} for goal in goals])
+    main(["--env_type", "point_robot", "--import_from", str(source), "--output_dir", str(tmp_path)])
+    assert "5 episodes of 2 tasks" in capsys.readouterr().out
+    t = load(tmp_path / "datasets", "point_robot", "medium", ENV)
+    assert t.task_ids.tolist() == [0, 0, 0, 2, 2] and set(t.lengths) == {20}
+    np.testing.assert_array_equal(t.actions[1], contents[0]["actions"][20:40].astype(np.float32))
+    np.testing.assert_array_equal(t.observations[4, -1], contents[2]["next_states"][-1].astype(np.float32))
+    (entry,) = t.metadata["provenance"]
+    assert entry["rule"] == "imported" and entry["imported_from"]["2"][0] == "dataset_task_2.pkl"
+
+    write(source / "task_goals.pkl", [{"goal": goal + 0.1} for goal in goals])
+    with pytest.raises(UserError, match="another task list"):
+        import_trajectories(source, ENV, range(50))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("rewards"), "has no rewards"),
+        (lambda c: c.update(actions=c["actions"][:-1]), "actions have shape"),
+        (lambda c: c.update({k: v[:-3] for k, v in c.items()}), "no multiple of 20"),
+        (lambda c: c.update(next_observations=np.roll(c["next_observations"], 1, 0)), "are not one episode"),
+    ],
+)
+def test_bad_official_files(tmp_path, change, message):
+    content = flat()
+    change(content)
+    write(tmp_path / "dataset_task_0.pkl", content)
+    with pytest.raises(UserError, match=message):
+        import_trajectories(tmp_path, ENV, range(50))
+
+
+def test_d4rl_file(tmp_path):
+    content = flat(2)
+    timeouts = np.zeros(40, bool)
+    timeouts[[11, 31]] = True  # episodes of 12 and 20 steps, and 8 steps that the file breaks off
+    content["next_observations"][11] = 0.5
+    path = tmp_path / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        for name in ("observations", "actions", "rewards"):
+            file[name] = content[name]
+        file["terminals"], file["timeouts"] = np.zeros(40, bool), timeouts
+    with pytest.raises(UserError, match="--task_id 0"):
+        import_trajectories(path, ENV, range(50))
+    t, _ = import_trajectories(path, ENV, range(50), 7)
+    # without next_observations the state after an episode's last step is unknown, so that step is left out
+    assert t.lengths.tolist() == [11, 19] and t.task_ids.tolist() == [7, 7]
+    np.testing.assert_array_equal(t.observations[1, :20], content["observations"][12:32].astype(np.float32))
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="not a readable HDF5"):
+        import_trajectories(path, ENV, range(50), 7)
+    with pytest.raises(UserError, match="neither a folder"):
+        import_trajectories(tmp_path / "nothing.txt", ENV, range(50))
