@@ -37,22 +37,14 @@ from src.trajectories import dataset_directory, save
 def make_parser():
     parser = script_parser(__doc__)
     parser.set_defaults(device="cpu")
-    parser.add_argument(
-        "--data_type", "--data_quality", choices=QUALITIES, default="medium", help="kind of data, see above"
-    )
+    parser.add_argument("--data_type", "--data_quality", choices=QUALITIES, default="medium", help="kind of data, see above")
     parser.add_argument("--task_id_start", type=natural, help="first task id (default: the first)")
     parser.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all tasks)")
-    parser.add_argument(
-        "--capacity", type=positive_int, default=20_000, help="transitions per task; whole episodes only"
-    )
-    parser.add_argument(
-        "--medium_share", type=fraction, default=0.5, help="level of medium between random (0) and expert (1)"
-    )
+    parser.add_argument("--capacity", type=positive_int, default=20_000, help="transitions per task; whole episodes only")
+    parser.add_argument("--medium_share", type=fraction, default=0.5, help="level of medium between random (0) and expert (1)")
     parser.add_argument("--workers", type=positive_int, help="processes (default: one per core where it pays)")
     importing = parser.add_argument_group("import")
-    importing.add_argument(
-        "--import_from", help="folder of Meta-DT's dataset_task_<i>.pkl files, or one D4RL-style HDF5 file"
-    )
+    importing.add_argument("--import_from", help="folder of Meta-DT's dataset_task_<i>.pkl files, or one D4RL-style HDF5 file")
     importing.add_argument("--task_id", type=natural, help="task that the HDF5 file of --import_from belongs to")
     return parser
 
@@ -74,8 +66,7 @@ def main(argv=None):
     where = dataset_directory(root, args.env_type, args.data_type)
     follow = next_command(args, "train_context.py", "--data_type", args.data_type)
     print(
-        f"{where}: {len(joined)} episodes of {len(joined.tasks)} tasks, mean return {joined.returns.mean():.4g}; "
-        f"next: {follow}"
+        f"{where}: {len(joined)} episodes of {len(joined.tasks)} tasks, mean return {joined.returns.mean():.4g}; next: {follow}"
     )
 
 

@@ -41,26 +41,14 @@ def make_parser():
     agent = parser.add_argument_group("agent (defaults: the paper's)")
     agent.add_argument("--algo", choices=["sac"], default="sac", help="reinforcement learning algorithm")
     agent.add_argument("--num_steps", type=positive_int, default=500_000, help="environment steps per task")
-    agent.add_argument(
-        "--learning_starts", type=natural, default=2000, help="uniform random steps before the first update"
-    )
+    agent.add_argument("--learning_starts", type=natural, default=2000, help="uniform random steps before the first update")
     agent.add_argument("--buffer_size", type=positive_int, default=10_000, help="transitions in the replay buffer")
-    agent.add_argument(
-        "--batch_size", type=positive_int, default=256, help="transitions per update; one update per step"
-    )
+    agent.add_argument("--batch_size", type=positive_int, default=256, help="transitions per update; one update per step")
     agent.add_argument("--learning_rate", type=positive_float, default=3e-4, help="of Adam, for actor and critics")
-    agent.add_argument(
-        "--gamma", type=fraction, default=0.99, help="discount; an episode's end at the horizon bootstraps"
-    )
-    agent.add_argument(
-        "--tau", type=fraction, default=0.005, help="share of the critic that its target takes over per update"
-    )
-    agent.add_argument(
-        "--entropy_coefficient", type=nonnegative_float, default=0.2, help="fixed weight of the entropy bonus"
-    )
-    agent.add_argument(
-        "--hidden_sizes", type=positive_int, nargs="+", default=[128, 128], help="widths of the ReLU layers"
-    )
+    agent.add_argument("--gamma", type=fraction, default=0.99, help="discount; an episode's end at the horizon bootstraps")
+    agent.add_argument("--tau", type=fraction, default=0.005, help="share of the critic that its target takes over per update")
+    agent.add_argument("--entropy_coefficient", type=nonnegative_float, default=0.2, help="fixed weight of the entropy bonus")
+    agent.add_argument("--hidden_sizes", type=positive_int, nargs="+", default=[128, 128], help="widths of the ReLU layers")
     output = parser.add_argument_group("checkpoints")
     output.add_argument("--save_freq", type=positive_int, default=10_000, help="steps between two checkpoints")
     output.add_argument("--eval_episodes", type=positive_int, default=10, help="episodes that measure each checkpoint")

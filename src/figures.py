@@ -52,9 +52,7 @@ def draw_curves(rows, styles):
     for row, axes_row in zip(rows, grid, strict=True):
         for axes, (name, lines) in zip(axes_row, row["panels"].items(), strict=True):
             for method, (steps, returns) in lines.items():
-                axes.fill_between(
-                    steps, returns.min(0), returns.max(0), color=styles[method]["color"], alpha=0.18, lw=0
-                )
+                axes.fill_between(steps, returns.min(0), returns.max(0), color=styles[method]["color"], alpha=0.18, lw=0)
                 axes.plot(steps, returns.mean(0), **styles[method], lw=1.8)
             axes.set_title(name if row is rows[0] else "")
             axes.set_xlabel("gradient steps" if row is rows[-1] else "")
@@ -78,9 +76,7 @@ def draw_adaptation(panels, styles):
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         last = max(len(warmup) for warmup, _ in panel["lines"].values())
         ticks = [str(n) for n in range(1, last + 1)]
-        spread = min(
-            0.08, 0.6 / len(panel["lines"])
-        )  # evaluations stand side by side, so that their bars stay readable
+        spread = min(0.08, 0.6 / len(panel["lines"]))  # evaluations stand side by side, so that their bars stay readable
         for place, (method, (warmup, evaluation)) in enumerate(panel["lines"].items()):
             colour, episodes = styles[method]["color"], np.arange(1, len(warmup) + 1)
             axes.fill_between(episodes, warmup[:, 1], warmup[:, 2], color=colour, alpha=0.15, lw=0)

@@ -30,9 +30,7 @@ class Logger:
             self._writer = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=start + 1)
         # a file or a pipe gets a line now and then instead of hundreds of redrawn bars
         interval = 0.5 if sys.stderr.isatty() else 20
-        self._bar = tqdm(
-            total=total, initial=start, unit=unit, mininterval=interval, dynamic_ncols=True, disable=not bar
-        )
+        self._bar = tqdm(total=total, initial=start, unit=unit, mininterval=interval, dynamic_ncols=True, disable=not bar)
 
     def _keep_until(self, step):
         kept = []

@@ -197,9 +197,7 @@ def command_table(section):
     rows = []
     for method, title, runs in groups:
         seconds = [run["wall_clock_s"] for run in runs if run.get("wall_clock_s") is not None]
-        distinct = {
-            key: sorted({run[key] for run in runs if run.get(key)}) for key in ("hardware", "commit", "gradient_steps")
-        }
+        distinct = {key: sorted({run[key] for run in runs if run.get(key)}) for key in ("hardware", "commit", "gradient_steps")}
         rows.append(
             [
                 method,
@@ -255,9 +253,7 @@ def section_note(section):
 
 def text_table(table):
     """Table -> aligned text for the terminal."""
-    rows = [
-        [cell.replace("`", "").split("\n") for cell in row] for row in (table.headers, *table.rows, *table.references)
-    ]
+    rows = [[cell.replace("`", "").split("\n") for cell in row] for row in (table.headers, *table.rows, *table.references)]
     widths = [max(len(line) for row in rows for line in row[place]) for place in range(len(table.headers))]
     rule = "  ".join("─" * width for width in widths)
     lines = [table.title, rule]
@@ -344,9 +340,7 @@ def adaptation_pictures(section, styles):
             panels.append({"title": _column_title(key), "lines": lines, "references": _mean_levels(column)})
     if panels:
         title = "Adaptation: return by episode on an unknown task"
-        caption = (
-            "Episodes in the order in which the agent plays them. Bands and bars: 95 % intervals (two seeds or more)."
-        )
+        caption = "Episodes in the order in which the agent plays them. Bands and bars: 95 % intervals (two seeds or more)."
         yield Picture(f"{slug(section)}-adaptation.png", title, caption, figures.draw_adaptation(panels, styles))
 
 
@@ -402,9 +396,7 @@ def context_pictures(section):
                 }
             )
     if panels:
-        caption = (
-            "A point is the context z of one window, coloured by its task. Ringed: test tasks, unseen in training."
-        )
+        caption = "A point is the context z of one window, coloured by its task. Ringed: test tasks, unseen in training."
         png = figures.draw_context(panels)
         yield Picture(f"{slug(section)}-context.png", "What the context encodes", caption, png)
 
@@ -452,9 +444,7 @@ dd { margin: .1rem 0 0; color: #333 }
 
 def html_page(parts):
     """One self-contained page from [(Section, its Tables, its Pictures)]."""
-    contents = "".join(
-        f'<li><a href="#{slug(section)}">{html.escape(_name(section))}</a></li>' for section, _, _ in parts
-    )
+    contents = "".join(f'<li><a href="#{slug(section)}">{html.escape(_name(section))}</a></li>' for section, _, _ in parts)
     legend = "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in _legend())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -507,9 +497,7 @@ def write_file(path, data):
 def main(argv=None):
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default="results", help="folder of the result files")
-    parser.add_argument(
-        "--output", type=Path, default="report", help="folder for index.html, tables.md and the PNG files"
-    )
+    parser.add_argument("--output", type=Path, default="report", help="folder for index.html, tables.md and the PNG files")
     parser.add_argument("--env_type", nargs="+", default=(), help="only these environments, for example point_robot")
     parser.add_argument("--table_only", action="boolean", default=False, help="print the tables and write nothing")
     args = parser.parse_args(argv)

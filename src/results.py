@@ -51,9 +51,7 @@ def read_results(folder, env_types=()):
     for root in [Path(folder, env_type) for env_type in env_types] or [Path(folder)]:
         paths = sorted(root.rglob("*.json"))
         if not paths:
-            raise UserError(
-                f"no result files under {root}: train a policy first, or name another folder with --results"
-            )
+            raise UserError(f"no result files under {root}: train a policy first, or name another folder with --results")
         results += [{**_read_checked(path), "path": path} for path in paths]
     for result in results:
         identity = tuple(result.get(key) for key in ("env_type", "quality", "method", "regime", "protocol", "seed"))
@@ -76,9 +74,7 @@ def group_results(results):
         column.setdefault(result["method"], []).append(result)
         first = next(iter(column.values()))[0]
         if result["task_ids"] != first["task_ids"]:
-            raise UserError(
-                f"{result['path']}: key 'task_ids' differs from {first['path']}; score both on the same tasks"
-            )
+            raise UserError(f"{result['path']}: key 'task_ids' differs from {first['path']}; score both on the same tasks")
     for section in sections.values():
         section.runs = {column: section.runs[column] for column in sorted(section.runs, key=_column_order)}
     return [sections[key] for key in sorted(sections)]

@@ -43,9 +43,7 @@ class BehaviourPolicies:
         self.hidden = [
             (weights[f"latent_pi.{i}.weight"].mT, weights[f"latent_pi.{i}.bias"][:, None]) for i in layers
         ]  # fmt: skip
-        self.mu, self.log_std = (
-            (weights[f"{head}.weight"].mT, weights[f"{head}.bias"][:, None]) for head in ("mu", "log_std")
-        )
+        self.mu, self.log_std = ((weights[f"{head}.weight"].mT, weights[f"{head}.bias"][:, None]) for head in ("mu", "log_std"))
         self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
 
     @torch.inference_mode()
@@ -104,9 +102,7 @@ def load_behaviour(output_dir, env_type, task, command):
     curve, weights = read_json(directory / "curve.json"), load_tensors(directory / "checkpoints.safetensors")
     steps = weights.pop("steps", torch.empty(0)).tolist()
     if steps != curve.get("steps"):
-        raise UserError(
-            f"{directory}: curve.json and checkpoints.safetensors disagree; delete the folder and run: {command}"
-        )
+        raise UserError(f"{directory}: curve.json and checkpoints.safetensors disagree; delete the folder and run: {command}")
     return curve, weights
 
 
@@ -192,9 +188,7 @@ def _train(args, task, directory, report):
         returns = _measure(args, task, step, weights)
         history.add(step, weights, returns)
         save_state(state_file, {**_snapshot(model), "history": dataclasses.asdict(history)})
-        losses = {
-            f"train/{name}": model.logger.name_to_value.get(f"train/{name}") for name in ("actor_loss", "critic_loss")
-        }
+        losses = {f"train/{name}": model.logger.name_to_value.get(f"train/{name}") for name in ("actor_loss", "critic_loss")}
         log.log(step, {**{f"eval/{name}": float(np.mean(values)) for name, values in returns.items()}, **losses})
         report(step - start)
     log.close()

@@ -65,9 +65,7 @@ def bootstrap_interval(statistic, *scores, generator=None, repetitions=2000, con
     """
     generator = generator or np.random.default_rng(0)
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(
-        statistic(*(_resample(matrix, repetitions, generator) for matrix in scores)), [tail, 100 - tail]
-    )
+    low, high = np.percentile(statistic(*(_resample(matrix, repetitions, generator) for matrix in scores)), [tail, 100 - tail])
     return float(low), float(high)
 
 

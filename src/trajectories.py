@@ -56,9 +56,7 @@ class Trajectories:
 
     def take(self, rows):
         """The episodes in `rows` (integers), in that order."""
-        arrays = {
-            name: getattr(self, name)[rows] for name in ("observations", "actions", "rewards", "lengths", "task_ids")
-        }
+        arrays = {name: getattr(self, name)[rows] for name in ("observations", "actions", "rewards", "lengths", "task_ids")}
         return dataclasses.replace(self, **arrays, infos={key: values[rows] for key, values in self.infos.items()})
 
     def digest(self):
@@ -153,16 +151,12 @@ def check(trajectories, env=None):
     }
     for name, fits in shapes.items():
         if not fits:
-            raise UserError(
-                f"{name} do not fit {episodes} episodes of up to {steps} steps (observations need T + 1 rows)"
-            )
+            raise UserError(f"{name} do not fit {episodes} episodes of up to {steps} steps (observations need T + 1 rows)")
     for name in ("observations", "actions", "rewards"):
         finite = np.isfinite(getattr(t, name)).reshape(episodes, -1).all(1)
         if not finite.all():
             episode = int(np.argmin(finite))
-            raise UserError(
-                f"{name} of episode {episode} (task {t.task_ids[episode]}) are not all finite; make the task again"
-            )
+            raise UserError(f"{name} of episode {episode} (task {t.task_ids[episode]}) are not all finite; make the task again")
     unknown = set(t.task_ids.tolist()) - set(t.tasks)
     if unknown:
         raise UserError(f"the dataset names tasks without parameters: {sorted(unknown)[:5]}")
@@ -237,9 +231,7 @@ def load(root, env_type, quality, env=None, command=None):
         raise UserError(f"{path} is damaged ({reason}); delete it and make it again: {command}") from None
     found = trajectories.metadata.get("env_type"), trajectories.metadata.get("quality")
     if found != (env_type, quality):
-        raise UserError(
-            f"{path} holds {found[0]} {found[1]}, not {env_type} {quality}; put it back or make it: {command}"
-        )
+        raise UserError(f"{path} holds {found[0]} {found[1]}, not {env_type} {quality}; put it back or make it: {command}")
     if trajectories.digest() != trajectories.metadata["sha256"]:
         raise UserError(f"{path} is not what was written (SHA-256 differs); delete it and make it again: {command}")
     check(trajectories, env)
@@ -339,9 +331,7 @@ def _join(former, new):
     if not len(kept):
         return new
     if kept.observations.shape[2:] != new.observations.shape[2:] or kept.infos.keys() != new.infos.keys():
-        raise UserError(
-            "the dataset that is there has other shapes or infos: delete it, or choose another --output_dir"
-        )
+        raise UserError("the dataset that is there has other shapes or infos: delete it, or choose another --output_dir")
     order = np.argsort(np.concatenate([kept.task_ids, new.task_ids]), kind="stable")
     steps = max(kept.rewards.shape[1], new.rewards.shape[1])
 
@@ -392,9 +382,7 @@ def _write(directory, t):
         for episode, (length, task) in enumerate(zip(t.lengths, t.task_ids, strict=True)):
             group = file.create_group(f"episode_{episode}")
             options = {"task": task, **t.tasks[int(task)]}
-            group.attrs.update(
-                {"id": episode, "total_steps": length, **{f"options/{k}": v for k, v in options.items()}}
-            )
+            group.attrs.update({"id": episode, "total_steps": length, **{f"options/{k}": v for k, v in options.items()}})
             group["observations"] = t.observations[episode, : length + 1]
             group["actions"] = t.actions[episode, :length]
             group["rewards"] = t.rewards[episode, :length]

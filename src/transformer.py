@@ -49,7 +49,7 @@ class Block(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _attend(self, query, key, value, bias):
-        batch, heads, length, size = query.shape
+        batch, heads, _length, size = query.shape
         query, key, value = (part.reshape(batch * heads, -1, size) for part in (query, key, value))
         if heads > 1:
             bias = bias.repeat_interleave(heads, 0) if bias.shape[0] > 1 else bias

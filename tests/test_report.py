@@ -202,9 +202,7 @@ def test_curves_are_joined_where_every_seed_has_values():
     steps, values = common_curve([{"curve": long}, {"curve": short}, {}], "test_return")
     np.testing.assert_array_equal(steps, [10, 25])
     np.testing.assert_array_equal(values, [[10, 25], [1, 4]])
-    assert (
-        common_curve([{}, {"curve": {}}, {"curve": {"gradient_steps": [1], "test_return": []}}], "test_return") is None
-    )
+    assert common_curve([{}, {"curve": {}}, {"curve": {"gradient_steps": [1], "test_return": []}}], "test_return") is None
 
 
 def test_last_chosen_and_best_point():
@@ -318,9 +316,7 @@ def test_the_table_is_printed_and_nothing_written(tree, capsys, monkeypatch):
     before = sorted(tree.parent.iterdir())
     report.main(["--env_type", "point_robot", "cheetah_vel", "--table_only"])
     text = capsys.readouterr().out
-    assert (
-        text.index("meta_dt+fast") < text.index("meta_dt-no_context") < text.index("prompt_dt") < text.index("oracle")
-    )
+    assert text.index("meta_dt+fast") < text.index("meta_dt-no_context") < text.index("prompt_dt") < text.index("oracle")
     assert "cheetah_vel · medium" in text
     assert "gridworld" not in text
     assert re.search(r"mean -\d\.\d\d \[-\d\.\d\d, -\d\.\d\d\], 5 seeds", text)

@@ -109,6 +109,4 @@ def test_agrees_with_rliable():
     assert statistics.probability_of_improvement(x, y) == pytest.approx(metrics.probability_of_improvement(x, y))
     _, intervals = library.get_interval_estimates({"x": x}, lambda s: np.array([metrics.aggregate_iqm(s)]), reps=5000)
     ours = statistics.bootstrap_interval(statistics.iqm, x, repetitions=5000)
-    np.testing.assert_allclose(
-        ours, intervals["x"][:, 0], atol=0.05
-    )  # its generator cannot be seeded, so a loose check
+    np.testing.assert_allclose(ours, intervals["x"][:, 0], atol=0.05)  # its generator cannot be seeded, so a loose check

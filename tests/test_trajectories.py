@@ -84,9 +84,7 @@ def command(output_dir, quality, start, end, *flags):
 def equal(a, b):
     names = ("observations", "actions", "rewards", "lengths", "task_ids")
     arrays = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
-    return (
-        arrays and a.tasks == b.tasks and all(np.array_equal(a.infos[key], b.infos[key]) for key in a.infos | b.infos)
-    )
+    return arrays and a.tasks == b.tasks and all(np.array_equal(a.infos[key], b.infos[key]) for key in a.infos | b.infos)
 
 
 # ------------------------------------------------------------------------------------------------------- arithmetic
@@ -114,9 +112,7 @@ def test_windows_by_hand():
     np.testing.assert_array_equal(
         windows["next_observations"][..., 0], [[2, 3, 4], [0, 0, 1], [0, 0, 4], [0, 11, 12], [0, 0, 0], [0, 0, 12]]
     )
-    np.testing.assert_array_equal(
-        windows["timesteps"], [[1, 2, 3], [0, 0, 0], [0, 0, 3], [0, 0, 1], [0, 0, 0], [0, 0, 1]]
-    )
+    np.testing.assert_array_equal(windows["timesteps"], [[1, 2, 3], [0, 0, 0], [0, 0, 3], [0, 0, 1], [0, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(windows["returns_to_go"][0], [7.5, 6, 3.5])
     assert windows["actions"].dtype == np.float32 and windows["rewards"][3].tolist() == [0, 10.5, 11.5]
 
@@ -293,7 +289,5 @@ def test_script_from_the_shell(tmp_path):
     assert "next: python train_context.py --env_type point_robot --data_type medium" in made.stdout.splitlines()[-1]
     metadata = json.loads((tmp_path / "datasets/point_robot/medium-v0/data/metadata.json").read_text())
     (entry,) = metadata["provenance"]
-    assert entry["behaviour"]["0"]["checkpoint_returns"] == [-12.0] and entry["command"].startswith(
-        "python get_datasets.py"
-    )
+    assert entry["behaviour"]["0"]["checkpoint_returns"] == [-12.0] and entry["command"].startswith("python get_datasets.py")
     assert shell(*command(tmp_path, "medium", 0, 2, "--capacity", "7")).returncode == 2
