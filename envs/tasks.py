@@ -62,6 +62,42 @@ def walker_rand_params_tasks():
     return rand_params_tasks(bodies=8, dofs=9)
 
 
+def gridworld_tasks():
+    """21 goals: all cells (x, y) of the 5×5 grid outside the 2×2 corner of the start, in the order of 5·y + x."""
+    return [{"goal": [x, y]} for y in range(5) for x in range(5) if x > 1 or y > 1]
+
+
+def point_robot_sparse_tasks():
+    """100 goals on the upper unit semi-circle, angle uniform in (0, π): default_rng(73), BOReL's seed."""
+    angles = np.random.default_rng(73).uniform(0, np.pi, 100)
+    return [{"goal": [float(np.cos(angle)), float(np.sin(angle))]} for angle in angles]
+
+
+def ant_semicircle_sparse_tasks():
+    """100 goals, the list of point_robot_sparse: uniform on the upper unit semi-circle, default_rng(73)."""
+    return point_robot_sparse_tasks()
+
+
+def point_robot_dense_tasks():
+    """25 goals, uniform in the square [-1, 1]²: default_rng(73)."""
+    return [{"goal": goal.tolist()} for goal in np.random.default_rng(73).uniform(-1, 1, (25, 2))]
+
+
+def point_robot_wind_tasks():
+    """50 winds, uniform in [-0.05, 0.05]²: default_rng(75), BOReL's seed."""
+    return [{"wind": wind.tolist()} for wind in np.random.default_rng(75).uniform(-0.05, 0.05, (50, 2))]
+
+
+def point_robot_wind_narrow_tasks():
+    """50 winds, uniform in [-0.08, 0.08]²: default_rng(75)."""
+    return [{"wind": wind.tolist()} for wind in np.random.default_rng(75).uniform(-0.08, 0.08, (50, 2))]
+
+
+def escape_room_tasks():
+    """65 door centres, angle uniform in (0, π): default_rng(75), BOReL's seed."""
+    return [{"angle": angle} for angle in np.random.default_rng(75).uniform(0, np.pi, 65).tolist()]
+
+
 RULES = {
     "point_robot": point_robot_tasks,
     "cheetah_vel": cheetah_vel_tasks,
@@ -69,6 +105,13 @@ RULES = {
     "ant_dir": ant_dir_tasks,
     "hopper_rand_params": hopper_rand_params_tasks,
     "walker_rand_params": walker_rand_params_tasks,
+    "gridworld": gridworld_tasks,
+    "point_robot_sparse": point_robot_sparse_tasks,
+    "point_robot_dense": point_robot_dense_tasks,
+    "point_robot_wind": point_robot_wind_tasks,
+    "point_robot_wind_narrow": point_robot_wind_narrow_tasks,
+    "escape_room": escape_room_tasks,
+    "ant_semicircle_sparse": ant_semicircle_sparse_tasks,
 }
 
 
