@@ -8,24 +8,16 @@ random place.
 Source: the ant of BOReL (Dorfman et al., NeurIPS 2021), played for 2 episodes per task, on gymnasium's ant model.
 """
 
-from functools import lru_cache
-from pathlib import Path
-
 import gymnasium as gym
 import mujoco
 import numpy as np
 
 from envs.borel_points import RADIUS, draw_semicircle_start
+from envs.mujoco_env import load_model
 from envs.task_batch import BatchedTaskEnv, TaskBatch
 
 FRAME_SKIP = 5
 CONTROL_COST = 0.1
-
-
-@lru_cache
-def ant_model():
-    """gymnasium's ant.xml, compiled once and shared: the simulator never writes to a model."""
-    return mujoco.MjModel.from_xml_path(str(Path(gym.__file__).parent / "envs/mujoco/assets/ant.xml"))
 
 
 class AntSemicircleBatch(TaskBatch):
@@ -39,7 +31,7 @@ class AntSemicircleBatch(TaskBatch):
 
     def __init__(self, tasks, start="fixed", dense=False):
         super().__init__(tasks, start)
-        self.model = ant_model()
+        self.model = load_model("ant.xml")
         if dense:
             self.compute_rewards = self.compute_dense_rewards
         self.fixed_start = np.concatenate([self.model.qpos0, np.zeros(self.model.nv)])

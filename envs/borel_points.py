@@ -174,9 +174,7 @@ class PointRobotWindEnv(PointEnv):
         return {
             "trivial": lambda observations, task_ids: np.zeros_like(observations[:, :2]),
             "task_blind": lambda observations, task_ids: greedy_steps(WIND_GOAL - observations[:, :2]),
-            "oracle": lambda observations, task_ids: greedy_steps(
-                WIND_GOAL - observations[:, :2] - env_tasks["wind"][task_ids]
-            ),
+            "oracle": lambda observations, task_ids: greedy_steps(WIND_GOAL - observations[:, :2] - env_tasks["wind"][task_ids]),
         }
 
 

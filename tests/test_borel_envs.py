@@ -18,7 +18,7 @@ from gymnasium.utils.env_checker import check_env
 from baselines.borel import references
 from baselines.borel.gridworld_tours import optimal_tours
 from baselines.borel.references import DOMAINS, play_levels, play_repeated
-from envs.ant_semicircle import AntSemicircleSparseEnv, ant_model
+from envs.ant_semicircle import AntSemicircleSparseEnv
 from envs.borel_points import (
     PointRobotDenseEnv,
     PointRobotSparseEnv,
@@ -29,6 +29,7 @@ from envs.borel_points import (
 )
 from envs.escape_room import EscapeRoomEnv, wall_contact
 from envs.gridworld import GoalBelief, GridworldEnv, cell_index, moves_towards
+from envs.mujoco_env import load_model
 from envs.multi_episode import MultiEpisodeBatch, MultiEpisodeEnv, scale_actions
 from envs.point_robot import PointRobotEnv
 from envs.tasks import RULES, load_tasks
@@ -166,9 +167,7 @@ def test_global_generators_are_left_alone(env_class):
     """Defect 20: nothing is drawn from global generators, and nothing depends on them."""
 
     def rollout():
-        batch = MultiEpisodeBatch(
-            make_batch(env_class, [0, 1], start=widest_start(env_class)), 2, 3, env_class().action_space
-        )
+        batch = MultiEpisodeBatch(make_batch(env_class, [0, 1], start=widest_start(env_class)), 2, 3, env_class().action_space)
         observations = [batch.reset([5, 6])]
         observations += [batch.step(actions)[0] for actions in random_actions(env_class, (6, 2))]
         return np.array(observations)
@@ -307,7 +306,7 @@ def test_ant_by_hand():
     uniform = AntSemicircleSparseEnv.batch_class(goals, start="uniform").reset([1, 2])
     assert not np.allclose(uniform[0, :2], uniform[1, :2])
     assert np.array_equal(uniform[:, 2:], start[:, 2:])  # no joint noise
-    assert ant_model().qpos0[:3].tolist() == [0, 0, 0.75]
+    assert load_model("ant.xml").qpos0[:3].tolist() == [0, 0, 0.75]
     assert np.array_equal(batch.reset(), start)
 
 
@@ -327,9 +326,7 @@ def test_setting_a_task_reaches_rewards_and_dynamics(env_class):
     if env_class in (AntSemicircleSparseEnv, PointRobotDenseEnv, PointRobotWindEnv, PointRobotWindNarrowEnv):
         assert not np.array_equal(first, trace(used, 5))
         return
-    oracle = env_class.reference_policies(used.tasks, [0])[
-        "oracle"
-    ]  # rewards elsewhere are too sparse for random actions
+    oracle = env_class.reference_policies(used.tasks, [0])["oracle"]  # rewards elsewhere are too sparse for random actions
     observation, _ = used.reset(options={"task": 5})
     total = 0
     for _ in range(used.horizon):
@@ -520,9 +517,7 @@ def test_semicircle_sampling(policy, expected, tolerance):
     played = play_repeated(
         PointRobotSparseEnv,
         tasks,
-        lambda rows, ids: policy(
-            references.SemicircleBelief(rows["goal"]), references.steps_towards, np.random.default_rng(0)
-        ),
+        lambda rows, ids: policy(references.SemicircleBelief(rows["goal"]), references.steps_towards, np.random.default_rng(0)),
         2,
         4,
     )

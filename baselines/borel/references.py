@@ -398,9 +398,7 @@ def reference_document(name, seed):
         "episodes": domain.episodes,
         "max_episode_steps": domain.env_class.horizon,
         "population": domain.description,
-        "references": {
-            level: {"definition": DEFINITIONS[level], **summary(returns)} for level, returns in played.items()
-        },
+        "references": {level: {"definition": DEFINITIONS[level], **summary(returns)} for level, returns in played.items()},
         "per_task": {level: returns.mean(1).round(4).tolist() for level, returns in per_task.items()},
     }
 
