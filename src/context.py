@@ -7,9 +7,13 @@
 Because reward and dynamics do not depend on who acted, z describes the task and not the behaviour policy (Meta-DT, section 4.1).
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from src.checkpoint import load_tensors, read_json
 
 CONTEXT_SIZE = 16  # z
 EMBEDDING_SIZE = 16  # of each observation, action, reward
@@ -179,7 +183,7 @@ def _contexts(model, observations, actions, rewards):
 
 
 def _gru_cell(projected, hidden, gru):
-    """One GRU step (PyTorch's gate order r, z, n) on inputs that are already multiplied by W_ih: (N, 384), (N, 128) -> (N, 128)."""
+    """One GRU step (PyTorch's gate order r, z, n); inputs (N, 384) are multiplied by W_ih already, hidden (N, 128)."""
     reset_in, update_in, new_in = projected.chunk(3, -1)
     reset_h, update_h, new_h = F.linear(hidden, gru.weight_hh_l0, gru.bias_hh_l0).chunk(3, -1)
     reset = (reset_in + reset_h).sigmoid_()
@@ -209,3 +213,16 @@ def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.
         state_errors = (predicted_states - model.standardise("observation", after)).abs().sum(-1)
         errors[part] = reward_errors / scale[0] + state_errors / scale[1]
     return errors
+
+
+def load_world_model(directory, which="best"):
+    """World model saved by train_context.py, frozen, on the CPU, and its settings.
+
+    Args: directory: the run's folder; which: "best" (on validation) or "last".
+    Raises UserError when there is none or it is damaged.
+    """
+    config = read_json(Path(directory) / "config.json")
+    tensors = load_tensors(Path(directory) / f"{which}.safetensors")
+    model = WorldModel(len(tensors["observation_mean"]), len(tensors["action_mean"]), config["context_horizon"])
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False), config
