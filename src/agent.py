@@ -115,7 +115,10 @@ def build_episodes(world_model, observations, actions, rewards, lengths, error_s
     if lengths is None:
         lengths = torch.full((len(rewards),), rewards.shape[1], device=rewards.device)
     contexts = episode_contexts(world_model, observations, actions, rewards)
-    errors = prediction_errors(world_model, observations, actions, rewards, contexts, error_scale)
+    known = contexts
+    if not world_model.horizon:  # the prompt carries the episode's last z, so its segment is what even that z misses
+        known = contexts[torch.arange(len(lengths), device=lengths.device), lengths][:, None].expand(-1, rewards.shape[1], -1)
+    errors = prediction_errors(world_model, observations, actions, rewards, known, error_scale)
     if not use_context:
         contexts = torch.zeros_like(contexts)
     return EpisodeTensors(observations, actions, rewards, lengths, contexts, errors)
