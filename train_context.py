@@ -88,9 +88,11 @@ def main(argv=None):
     make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
     dataset = trajectories.load(Path(args.output_dir) / "datasets", args.env_type, args.data_quality, args.env, make_data)
     training, held_out = split_episodes(args, dataset)
+    sampler, validation = make_sampler(args, environment, training, args.relabel), make_sampler(args, environment, held_out)
+    model = make_model(args, training, sampler)
     config = {**settings(args), "dataset_sha256": dataset.metadata["sha256"]}
     with run_directory(context_directory(args), config, args.resume, VOLATILE) as directory:
-        seconds = train(args, environment, training, held_out, directory)
+        seconds = train(args, model, sampler, validation, directory)
         best, _ = load_world_model(directory, "best")
         document = {
             "env_type": args.env_type,
@@ -100,7 +102,7 @@ def main(argv=None):
             "seed": args.seed,
             **diagnose(args, environment, best, held_out),
             "curve": curve(directory),
-            "gradient_steps": num_steps(args, training),
+            "gradient_steps": num_steps(args, sampler.size),
             "wall_clock_s": seconds,
             "dataset_sha256": dataset.metadata["sha256"],
             **provenance(),
@@ -134,47 +136,59 @@ def split_episodes(args, dataset):
     return dataset.take(np.flatnonzero(~held_out)), dataset.take(np.flatnonzero(held_out))
 
 
-def num_steps(args, training):
-    """Gradient steps: --steps, or --epochs passes over the training transitions."""
-    return args.steps or args.epochs * math.ceil(int(training.lengths.sum()) / args.batch_size)
+def num_steps(args, transitions):
+    """Gradient steps: --steps, or --epochs passes over the training transitions (their number)."""
+    return args.steps or args.epochs * math.ceil(transitions / args.batch_size)
 
 
 def make_sampler(args, environment, episodes, relabel=False):
     """TransitionSampler over Trajectories; `relabel` pays the rewards of other tasks of the same episodes."""
     arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
-    return TransitionSampler(
-        *arrays, args.context_horizon, relabeller(environment, episodes) if relabel else None, args.relabel_share
-    )
+    if not relabel:
+        return TransitionSampler(*arrays, args.context_horizon)
+    infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
+    return TransitionSampler(*arrays, args.context_horizon, relabeller(environment, episodes), args.relabel_share, infos)
 
 
 def relabeller(environment, episodes):
-    """Function (observations, actions, next_observations, infos, task ids) -> rewards of those tasks."""
+    """Function (observations, actions, next_observations, infos, task ids) -> rewards of those tasks.
+
+    Raises UserError where the environment cannot tell them, or not from what the dataset recorded.
+    """
     environment = environment.unwrapped
     if not hasattr(environment, "compute_rewards"):
         raise UserError(f"--relabel needs {type(environment).__name__}.compute_rewards, which it lacks: pass --no-relabel")
 
-    def relabel(observations, actions, following, tasks):
+    def relabel(observations, actions, following, infos, tasks):
         parameters = {key: values[tasks] for key, values in environment.tasks.items()}
-        return environment.compute_rewards(observations, actions, following, parameters)
+        return environment.compute_rewards(observations, actions, following, parameters, *([infos] if infos else []))
 
+    first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
+    try:
+        relabel(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--relabel: {error}; make the dataset again so that it holds them, or pass --no-relabel") from None
     return relabel
 
 
-def train(args, environment, training, held_out, directory):
-    """Train to the last step, or go on from where state.pt stands; returns the seconds that all of it took.
-
-    Every `eval_every` steps: full validation, best and last weights, and a state from which the same command continues.
-    """
-    sampler, validation = make_sampler(args, environment, training, args.relabel), make_sampler(args, environment, held_out)
+def make_model(args, training, sampler):
+    """The untrained world model on args.device."""
     torch.manual_seed(derive(args.seed, "context"))
     model = WorldModel(training.observations.shape[-1], training.actions.shape[-1], args.context_horizon)
     if args.standardise:
         _, transitions = sampler.gather(torch.arange(sampler.size))
         model.set_normaliser(*transitions[:3])
-    model.to(args.device)
+    return model.to(args.device)
+
+
+def train(args, model, sampler, validation, directory):
+    """Train to the last step, or go on from where state.pt stands; returns the seconds that all of it took.
+
+    Every `eval_every` steps: full validation, best and last weights, and a state from which the same command continues.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
     generator = torch_generator(args.seed, "context_batches")
-    total, state = num_steps(args, training), {"step": 0, "best": math.inf, "seconds": 0.0}
+    total, state = num_steps(args, sampler.size), {"step": 0, "best": math.inf, "seconds": 0.0}
     if (directory / "state.pt").exists():
         state = load_state(directory / "state.pt")
         model.load_state_dict(state["model"])

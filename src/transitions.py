@@ -17,12 +17,13 @@ class TransitionSampler:
     Args:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), task_ids (E,): CPU tensors.
         horizon: h.
-        relabel: None, or a function (observations, actions, next_observations, task ids (...)) -> rewards (...), numpy arrays.
+        relabel: None, or a function (observations, actions, next_observations, infos, task ids (...)) -> rewards (...), numpy.
         relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data.
+        infos: dict key -> (E, T, ...): recorded facts that `relabel` may need.
     """
 
-    def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5):
-        self.observations, self.actions, self.rewards = observations, actions, rewards
+    def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None):
+        self.observations, self.actions, self.rewards, self.infos = observations, actions, rewards, infos or {}
         self.task_ids, self.horizon, self.relabel, self.relabel_share = task_ids, horizon, relabel, relabel_share
         self.tasks = task_ids.unique()
         self.cumulative = lengths.cumsum(0)
@@ -40,23 +41,24 @@ class TransitionSampler:
         Returns: window (observations (B, h, d_s), actions (B, h, d_a), rewards (B, h, 1), mask (B, h)) and
         transition (observations (B, d_s), actions (B, d_a), rewards (B, 1), next_observations (B, d_s)).
         """
-        window, _, (episodes, steps) = self._window(index)
+        window, (episodes, steps) = self._window(index)
         return window, self._transition(episodes, steps)
 
     def draw(self, batch, generator):
         """A training batch in the format of `gather`."""
         index = torch.randint(self.size, (batch,), generator=generator)
-        window, following, (episodes, steps) = self._window(index)
+        window, (episodes, steps) = self._window(index)
         if self.relabel is None:
             return window, self._transition(episodes, steps)
         tasks = self.tasks[torch.randint(len(self.tasks), (batch,), generator=generator)]
         moved = torch.rand(batch, generator=generator) < self.relabel_share
         tasks = torch.where(moved, tasks, self.task_ids[episodes])
         observations, actions, _, mask = window
-        rewards = self._relabelled(observations, actions, following, tasks[:, None].expand(-1, self.horizon))
+        rows, indices = episodes[:, None], context_windows(steps, self.horizon)[0]
+        rewards = self._relabelled(rows, indices, tasks[:, None].expand(-1, self.horizon))
         elsewhere = self.locate(torch.randint(self.size, (batch,), generator=generator))
         observation, action, _, after = self._transition(*elsewhere)
-        reward = self._relabelled(observation, action, after, tasks)
+        reward = self._relabelled(*elsewhere, tasks)
         return (observations, actions, rewards[..., None], mask), (observation, action, reward[..., None], after)
 
     def _window(self, index):
@@ -64,12 +66,14 @@ class TransitionSampler:
         indices, mask = context_windows(steps, self.horizon)
         rows = episodes[:, None]
         window = self.observations[rows, indices], self.actions[rows, indices], self.rewards[rows, indices][..., None], mask
-        return window, self.observations[rows, indices + 1], (episodes, steps)
+        return window, (episodes, steps)
 
     def _transition(self, episodes, steps):
         rewards = self.rewards[episodes, steps][:, None]
         return self.observations[episodes, steps], self.actions[episodes, steps], rewards, self.observations[episodes, steps + 1]
 
-    def _relabelled(self, observations, actions, following, tasks):
-        arrays = (observations.numpy(), actions.numpy(), following.numpy(), tasks.numpy())
-        return torch.from_numpy(np.asarray(self.relabel(*arrays), dtype=np.float32))
+    def _relabelled(self, episodes, steps, tasks):
+        """Rewards (...) of the transitions at (episodes, steps) under `tasks`."""
+        arrays = self.observations[episodes, steps], self.actions[episodes, steps], self.observations[episodes, steps + 1]
+        infos = {key: values[episodes, steps].numpy() for key, values in self.infos.items()}
+        return torch.from_numpy(np.asarray(self.relabel(*(a.numpy() for a in arrays), infos, tasks.numpy()), dtype=np.float32))
