@@ -83,6 +83,8 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "train_context", argv)
+    if not (args.reward_weight or args.state_weight):
+        raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
     keep_memory()
     environment = args.env.make()
     make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
@@ -111,13 +113,17 @@ def main(argv=None):
         path = result_path(args, f"context{args.suffix}", "diagnostics")
         write_json(path, document)
     report(document)
-    follow = next_command(args, "train_meta_dt.py", "--data_quality", args.data_quality)
+    follow = next_command(
+        args, "train_meta_dt.py", "--data_quality", args.data_quality, *(["--validation"] if args.validation else [])
+    )
     print(f"world model in {directory}, diagnostics in {path}; next: {follow}")
 
 
 def split_episodes(args, dataset):
     """Training and held-out episodes (Trajectories) of the training tasks; whole episodes, drawn by the seed, per task."""
     tasks = [task for task in range(*args.env.train_tasks) if not (args.validation and task in range(*args.env.validation_tasks))]
+    if not tasks:
+        raise UserError(f"--validation leaves no training task: give {args.env_type}.yaml validation_tasks inside train_tasks")
     known = [task for task in tasks if task in dataset.tasks]
     if not known:
         raise UserError(f"the dataset holds none of the training tasks {tasks[0]}-{tasks[-1]}: generate some of them")
@@ -278,7 +284,7 @@ def diagnose(args, environment, model, held_out, points=1000):
     validation = validate(model, make_sampler(args, environment, held_out), torch.device("cpu"))
     return {
         "validation": {name: round(value, 6) for name, value in validation.items()},
-        "probe": {name: {"r2": round(value, 4)} for name, value in probes.items()},
+        "probe": {name: {"r2": None if value is None else round(value, 4)} for name, value in probes.items()},
         "embedding": {
             "points": project(contexts.flatten(0, 1)[pick]).numpy().round(4).tolist(),
             "task_ids": held_out.task_ids[episodes.numpy()].tolist(),
@@ -299,7 +305,7 @@ def report(document):
     scores = document["validation"]
     for name in ("reward", "state"):
         print(f"{name}: validation error {scores[f'{name}_rmse']:.4g} (predicting the mean: {scores[f'{name}_std']:.4g})")
-    probes = ", ".join(f"{name} {value['r2']:.3f}" for name, value in document["probe"].items())
+    probes = ", ".join(f"{n} {'-' if v['r2'] is None else format(v['r2'], '.3f')}" for n, v in document["probe"].items())
     print(f"linear probe of the task parameters from z, R²: {probes}")
 
 

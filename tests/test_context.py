@@ -229,9 +229,7 @@ def test_every_transition_is_gathered_once_with_its_own_window():
     for place, *row in zip(places, *window, strict=True):
         past, real = row[0].flatten().tolist(), row[3].tolist()
         assert real == [place % 100 - 4 + i >= 0 for i in range(4)]
-        assert [value for value, inside in zip(past, real, strict=True) if inside] == [
-            place - 4 + i for i in range(4) if real[i]
-        ]
+        assert [value for value, inside in zip(past, real, strict=True) if inside] == [place - 4 + i for i in range(4) if real[i]]
         assert torch.equal(row[1][row[3]], row[0][row[3]] + 0.5) and torch.equal(row[2][row[3]], row[0][row[3]] + 0.25)
 
 
@@ -318,7 +316,7 @@ def test_relabelling_uses_recorded_facts_and_names_what_lacks_them():
     _, (place, _, paid, _) = make_sampler(args, Environment(), with_infos, True).draw(50, torch.Generator().manual_seed(0))
     options = (place + 0.75) * torch.tensor([1.0, math.cos(1.0)])
     assert torch.isclose(paid, options, rtol=1e-5).any(1).all()
-    with pytest.raises(UserError, match="speed.*--no-relabel"):
+    with pytest.raises(UserError, match=r"speed.*--no-relabel"):
         make_sampler(args, Environment(), trajectories.Trajectories(**values), True).draw(5, torch.Generator())
 
 
