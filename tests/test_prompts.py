@@ -13,7 +13,7 @@ T = len(PROFILE)
 
 
 def starts(errors, length, select="argmax", lengths=None, horizon=HORIZON, seed=0):
-    errors = torch.tensor(errors)
+    errors = torch.as_tensor(errors)
     errors = errors if errors.ndim == 2 else errors[None]
     lengths = torch.tensor(lengths if lengths is not None else [errors.shape[1]] * len(errors))
     return choose_starts(errors, lengths, length, horizon, select, torch.Generator().manual_seed(seed))
@@ -21,7 +21,7 @@ def starts(errors, length, select="argmax", lengths=None, horizon=HORIZON, seed=
 
 def frequencies(errors, length, select, **settings):
     """Share of each start in many draws."""
-    draws = starts([errors] * 20_000, length, select, **settings)
+    draws = starts(torch.tensor(errors).expand(20_000, -1), length, select, **settings)
     return torch.bincount(draws, minlength=len(errors)) / len(draws)
 
 
