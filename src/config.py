@@ -229,10 +229,12 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _strict_mapping(loader, node, deep=False):
-    keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+    seen = []
+    for key, _ in node.value:
+        name = loader.construct_object(key, deep=deep)
+        if name in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is given twice", key.start_mark)
+        seen.append(name)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
 
