@@ -328,10 +328,8 @@ def _metadata(trajectories, env, quality, entries, description):
 def _write(directory, t):
     """main_data.hdf5, complete in itself, then the metadata.json that Minari reads beside it."""
     metadata = t.metadata
-    with (
-        atomic_path(directory / "main_data.hdf5") as temporary,
-        h5py.File(temporary, "w", libver=("v110", "v110")) as file,
-    ):
+    # built in memory: on a full disk HDF5 itself would print a page of errors for every object that it holds
+    with h5py.File("image", "w", driver="core", backing_store=False, block_size=1 << 24, libver=("v110", "v110")) as file:
         file.attrs["metadata"] = json.dumps({**metadata, "tasks": t.tasks}, allow_nan=False)
         for episode, (length, task) in enumerate(zip(t.lengths, t.task_ids, strict=True)):
             group = file.create_group(f"episode_{episode}")
@@ -344,6 +342,10 @@ def _write(directory, t):
             group["truncations"] = np.arange(length) == length - 1
             for key, values in t.infos.items():
                 group[f"infos/{key}"] = values[episode, :length]
+        file.flush()
+        image = file.id.get_file_image()
+    with atomic_path(directory / "main_data.hdf5") as temporary:
+        temporary.write_bytes(image)
     write_json(directory / "metadata.json", {**_minari_metadata(t), **metadata, "tasks": t.tasks})
 
 
