@@ -203,8 +203,7 @@ def train(args, model, sampler, validation, directory):
     if state["step"] >= total:
         return state["seconds"]
     best, began = state["best"], time.time() - state["seconds"]
-    logger = Logger(directory, total, state["step"], tensorboard=args.tensorboard)
-    with StopSignal() as stop:
+    with Logger(directory, total, state["step"], tensorboard=args.tensorboard) as logger, StopSignal() as stop:
         for step in range(state["step"] + 1, total + 1):
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * schedule_factor(step - 1, total, 0, args.lr_schedule)
@@ -228,8 +227,8 @@ def train(args, model, sampler, validation, directory):
             state = {"step": step, "best": best, "seconds": time.time() - began, "generator": generator.get_state()}
             save_state(directory / "state.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
             if stop.received:
+                logger.close()
                 stop.exit(step)
-    logger.close()
     return round(state["seconds"], 1)
 
 

@@ -11,6 +11,7 @@ Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under r
 """
 
 import math
+import shlex
 import time
 from pathlib import Path
 
@@ -147,7 +148,8 @@ def main(argv=None):
     with run_directory(run_path(args), config, args.resume or args.eval_only, VOLATILE) as directory:
         state = train(args, run, directory)
         written = measure(args, run, directory, dataset, state, config)
-    print(f"policy in {directory}; next: python -m src.report --results {Path(args.output_dir) / 'results'}")
+    follow = shlex.join(["python", "-m", "src.report", "--results", str(Path(args.output_dir) / "results")])
+    print(f"policy in {directory}; next: {follow}")
     return written
 
 
@@ -305,8 +307,7 @@ def train(args, run, directory):
     if args.eval_only or state["step"] >= args.steps:
         return state
     began, curve = time.time() - state["seconds"], state["curve"]
-    logger = Logger(directory, args.steps, state["step"], tensorboard=args.tensorboard)
-    with StopSignal() as stop:
+    with Logger(directory, args.steps, state["step"], tensorboard=args.tensorboard) as logger, StopSignal() as stop:
         for step in range(state["step"] + 1, args.steps + 1):
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * schedule_factor(step - 1, args.steps, args.lr_warmup_steps, args.lr_schedule)
@@ -327,8 +328,8 @@ def train(args, run, directory):
             state = {"step": step, "seconds": time.time() - began, "curve": curve, "pool": pool and pool.state()}
             save_checkpoint(directory, run, optimizer, generator, state)
             if stop.received:
+                logger.close()
                 stop.exit(step)
-    logger.close()
     state["pool"] = pool
     return state
 

@@ -167,6 +167,8 @@ def run_directory(path, config, resume, volatile=()):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another run is writing into {path}; wait for it or choose another --output_dir") from None
+        for leftover in path.glob(".*.tmp"):  # of a run that was killed in the middle of a write
+            leftover.unlink()
         if not resume:
             files = [old for old in path.rglob("*") if old.is_file() and old.name != ".lock"]
             for old in sorted(files, key=lambda file: file == path / "config.json"):  # last: it vouches for the others
