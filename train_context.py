@@ -86,14 +86,18 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "train_context", argv)
+    if not (args.reward_weight or args.state_weight):
+        raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
     keep_memory()
     environment = args.env.make()
     make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
     dataset = trajectories.load(Path(args.output_dir) / "datasets", args.env_type, args.data_quality, args.env, make_data)
     training, held_out = split_episodes(args, dataset)
+    sampler, validation = make_sampler(args, environment, training, args.relabel), make_sampler(args, environment, held_out)
+    model = make_model(args, training)
     config = {**settings(args), "dataset_sha256": dataset.metadata["sha256"]}
     with run_directory(context_directory(args), config, args.resume, VOLATILE) as directory:
-        seconds = train(args, environment, training, held_out, directory)
+        seconds = train(args, model, sampler, validation, directory)
         best, _ = load_world_model(directory, "best")
         document = {
             "env_type": args.env_type,
@@ -103,7 +107,7 @@ def main(argv=None):
             "seed": args.seed,
             **diagnose(args, environment, best, held_out),
             "curve": curve(directory),
-            "gradient_steps": num_steps(args, training),
+            "gradient_steps": num_steps(args, sampler.size),
             "wall_clock_s": seconds,
             "dataset_sha256": dataset.metadata["sha256"],
             **provenance(),
@@ -112,13 +116,17 @@ def main(argv=None):
         path = result_path(args, f"context{args.suffix}", "diagnostics")
         write_json(path, document)
     report(document)
-    follow = next_command(args, "train_meta_dt.py", "--data_quality", args.data_quality)
+    follow = next_command(
+        args, "train_meta_dt.py", "--data_quality", args.data_quality, *(["--validation"] if args.validation else [])
+    )
     print(f"world model in {directory}, diagnostics in {path}; next: {follow}")
 
 
 def split_episodes(args, dataset):
     """Training and held-out episodes (Trajectories) of the training tasks; whole episodes, drawn by the seed, per task."""
     tasks = [task for task in range(*args.env.train_tasks) if not (args.validation and task in range(*args.env.validation_tasks))]
+    if not tasks:
+        raise UserError(f"--validation leaves no training task: give {args.env_type}.yaml validation_tasks inside train_tasks")
     known = [task for task in tasks if task in dataset.tasks]
     if not known:
         raise UserError(f"the dataset holds none of the training tasks {tasks[0]}-{tasks[-1]}: generate some of them")
@@ -137,9 +145,9 @@ def split_episodes(args, dataset):
     return dataset.take(np.flatnonzero(~held_out)), dataset.take(np.flatnonzero(held_out))
 
 
-def num_steps(args, training):
-    """Gradient steps: --steps, or --epochs passes over the training transitions."""
-    return args.steps or args.epochs * math.ceil(int(training.lengths.sum()) / args.batch_size)
+def num_steps(args, transitions):
+    """Gradient steps: --steps, or --epochs passes over the training transitions (their number)."""
+    return args.steps or args.epochs * math.ceil(transitions / args.batch_size)
 
 
 def flat_transitions(episodes):
@@ -152,38 +160,50 @@ def flat_transitions(episodes):
 def make_sampler(args, environment, episodes, relabel=False):
     """TransitionSampler over Trajectories; `relabel` pays the rewards of other tasks of the same episodes."""
     arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
-    return TransitionSampler(
-        *arrays, args.context_horizon, relabeller(environment, episodes) if relabel else None, args.relabel_share
-    )
+    if not relabel:
+        return TransitionSampler(*arrays, args.context_horizon)
+    infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
+    return TransitionSampler(*arrays, args.context_horizon, relabeller(environment, episodes), args.relabel_share, infos)
 
 
 def relabeller(environment, episodes):
-    """Function (observations, actions, next_observations, task ids) -> rewards of those tasks."""
+    """Function (observations, actions, next_observations, infos, task ids) -> rewards of those tasks.
+
+    Raises UserError where the environment cannot tell them, or not from what the dataset recorded.
+    """
     environment = environment.unwrapped
     if not hasattr(environment, "compute_rewards"):
         raise UserError(f"--relabel needs {type(environment).__name__}.compute_rewards, which it lacks: pass --no-relabel")
 
-    def relabel(observations, actions, following, tasks):
+    def relabel(observations, actions, following, infos, tasks):
         parameters = {key: values[tasks] for key, values in environment.tasks.items()}
-        return environment.compute_rewards(observations, actions, following, parameters)
+        return environment.compute_rewards(observations, actions, following, parameters, *([infos] if infos else []))
 
+    first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
+    try:
+        relabel(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--relabel: {error}; make the dataset again so that it holds them, or pass --no-relabel") from None
     return relabel
 
 
-def train(args, environment, training, held_out, directory):
-    """Train to the last step, or go on from where state.pt stands; returns the seconds that all of it took.
-
-    Every `eval_every` steps: full validation, best and last weights, and a state from which the same command continues.
-    """
-    sampler, validation = make_sampler(args, environment, training, args.relabel), make_sampler(args, environment, held_out)
+def make_model(args, training):
+    """The untrained world model on args.device."""
     torch.manual_seed(derive(args.seed, "context"))
     model = WorldModel(training.observations.shape[-1], training.actions.shape[-1], args.context_horizon)
     if args.standardise:
         model.set_normaliser(*flat_transitions(training))
-    model.to(args.device)
+    return model.to(args.device)
+
+
+def train(args, model, sampler, validation, directory):
+    """Train to the last step, or go on from where state.pt stands; returns the seconds that all of it took.
+
+    Every `eval_every` steps: full validation, best and last weights, and a state from which the same command continues.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
     generator = torch_generator(args.seed, "context_batches")
-    total, state = num_steps(args, training), {"step": 0, "best": math.inf, "seconds": 0.0}
+    total, state = num_steps(args, sampler.size), {"step": 0, "best": math.inf, "seconds": 0.0}
     if (directory / "state.pt").exists():
         state = load_state(directory / "state.pt")
         model.load_state_dict(state["model"])
@@ -192,8 +212,7 @@ def train(args, environment, training, held_out, directory):
     if state["step"] >= total:
         return state["seconds"]
     best, began = state["best"], time.time() - state["seconds"]
-    logger = Logger(directory, total, state["step"], tensorboard=args.tensorboard)
-    with StopSignal() as stop:
+    with Logger(directory, total, state["step"], tensorboard=args.tensorboard) as logger, StopSignal() as stop:
         for step in range(state["step"] + 1, total + 1):
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * schedule_factor(step - 1, total, 0, args.lr_schedule)
@@ -217,8 +236,8 @@ def train(args, environment, training, held_out, directory):
             state = {"step": step, "best": best, "seconds": time.time() - began, "generator": generator.get_state()}
             save_state(directory / "state.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
             if stop.received:
+                logger.close()
                 stop.exit(step)
-    logger.close()
     return round(state["seconds"], 1)
 
 
@@ -272,7 +291,7 @@ def diagnose(args, environment, model, held_out, points=1000):
     validation = validate(model, make_sampler(args, environment, held_out), torch.device("cpu"))
     return {
         "validation": {name: round(value, 6) for name, value in validation.items()},
-        "probe": {name: {"r2": round(value, 4)} for name, value in probes.items()},
+        "probe": {name: {"r2": None if value is None else round(value, 4)} for name, value in probes.items()},
         "embedding": {
             "points": project(contexts.flatten(0, 1)[pick]).numpy().round(4).tolist(),
             "task_ids": held_out.task_ids[episodes.numpy()].tolist(),
@@ -293,7 +312,7 @@ def report(document):
     scores = document["validation"]
     for name in ("reward", "state"):
         print(f"{name}: validation error {scores[f'{name}_rmse']:.4g} (predicting the mean: {scores[f'{name}_std']:.4g})")
-    probes = ", ".join(f"{name} {value['r2']:.3f}" for name, value in document["probe"].items())
+    probes = ", ".join(f"{n} {'-' if v['r2'] is None else format(v['r2'], '.3f')}" for n, v in document["probe"].items())
     print(f"linear probe of the task parameters from z, R²: {probes}")
 
 

@@ -11,6 +11,7 @@ Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under r
 """
 
 import math
+import shlex
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from src.agent import MetaDTAgent, build_episodes
 from src.checkpoint import (
     StopSignal,
     UserError,
+    digest,
     load_state,
     load_tensors,
     main_guard,
@@ -57,7 +59,7 @@ from src.windows import BatchSampler
 
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
-    "resume", "device", "output_dir", "tensorboard", "data_type", "eval_only", "protocol", "eval_episodes", "warmup_episodes",
+    "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "warmup_episodes",
     "explore_noise", "explore_steps", "zero_shot", "ablation", "target", "target_return", "prompt_pool",
 )  # fmt: skip
 
@@ -144,12 +146,16 @@ def main(argv=None):
     dataset = trajectories.load(Path(args.output_dir) / "datasets", args.env_type, args.data_quality, args.env, make_data)
     if dataset.metadata["sha256"] != context_config["dataset_sha256"]:
         raise UserError("the world model was trained on another version of this dataset: run train_context.py --no-resume again")
-    config = {**settings(args), "dataset_sha256": dataset.metadata["sha256"]}
+    run = Run(args, environment, dataset, world_model)
+    if args.eval_only and not (run_path(args) / "state.pt").exists():
+        raise UserError(f"no trained policy in {run_path(args)}: run the same command without --eval_only first")
+    made_from = {"dataset_sha256": dataset.metadata["sha256"], "world_model_sha256": digest(world_model.state_dict())}
+    config = {**settings(args), **made_from}
     with run_directory(run_path(args), config, args.resume or args.eval_only, VOLATILE) as directory:
-        run = Run(args, environment, dataset, world_model)
         state = train(args, run, directory)
         written = measure(args, run, directory, dataset, state, config)
-    print(f"policy in {directory}; next: python -m src.report --results {Path(args.output_dir) / 'results'}")
+    follow = shlex.join(["python", "-m", "src.report", "--results", str(Path(args.output_dir) / "results")])
+    print(f"policy in {directory}; next: {follow}")
     return written
 
 
@@ -163,6 +169,12 @@ def check_args(args):
         raise UserError(f"--width {args.width} must be a multiple of --heads {args.heads}")
     if args.target == "pool_max" and args.zero_shot:
         raise UserError("--target pool_max needs warm-up episodes: pass --zero_shot False")
+    prompted = not args.zero_shot and args.ablation != "no_prompt"
+    if prompted and args.prompt_start_step >= args.steps:
+        raise UserError(
+            f"--prompt_start_step {args.prompt_start_step} is not below --steps {args.steps}: the policy would be tested with "
+            "prompts that it never saw; lower it, or pass --zero_shot True"
+        )
     if args.prompt_length > args.env.max_episode_steps:
         raise UserError(f"--prompt_length {args.prompt_length} is longer than an episode ({args.env.max_episode_steps} steps)")
 
@@ -240,7 +252,7 @@ class Run:
 
     def agent(self, args):
         """The frozen policy, ready to act."""
-        bounds = return_bounds(self.episodes) if args.clamp_returns else None
+        bounds = return_bounds(self.episodes, args.env.max_episode_steps) if args.clamp_returns else None
         return MetaDTAgent(
             self.policy, self.world_model, args.history_length, args.prompt_length, self.error_scale, self.select(args),
             args.prompt_pool, bounds, self.use_context, self.dtype,
@@ -271,9 +283,15 @@ def training_errors(world_model, observations, actions, rewards, lengths):
     return [float(values.square().mean().sqrt()) + 1e-12 for values in errors]
 
 
-def return_bounds(episodes):
-    """(T, 2) least and greatest return-to-go of the training data at each step."""
-    return torch.stack([episodes.returns_to_go.amin(0), episodes.returns_to_go.amax(0)], -1)
+def return_bounds(episodes, steps):
+    """(T, 2) least and greatest return-to-go of the training data at each step; no bound where no episode is that long."""
+    inside = torch.arange(episodes.returns_to_go.shape[1], device=episodes.lengths.device) < episodes.lengths[:, None]
+    low = episodes.returns_to_go.masked_fill(~inside, torch.inf).amin(0)
+    high = episodes.returns_to_go.masked_fill(~inside, -torch.inf).amax(0)
+    none = low > high
+    bounds = torch.stack([low.masked_fill(none, -torch.inf), high.masked_fill(none, torch.inf)], -1)
+    beyond = bounds.new_tensor([-torch.inf, torch.inf]).expand(max(0, steps - len(bounds)), 2)
+    return torch.cat([bounds, beyond])
 
 
 def train(args, run, directory):
@@ -290,16 +308,13 @@ def train(args, run, directory):
         torch.set_rng_state(state["dropout_generator"])
         if pool:
             pool.restore(state["pool"])
-    elif args.eval_only:
-        raise UserError(f"no trained policy in {directory}: run the same command without --eval_only first")
     state["pool"] = pool
     if args.eval_only and state["step"] < args.steps:
         print(f"note: this policy was trained for {state['step']} of {args.steps} steps")
     if args.eval_only or state["step"] >= args.steps:
         return state
     began, curve = time.time() - state["seconds"], state["curve"]
-    logger = Logger(directory, args.steps, state["step"], tensorboard=args.tensorboard)
-    with StopSignal() as stop:
+    with Logger(directory, args.steps, state["step"], tensorboard=args.tensorboard) as logger, StopSignal() as stop:
         for step in range(state["step"] + 1, args.steps + 1):
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * schedule_factor(step - 1, args.steps, args.lr_warmup_steps, args.lr_schedule)
@@ -320,8 +335,8 @@ def train(args, run, directory):
             state = {"step": step, "seconds": time.time() - began, "curve": curve, "pool": pool and pool.state()}
             save_checkpoint(directory, run, optimizer, generator, state)
             if stop.received:
+                logger.close()
                 stop.exit(step)
-    logger.close()
     state["pool"] = pool
     return state
 
@@ -403,8 +418,8 @@ def measure(args, run, directory, dataset, state, config):
             "target_return": target, "target_rule": "oracle" if args.protocol == "paper" else args.target,
             "task_parameters": {str(task): dataset.tasks[task] for task in run.test_tasks if task in dataset.tasks},
             "curve": {"gradient_steps": [record["step"] for record in state["curve"]], **columns},
-            "gradient_steps": state["step"], "wall_clock_s": round(state["seconds"], 1), "dataset_sha256": dataset.metadata["sha256"],
-            **provenance(), "config": config,
+            "gradient_steps": state["step"], "wall_clock_s": round(state["seconds"], 1),
+            "dataset_sha256": dataset.metadata["sha256"], **provenance(), "config": config,
         }  # fmt: skip
         path = result_path(args, document["method"], f"{regime}-{args.protocol}")
         write_json(path, document)

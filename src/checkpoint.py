@@ -8,11 +8,13 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -62,16 +64,32 @@ def atomic_path(path):
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {_reason(error)}; the file that was there before is intact") from error
+    except Exception as error:
+        number = _errno(error)
+        if number is None:
+            raise
+        raise UserError(f"cannot write {path}: {_reason(number)}; the file that was there before is intact") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
-def _reason(error):
-    if error.errno == errno.ENOSPC:
+def _errno(error):
+    """The operating system's error number behind an exception: torch, h5py and safetensors wrap it in types of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        found = re.search(r"(?:os error|errno =) (\d+)", str(error))
+        if found:
+            return int(found[1])
+        error = error.__context__
+    return None
+
+
+def _reason(number):
+    if number == errno.ENOSPC:
         return "the disk is full (free some space and run the same command again)"
-    return error.strerror or str(error)
+    return os.strerror(number)
 
 
 def write_json(path, document):
@@ -106,6 +124,11 @@ def load_tensors(path):
         raise UserError(f"{path} is damaged ({error}); delete it and make it again") from None
 
 
+def digest(tensors):
+    """SHA-256 of a dict of tensors: says whether two artifacts were made from the same weights."""
+    return hashlib.sha256(safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})).hexdigest()
+
+
 def save_state(path, state):
     """Training state (nested dicts and lists of tensors and plain values) -> one file, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -126,7 +149,7 @@ def load_state(path):
 
 @contextlib.contextmanager
 def run_directory(path, config, resume, volatile=()):
-    """Own a run's folder: locks it, checks that what lies there was made with the same settings, writes config.json.
+    """Own a run's folder: locks it, checks that what lies there was made with the same settings, else writes config.json.
 
     Args:
         config: JSON-able settings; a resumed run must agree in all but the keys in `volatile`.
@@ -138,19 +161,22 @@ def run_directory(path, config, resume, volatile=()):
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"cannot write into {path}: {_reason(error)}") from None
+        raise UserError(f"cannot write into {path}: {_reason(error.errno)}; choose another --output_dir") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another run is writing into {path}; wait for it or choose another --output_dir") from None
+        for leftover in path.glob(".*.tmp"):  # of a run that was killed in the middle of a write
+            leftover.unlink()
         if not resume:
-            for old in path.rglob("*"):
-                if old.is_file() and old.name != ".lock":
-                    old.unlink()
+            files = [old for old in path.rglob("*") if old.is_file() and old.name != ".lock"]
+            for old in sorted(files, key=lambda file: file == path / "config.json"):  # last: it vouches for the others
+                old.unlink()
         elif (path / "config.json").exists():
             _check_same(path, read_json(path / "config.json"), config, volatile)
-        write_json(path / "config.json", config)
+        if not (path / "config.json").exists():
+            write_json(path / "config.json", config)
         yield path
 
 

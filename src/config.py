@@ -33,12 +33,18 @@ class EnvConfig:
     validation_tasks: tuple[int, int]
 
     def make(self):
-        """A fresh environment. Raises UserError when the entry point cannot be imported or its tasks do not fit."""
+        """A fresh environment. Raises UserError when it cannot be imported, or its tasks or action space do not fit."""
+        where = f"entry_point {self.entry_point!r} of {self.env_type}"
         try:
             module, name = self.entry_point.split(":")
             environment = getattr(importlib.import_module(module), name)()
         except (ValueError, ImportError, AttributeError) as error:
-            raise UserError(f"entry_point {self.entry_point!r} of {self.env_type} cannot be made ({error})") from None
+            raise UserError(f"{where} cannot be made ({error})") from None
+        if not getattr(getattr(environment, "unwrapped", None), "tasks", None):
+            raise UserError(f"{where} has no task table: set self.tasks = {{name: array of shape (number of tasks, ...)}}")
+        space = environment.action_space
+        if hasattr(space, "is_bounded") and not space.is_bounded():
+            raise UserError(f"{where} has an action space without bounds: give its Box finite low and high")
         highest = max(self.train_tasks[1], self.test_tasks[1])
         if highest > num_tasks(environment):
             raise UserError(f"{self.env_type}: task ranges reach {highest}, the environment has {num_tasks(environment)} tasks")
@@ -223,10 +229,12 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _strict_mapping(loader, node, deep=False):
-    keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+    seen = []
+    for key, _ in node.value:
+        name = loader.construct_object(key, deep=deep)
+        if name in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is given twice", key.start_mark)
+        seen.append(name)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
 
@@ -258,6 +266,8 @@ def read_env(path, document):
     for key in ("recipes", *SCRIPTS):
         if document.get(key) is not None and not isinstance(document[key], dict):
             raise UserError(f"{path}: {key} must be a mapping")
+    if "paper" in (document.get("recipes") or {}):
+        raise UserError(f"{path}: recipes.paper is the name of the file's base: choose another")
     for name, recipe in (document.get("recipes") or {}).items():
         for key in recipe if isinstance(recipe, dict) else [recipe]:
             if key not in SCRIPTS:
@@ -270,17 +280,24 @@ def read_env(path, document):
             raise UserError(f"{path}: {key} must be text, not {values[key]!r}")
     if ":" not in values["entry_point"]:
         raise UserError(f"{path}: entry_point must read package.module:Class, not {values['entry_point']!r}")
-    if not isinstance(values["max_episode_steps"], int) or values["max_episode_steps"] < 1:
+    if type(values["max_episode_steps"]) is not int or values["max_episode_steps"] < 1:
         raise UserError(f"{path}: max_episode_steps must be an integer of at least 1, not {values['max_episode_steps']!r}")
+    _check_ranges(path, values)
+    return EnvConfig(env_type=Path(path).stem, **values)
+
+
+def _check_ranges(path, values):
+    """Turns the three task ranges in `values` into tuples. Raises UserError where one is impossible."""
     for key in ("train_tasks", "test_tasks", "validation_tasks"):
         pair = values[key]
         if not (isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair) and 0 <= pair[0] < pair[1]):
             raise UserError(f"{path}: {key} must be [first, last + 1], for example [0, 45], not {pair!r}")
         values[key] = tuple(pair)
-    train, validation = values["train_tasks"], values["validation_tasks"]
+    train, validation, test = (values[f"{name}_tasks"] for name in ("train", "validation", "test"))
+    if test != train and max(train[0], test[0]) < min(train[1], test[1]):  # equal: nothing to generalise to, a family of one task
+        raise UserError(f"{path}: test_tasks {list(test)} overlap train_tasks {list(train)}: no test task may be trained on")
     if validation[0] < train[0] or validation[1] > train[1]:
         raise UserError(f"{path}: validation_tasks {list(validation)} must lie inside train_tasks {list(train)}")
-    return EnvConfig(env_type=Path(path).stem, **values)
 
 
 def apply_section(parser, path, section, name):
@@ -298,6 +315,8 @@ def apply_section(parser, path, section, name):
 
 def _coerce(action, value, where):
     if value is None:
+        if action.default is not None:
+            raise UserError(f"{where} is empty: give a value, or remove the line for the default {action.default}")
         return None
     if isinstance(action.nargs, int) or action.nargs in ("+", "*"):
         if not isinstance(value, list):
@@ -333,8 +352,8 @@ def find_device(name):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError):
         raise UserError(f"--device {name} is not available here; use --device cpu") from None
     return device
 

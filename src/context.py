@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.checkpoint import load_tensors, read_json
+from src.checkpoint import UserError, load_tensors, read_json
 
 CONTEXT_SIZE = 16  # z
 EMBEDDING_SIZE = 16  # of each observation, action, reward
@@ -259,6 +259,9 @@ def load_world_model(directory, which="best"):
     """
     config = read_json(Path(directory) / "config.json")
     tensors = load_tensors(Path(directory) / f"{which}.safetensors")
-    model = WorldModel(len(tensors["observation_mean"]), len(tensors["action_mean"]), config["context_horizon"])
-    model.load_state_dict(tensors)
+    try:
+        model = WorldModel(len(tensors["observation_mean"]), len(tensors["action_mean"]), config["context_horizon"])
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError):
+        raise UserError(f"{directory} holds no world model of train_context.py; train it again with --no-resume") from None
     return model.eval().requires_grad_(False), config

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from src.batch import make_batch
+from src.checkpoint import UserError
 from src.seeding import derive, numpy_generator, torch_generator
 
 
@@ -24,6 +25,7 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
         noise: standard deviation of Gaussian noise on the actions of the first `noisy_steps` steps, as a share of the action
             half-range; generator draws it.
     Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32.
+    Raises UserError when the policy gives a number that is not finite.
     """
     low, high = bounds
     observations, actions, rewards = [batch.reset(seeds)], [], []
@@ -33,6 +35,8 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
         if step < noisy_steps:
             action = action + noise * (high - low) / 2 * generator.standard_normal(action.shape)
         action = np.clip(action, low, high).astype(np.float32)
+        if not np.isfinite(action).all():
+            raise UserError("the policy's actions are not finite: its training diverged; lower --learning_rate and train again")
         after, reward = batch.step(action)
         agent.observe(action, reward, after)
         observations.append(after)

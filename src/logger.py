@@ -63,7 +63,14 @@ class Logger:
         """Print a line without breaking the progress bar."""
         tqdm.write(text, file=sys.stderr)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
     def close(self):
+        """End the bar's line and write what is still in memory; twice does no harm."""
         self._bar.close()
         self._file.close()
         if self._writer:

@@ -42,7 +42,8 @@ def full_contexts(model, observations, actions, rewards):
 def linear_probe(contexts, parameters, ridge=1e-3):
     """Ridge regression of parameters (E, P) from contexts (E, T, 16): weights (17, P) on standardised contexts, as a function.
 
-    Returns: score(contexts, parameters) -> R² of the frozen probe, over all steps and parameters together.
+    Returns: score(contexts, parameters) -> R² of the frozen probe, over all steps and parameters together; None where it is not
+    defined: no episode, or all of one task.
     """
     flat = contexts.flatten(0, 1).double()
     mean, std = flat.mean(0), flat.std(0) + 1e-6
@@ -59,8 +60,8 @@ def linear_probe(contexts, parameters, ridge=1e-3):
 
     def score(contexts, parameters):
         y = targets(contexts, parameters)
-        residual = (features(contexts) @ weights - y).square().sum()
-        return float(1 - residual / (y - y.mean(0)).square().sum())
+        spread = (y - y.mean(0)).square().sum()
+        return float(1 - (features(contexts) @ weights - y).square().sum() / spread) if spread > 1e-12 else None
 
     return score
 

@@ -17,7 +17,7 @@ def choose_starts(errors, lengths, length, horizon, select, generator):
         errors: (E, T) world-model errors; what lies beyond an episode's length is ignored.
         lengths: (E,) steps of each episode.
         length: k, steps of the segment.
-        horizon: h; starts below it are skipped (their contexts are padded) where the episode is long enough.
+        horizon: h; starts below it are skipped (their contexts are padded) where the episode is long enough for others.
         select: argmax (the segment with the largest error: the paper), sample (in proportion to the error: the official code),
             random (uniform: the ablation) or last.
         generator: torch.Generator of sample and random.
@@ -27,7 +27,7 @@ def choose_starts(errors, lengths, length, horizon, select, generator):
     scores = segment_scores(errors, length)
     starts = torch.arange(scores.shape[1], device=errors.device)
     highest = (lengths - length).clamp_min(0)[:, None]
-    lowest = highest.clamp_max(horizon)
+    lowest = torch.where(highest >= horizon, horizon, 0)
     valid = (starts >= lowest) & (starts <= highest)
     if select == "argmax":
         return scores.masked_fill(~valid, -torch.inf).argmax(1)

@@ -69,19 +69,6 @@ class Trajectories:
         return sha.hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------- pure functions
-
-
-def returns_to_go(rewards, lengths):
-    """Undiscounted sum of the rewards from each step to the episode's end, inclusive.
-
-    rewards (E, T), lengths (E,) -> (E, T) float32; zero beyond the length.
-    """
-    inside = np.arange(rewards.shape[1]) < np.asarray(lengths)[:, None]
-    masked = np.where(inside, rewards, 0)
-    return np.cumsum(masked[:, ::-1], axis=1, dtype=np.float64)[:, ::-1].astype(np.float32)
-
-
 def observation_statistics(trajectories):
     """Mean and standard deviation (d_s,) float32 of the observations that a policy acts on: s_0 ... s_L-1."""
     inside = np.arange(trajectories.actions.shape[1]) < trajectories.lengths[:, None]
@@ -94,43 +81,6 @@ def observation_statistics(trajectories):
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return (mean + shift).astype(np.float32), std.astype(np.float32)
-
-
-def gather_windows(trajectories, episodes, starts, length, extra=None):
-    """Windows of `length` steps, cut out at the moment they are needed.
-
-    Row i holds those steps of [starts[i], starts[i] + length) that episode episodes[i] has, after zeros on the left:
-
-        episode of length 6, start -2, length 4 (context before step 2):   0  0  t0 t1     mask 0 0 1 1
-        episode of length 6, start  4, length 4 (window at the end):       0  0  t4 t5     mask 0 0 1 1
-
-    Args:
-        episodes, starts: (N,) integers; a start may be negative.
-        extra: dict name -> (E, T, ...) arrays to gather in the same way, for example returns-to-go.
-    Returns a dict of arrays: observations, next_observations (N, K, d_s), actions (N, K, d_a), rewards (N, K),
-    timesteps (N, K) int64 (0 in the padding), mask (N, K) bool, and those of `extra`.
-    """
-    episodes, starts = np.asarray(episodes), np.asarray(starts)
-    ends = np.minimum(starts + length, trajectories.lengths[episodes])
-    steps = ends[:, None] + np.arange(-length, 0)  # (N, K)
-    mask = steps >= np.maximum(starts, 0)[:, None]
-    steps = np.where(mask, steps, 0)
-    rows = episodes[:, None]
-
-    def gather(array, shift=0):
-        window = array[rows, steps + shift]
-        window[~mask] = 0
-        return window
-
-    return {
-        "observations": gather(trajectories.observations),
-        "next_observations": gather(trajectories.observations, 1),
-        "actions": gather(trajectories.actions),
-        "rewards": gather(trajectories.rewards),
-        "timesteps": steps,
-        "mask": mask,
-        **{name: gather(array) for name, array in (extra or {}).items()},
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------- the checks
@@ -314,8 +264,12 @@ def _with_zero_padding(t):
 
 @contextlib.contextmanager
 def _locked(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into {path.parent}: {error.strerror}; choose another --output_dir") from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -374,10 +328,8 @@ def _metadata(trajectories, env, quality, entries, description):
 def _write(directory, t):
     """main_data.hdf5, complete in itself, then the metadata.json that Minari reads beside it."""
     metadata = t.metadata
-    with (
-        atomic_path(directory / "main_data.hdf5") as temporary,
-        h5py.File(temporary, "w", libver=("v110", "v110")) as file,
-    ):
+    # built in memory: on a full disk HDF5 itself would print a page of errors for every object that it holds
+    with h5py.File("image", "w", driver="core", backing_store=False, block_size=1 << 24, libver=("v110", "v110")) as file:
         file.attrs["metadata"] = json.dumps({**metadata, "tasks": t.tasks}, allow_nan=False)
         for episode, (length, task) in enumerate(zip(t.lengths, t.task_ids, strict=True)):
             group = file.create_group(f"episode_{episode}")
@@ -390,6 +342,10 @@ def _write(directory, t):
             group["truncations"] = np.arange(length) == length - 1
             for key, values in t.infos.items():
                 group[f"infos/{key}"] = values[episode, :length]
+        file.flush()
+        image = file.id.get_file_image()
+    with atomic_path(directory / "main_data.hdf5") as temporary:
+        temporary.write_bytes(image)
     write_json(directory / "metadata.json", {**_minari_metadata(t), **metadata, "tasks": t.tasks})
 
 

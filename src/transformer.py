@@ -111,7 +111,7 @@ def from_gpt2(state_dict):
     """Weights of `transformers.GPT2Model` -> state dict of `Transformer` (GPT-2 stores linear layers transposed)."""
     renamed = {}
     for name, value in state_dict.items():
-        if name.startswith(("wte", "wpe")) or name.endswith(("attn.bias", "masked_bias")):
+        if name.startswith(("wte", "wpe")) or name.endswith((".attn.bias", ".masked_bias")):
             continue
         name = name.replace(".attn.", ".").replace(".mlp.c_fc", ".c_fc").replace(".mlp.c_proj", ".mlp_c_proj")
         renamed[name] = value.T.contiguous() if value.ndim == 2 else value

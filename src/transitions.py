@@ -17,12 +17,13 @@ class TransitionSampler:
     Args:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), task_ids (E,): CPU tensors.
         horizon: h, or 0 for running contexts: whole episodes are drawn then, and each of their steps is a transition to decode.
-        relabel: None, or a function (observations, actions, next_observations, task ids (...)) -> rewards (...), numpy arrays.
+        relabel: None, or a function (observations, actions, next_observations, infos, task ids (...)) -> rewards (...), numpy.
         relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data.
+        infos: dict key -> (E, T, ...): recorded facts that `relabel` may need.
     """
 
-    def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5):
-        self.observations, self.actions, self.rewards = observations, actions, rewards
+    def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None):
+        self.observations, self.actions, self.rewards, self.infos = observations, actions, rewards, infos or {}
         self.lengths, self.task_ids, self.horizon = lengths, task_ids, horizon
         self.relabel, self.relabel_share = relabel, relabel_share
         self.tasks = task_ids.unique()
@@ -51,10 +52,10 @@ class TransitionSampler:
         """
         if self.horizon:
             episodes, steps = self._locate(torch.randint(self.size, (batch,), generator=generator))
-            window, following = self._window(episodes, steps)
+            window, places = self._window(episodes, steps)
         else:
             rows = torch.randint(len(self.lengths), (max(1, batch // self.rewards.shape[1]),), generator=generator)
-            window, following = self._whole(rows)
+            window, places = self._whole(rows)
             index = window[3].nonzero()
             episodes, steps = rows[index[:, 0]], index[:, 1]
         if self.relabel is None:
@@ -64,13 +65,12 @@ class TransitionSampler:
         tasks = self.tasks[torch.randint(len(self.tasks), (len(rows),), generator=generator)]
         moved = torch.rand(len(rows), generator=generator) < self.relabel_share
         tasks = torch.where(moved, tasks, self.task_ids[rows])
-        rewards = self._relabelled(observations, actions, following, tasks[:, None].expand(mask.shape))
+        rewards = self._relabelled(*places, tasks[:, None].expand(mask.shape))
         if not self.horizon:
             tasks = tasks[:, None].expand(mask.shape)[mask]
-        observation, action, _, after = self._transition(
-            *self._locate(torch.randint(self.size, tasks.shape, generator=generator))
-        )
-        reward = self._relabelled(observation, action, after, tasks)
+        elsewhere = self._locate(torch.randint(self.size, tasks.shape, generator=generator))
+        observation, action, _, after = self._transition(*elsewhere)
+        reward = self._relabelled(*elsewhere, tasks)
         return (observations, actions, rewards[..., None], mask), (observation, action, reward[..., None], after)
 
     def _locate(self, index):
@@ -79,22 +79,24 @@ class TransitionSampler:
         return episodes, index - (self.cumulative - self.lengths)[episodes]
 
     def _window(self, episodes, steps):
-        """Windows before `steps`, and the observations that follow each of their steps."""
+        """Windows before `steps`, and (episodes, steps) of their transitions."""
         indices, mask = context_windows(steps, self.horizon)
         rows = episodes[:, None]
         window = self.observations[rows, indices], self.actions[rows, indices], self.rewards[rows, indices][..., None], mask
-        return window, self.observations[rows, indices + 1]
+        return window, (rows, indices)
 
     def _whole(self, rows):
-        """Whole episodes, and the observations that follow each of their steps."""
+        """Whole episodes, and (episodes, steps) of their transitions."""
         mask = torch.arange(self.rewards.shape[1]) < self.lengths[rows, None]
-        observations = self.observations[rows]
-        return (observations[:, :-1], self.actions[rows], self.rewards[rows][..., None], mask), observations[:, 1:]
+        window = self.observations[rows, :-1], self.actions[rows], self.rewards[rows][..., None], mask
+        return window, (rows[:, None], torch.arange(self.rewards.shape[1]))
 
     def _transition(self, episodes, steps):
         rewards = self.rewards[episodes, steps][:, None]
         return self.observations[episodes, steps], self.actions[episodes, steps], rewards, self.observations[episodes, steps + 1]
 
-    def _relabelled(self, observations, actions, following, tasks):
-        arrays = (observations.numpy(), actions.numpy(), following.numpy(), tasks.numpy())
-        return torch.from_numpy(np.asarray(self.relabel(*arrays), dtype=np.float32))
+    def _relabelled(self, episodes, steps, tasks):
+        """Rewards (...) of the transitions at (episodes, steps) under `tasks`."""
+        arrays = self.observations[episodes, steps], self.actions[episodes, steps], self.observations[episodes, steps + 1]
+        infos = {key: values[episodes, steps].numpy() for key, values in self.infos.items()}
+        return torch.from_numpy(np.asarray(self.relabel(*(a.numpy() for a in arrays), infos, tasks.numpy()), dtype=np.float32))

@@ -57,7 +57,7 @@ class EpisodeTensors:
 def returns_to_go(rewards, lengths):
     """R̂_t = r_t + r_{t+1} + ... to the episode's end, undiscounted: rewards (E, T), lengths (E,) -> (E, T), 0 beyond the end."""
     inside = torch.arange(rewards.shape[1], device=rewards.device) < lengths[:, None]
-    return (rewards.double() * inside).flip(1).cumsum(1).flip(1).to(rewards.dtype)
+    return rewards.double().masked_fill(~inside, 0).flip(1).cumsum(1).flip(1).to(rewards.dtype)
 
 
 class BatchSampler:

@@ -20,10 +20,8 @@ from src.sac import task_directory
 from src.trajectories import (
     Trajectories,
     check,
-    gather_windows,
     load,
     observation_statistics,
-    returns_to_go,
     save,
     task_parameters,
 )
@@ -90,33 +88,6 @@ def equal(a, b):
 # ------------------------------------------------------------------------------------------------------- arithmetic
 
 
-def test_returns_to_go_by_hand():
-    rewards = np.float32([[1, 2, 3, 4], [5, 6, 100, 100]])
-    np.testing.assert_array_equal(returns_to_go(rewards, [4, 2]), [[10, 9, 7, 4], [11, 6, 0, 0]])
-
-
-def test_windows_by_hand():
-    t = Trajectories(
-        observations=np.float32([[[0], [1], [2], [3], [4]], [[10], [11], [12], [0], [0]]]),
-        actions=np.float32([[[0], [1], [2], [3]], [[10], [11], [0], [0]]]),
-        rewards=np.float32([[0.5, 1.5, 2.5, 3.5], [10.5, 11.5, 0, 0]]),
-        lengths=np.array([4, 2]),
-        task_ids=np.array([0, 1]),
-    )
-    extra = {"returns_to_go": returns_to_go(t.rewards, t.lengths)}
-    windows = gather_windows(t, [0, 0, 0, 1, 1, 1], [1, -2, 3, 0, -3, 1], 3, extra)
-    np.testing.assert_array_equal(windows["mask"], [[1, 1, 1], [0, 0, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0], [0, 0, 1]])
-    np.testing.assert_array_equal(
-        windows["observations"][..., 0], [[1, 2, 3], [0, 0, 0], [0, 0, 3], [0, 10, 11], [0, 0, 0], [0, 0, 11]]
-    )
-    np.testing.assert_array_equal(
-        windows["next_observations"][..., 0], [[2, 3, 4], [0, 0, 1], [0, 0, 4], [0, 11, 12], [0, 0, 0], [0, 0, 12]]
-    )
-    np.testing.assert_array_equal(windows["timesteps"], [[1, 2, 3], [0, 0, 0], [0, 0, 3], [0, 0, 1], [0, 0, 0], [0, 0, 1]])
-    np.testing.assert_array_equal(windows["returns_to_go"][0], [7.5, 6, 3.5])
-    assert windows["actions"].dtype == np.float32 and windows["rewards"][3].tolist() == [0, 10.5, 11.5]
-
-
 def test_statistics_ignore_padding():
     t = make([0], lengths=(20, 3, 7))
     states = np.concatenate([t.observations[i, :n] for i, n in enumerate(t.lengths)])
@@ -151,7 +122,7 @@ def test_round_trip(tmp_path, lengths):
     t.rewards[:, 10:] += 100 * (t.lengths[:, None] <= 10)  # whatever stands beyond the end is not part of the dataset
     assert equal(save(t, tmp_path, ENV, "medium", {}), read)
     assert read.select([4]).task_ids.tolist() == [4] * len(lengths)
-    np.testing.assert_allclose(read.returns, returns_to_go(read.rewards, read.lengths)[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(read.returns, [sum(rewards) for rewards in read.rewards.tolist()], rtol=1e-5)
 
 
 def test_minari_reads_it(tmp_path, monkeypatch):

@@ -1,0 +1,113 @@
+"""What several test files need: settings, random episodes, and the scripts called as a user calls them."""
+
+import argparse
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.config import read_env, read_yaml
+from src.context import WorldModel
+from src.meta_dt import MetaDT
+
+ROOT = Path(__file__).resolve().parent.parent
+POINT_ROBOT = ROOT / "configs" / "point_robot.yaml"
+SCRIPTS = ("train_data_collection", "get_datasets", "train_context", "train_meta_dt")
+SAVES = Path("saves", "point_robot", "random")
+RESULTS = Path("results", "point_robot", "random")
+CONTEXT = SAVES / "context+debug" / "seed_0"
+POLICY = SAVES / "meta_dt+debug" / "few_shot" / "seed_0"
+
+
+def point_robot():
+    """EnvConfig of Point-Robot."""
+    return read_env(POINT_ROBOT, read_yaml(POINT_ROBOT))
+
+
+def words(root, *flags):
+    """The command line of a tiny run on random data under `root`; later flags win."""
+    base = ["--env_type", "point_robot", "--recipe", "debug", "--data_type", "random", "--no-tensorboard"]
+    return [*base, "--output_dir", str(root), *flags]
+
+
+def run_stage(script, root, *flags):
+    """Run a script in this process; what its `main` returns."""
+    return importlib.import_module(script).main(words(root, *flags))
+
+
+def shell(script, *argv, **options):
+    """Run a script in a process of its own: subprocess.CompletedProcess with text output."""
+    command = [sys.executable, *(script.split() if script.startswith("-m") else [f"{script}.py"]), *map(str, argv)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+def parsed(script, *flags):
+    """The namespace that a script would work with."""
+    from src.config import parse_args
+
+    module = importlib.import_module(script)
+    return parse_args(module.make_parser(), script, ["--env_type", "point_robot", *flags])
+
+
+def listing(folder):
+    """{relative path: content} of every file below `folder`, and its folders."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(Path(folder).rglob("*"))}
+
+
+def random_episodes(episodes=3, steps=7, observation_size=2, action_size=2, seed=0):
+    """observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T): unrelated normal numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((episodes, steps + 1, observation_size), (episodes, steps, action_size), (episodes, steps))
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def tiny_world_model(observation_size=2, action_size=2, horizon=4, seed=0):
+    """A world model with random weights and biases and a normaliser that does something."""
+    torch.manual_seed(seed)
+    model = WorldModel(observation_size, action_size, horizon)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.set_normaliser(*(3 + 2 * torch.randn(50, size) for size in (observation_size, action_size, 1)))
+    return model.eval().requires_grad_(False)
+
+
+def tiny_policy(seed=0, observation_size=2, action_size=2, max_steps=20, **settings):
+    """A Meta-DT with random weights, large enough for every input to show in the output; in evaluation mode."""
+    torch.manual_seed(seed)
+    settings = {"width": 16, "layers": 2, "heads": 2} | settings
+    policy = MetaDT(observation_size, action_size, max_steps, 10.0, **settings)
+    for parameter in policy.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    policy.set_normaliser(torch.randn(observation_size), 1 + torch.rand(observation_size))
+    return policy.eval()
+
+
+def random_steps(batch, length, observation_size=2, action_size=2, max_steps=20, seed=0, first=0):
+    """A batch of consecutive steps as `MetaDT.forward` takes it, nothing masked."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = {
+        name: torch.randn(batch, length, *shape, generator=generator)
+        for name, shape in (
+            ("returns_to_go", ()),
+            ("observations", (observation_size,)),
+            ("contexts", (16,)),
+            ("actions", (action_size,)),
+        )
+    }
+    timesteps = first + torch.arange(length).expand(batch, -1)
+    assert timesteps.max() < max_steps
+    return steps | {"timesteps": timesteps, "mask": torch.ones(batch, length, dtype=torch.bool)}
+
+
+def namespace(**values):
+    """argparse.Namespace, for functions of the scripts."""
+    return argparse.Namespace(**values)
+
+
+def same_arrays(a, b):
+    """Whether two Trajectories hold the same episodes."""
+    names = ("observations", "actions", "rewards", "lengths", "task_ids")
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names) and a.tasks == b.tasks

@@ -1,0 +1,120 @@
+"""Windows, returns-to-go and batches against arrays written by hand."""
+
+import pytest
+import torch
+
+from src.windows import BatchSampler, EpisodeTensors, returns_to_go
+
+LENGTHS = (5, 2, 4, 5, 3)
+TASKS = (7, 7, 3, 3, 3)
+K = 3
+
+
+def numbered(lengths=LENGTHS, steps=5):
+    """Episodes in which every number says where it stands (observation 10 e + t + 1); NaN beyond their ends."""
+    place = 10.0 * torch.arange(len(lengths))[:, None] + torch.arange(steps + 1) + 1
+    beyond = torch.arange(steps + 1) > torch.tensor(lengths)[:, None]
+    states = place.masked_fill(beyond, torch.nan)
+    inside = place[:, :-1].masked_fill(beyond[:, 1:], torch.nan)
+    contexts = states[..., None] + torch.arange(16) / 100
+    rewards = torch.ones(len(lengths), steps).masked_fill(beyond[:, 1:], torch.nan)
+    return EpisodeTensors(states[..., None], inside[..., None] + 0.5, rewards, torch.tensor(lengths), contexts, inside)
+
+
+def sampler(full_windows=False, select="random", tasks=TASKS, lengths=LENGTHS, length=K):
+    return BatchSampler(numbered(lengths), torch.tensor(tasks), length, 2, 1, select, full_windows)
+
+
+def test_returns_to_go_by_hand():
+    rewards = torch.tensor([[1.0, 2, 3, 4], [5, 6, 100, torch.nan], [0.5, -1, 0, 2]])
+    found = returns_to_go(rewards.nan_to_num(100), torch.tensor([4, 2, 3]))
+    assert found.tolist() == [[10, 9, 7, 4], [11, 6, 0, 0], [-0.5, -1, 0, 0]]
+
+
+def test_returns_to_go_keep_their_precision():
+    rewards = torch.full((1, 1000), 0.1)
+    rewards[0, 0] = 1e6
+    found = returns_to_go(rewards, torch.tensor([1000]))
+    assert found[0, 0] == pytest.approx(1e6 + 99.9, abs=0.07) and found[0, -1] == rewards[0, -1]
+    assert found[0, 500] == pytest.approx(50, abs=1e-4)
+
+
+def test_history_windows_by_hand():
+    """Padding on the left, absolute time steps, episodes of unequal length."""
+    episodes, starts = torch.tensor([0, 0, 1, 1, 4]), torch.tensor([1, 3, 0, 1, 0])
+    windows = numbered().gather(episodes, starts, K)
+    assert windows["mask"].int().tolist() == [[1, 1, 1], [0, 1, 1], [0, 1, 1], [0, 0, 1], [1, 1, 1]]
+    assert windows["timesteps"].tolist() == [[1, 2, 3], [0, 3, 4], [0, 0, 1], [0, 0, 1], [0, 1, 2]]
+    expected = [[2, 3, 4], [None, 4, 5], [None, 11, 12], [None, None, 12], [41, 42, 43]]
+    places = torch.tensor([[torch.nan if value is None else value for value in row] for row in expected])
+    mask = windows["mask"]
+    assert torch.equal(windows["observations"][..., 0][mask], places[mask])
+    assert torch.equal(windows["actions"][..., 0][mask], places[mask] + 0.5)
+    assert torch.allclose(windows["contexts"][..., 3][mask], places[mask] + 0.03)
+    assert windows["returns_to_go"][mask].tolist() == [4, 3, 2, 2, 1, 2, 1, 1, 3, 2, 1]  # rewards are 1
+    assert all(values.isfinite().all() for values in windows.values())  # nothing beyond an end is read
+
+
+def test_prompt_windows_are_padded_on_the_right():
+    windows = numbered().gather(torch.tensor([0, 1]), torch.tensor([2, 0]), K, align_right=False)
+    assert windows["mask"].int().tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert windows["timesteps"].tolist() == [[2, 3, 4], [0, 1, 0]]
+    assert windows["observations"][0, :, 0].tolist() == [3, 4, 5] and windows["observations"][1, :2, 0].tolist() == [11, 12]
+    assert windows["returns_to_go"][0].tolist() == [3, 2, 1]
+
+
+def test_every_pair_of_episode_and_start_is_equally_likely():
+    history, prompt = sampler().draw(19_000, torch.Generator().manual_seed(0), False)
+    assert prompt is None
+    first = history["mask"].int().argmax(1)  # the first real step tells the start
+    starts = history["observations"][torch.arange(19_000), first, 0]
+    places, counts = starts.unique(return_counts=True)
+    assert places.tolist() == [10 * e + t + 1 for e, length in enumerate(LENGTHS) for t in range(length)]
+    assert ((counts - 1000).abs() < 160).all()  # five standard deviations
+    assert history["mask"][:, -1].all()
+
+
+def test_full_windows_are_full_where_the_episode_is_long_enough():
+    history, _ = sampler(full_windows=True).draw(9000, torch.Generator().manual_seed(0), False)
+    first = history["mask"].int().argmax(1)
+    starts, counts = history["observations"][torch.arange(9000), first, 0].unique(return_counts=True)
+    assert starts.tolist() == [1, 2, 3, 11, 21, 22, 31, 32, 33, 41]
+    assert ((counts - 900).abs() < 150).all()
+    short = history["observations"][torch.arange(9000), first, 0] == 11  # two steps: as full as it gets
+    assert history["mask"][~short].all() and (history["mask"][short].sum(1) == 2).all()
+
+
+def test_prompts_come_from_the_same_task_and_from_all_its_episodes():
+    history, prompt = sampler().draw(12_000, torch.Generator().manual_seed(1), True)
+    owner, other = (
+        steps["observations"][:, -1 if steps is history else 0, 0].sub(1).div(10).long() for steps in (history, prompt)
+    )
+    tasks = torch.tensor(TASKS)
+    assert torch.equal(tasks[owner], tasks[other])
+    for episode, task in enumerate(TASKS):
+        share = (other[tasks[owner] == task] == episode).double().mean().item()
+        assert share == pytest.approx(1 / TASKS.count(task), abs=0.03)
+
+
+def test_prompts_follow_the_errors():
+    """With argmax, two steps and h = 1, the segment at the end has the largest error in `numbered`."""
+    _, prompt = sampler(select="argmax").draw(500, torch.Generator().manual_seed(1), True)
+    episode = prompt["observations"][:, 0, 0].sub(1).div(10).long()
+    lengths = torch.tensor(LENGTHS)[episode]
+    assert torch.equal(prompt["timesteps"], torch.stack([lengths - 2, lengths - 1], 1)) and prompt["mask"].all()
+
+
+def test_same_seed_same_batches():
+    draws = [sampler().draw(50, torch.Generator().manual_seed(seed), True) for seed in (0, 0, 1)]
+    flat = [torch.cat([values.double().flatten() for steps in draw for values in steps.values()]) for draw in draws]
+    assert torch.equal(flat[0].nan_to_num(), flat[1].nan_to_num()) and not torch.equal(flat[0].nan_to_num(), flat[2].nan_to_num())
+
+
+def test_tasks_in_any_order():
+    mixed = (3, 7, 3, 7, 3)
+    history, prompt = sampler(tasks=mixed).draw(3000, torch.Generator().manual_seed(0), True)
+    owner, other = (
+        steps["observations"][:, -1 if steps is history else 0, 0].sub(1).div(10).long() for steps in (history, prompt)
+    )
+    assert torch.equal(torch.tensor(mixed)[owner], torch.tensor(mixed)[other])
+    assert other.unique().tolist() == [0, 1, 2, 3, 4]
