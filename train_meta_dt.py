@@ -122,7 +122,10 @@ def make_parser():
         "--warmup_episodes", type=positive_int, default=3, help="N: few-shot episodes before each evaluation episode"
     )
     test.add_argument(
-        "--warmup_noise", type=nonnegative_float, default=0.0, help="action noise in them, in action half-ranges (ours)"
+        "--explore_noise", type=nonnegative_float, default=0.0, help="action noise, in half-ranges, of the first (ours)"
+    )
+    test.add_argument(
+        "--explore_steps", type=natural, default=0, help="steps of episodes without a prompt, and of warm-up episodes"
     )
     test.add_argument(
         "--prompt_pool", choices=["top3", "best"], default="top3", help="warm-up episode that the prompt is cut from"

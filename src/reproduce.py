@@ -27,7 +27,7 @@ from src.config import Parser, find_config, natural, positive_int, read_env, rea
 from src.paths import result_path
 from src.trajectories import dataset_directory
 
-ABLATIONS = ("no_context", "no_prompt", "random_prompt")
+ABLATIONS = ("no_context", "random_prompt")  # those that train a policy of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def data_jobs(args, env):
 
 
 def learning_jobs(args, env, quality, seed):
-    """The world model of one quality and seed, and every policy that is trained on it, each after what it needs."""
+    """Of one quality and seed: (world model and main policies, policies of the ablations and of the paper's protocol)."""
     suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
     flags = [*common_flags(args, env), "--data_quality", quality, "--seed", str(seed)]
     place = argparse.Namespace(output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed)
@@ -81,14 +81,16 @@ def learning_jobs(args, env, quality, seed):
         kind = "evaluation" if "--eval_only" in extra else "policy"
         return Job(("train_meta_dt.py", *flags, *extra), result_path(place, name, regime), kind, (needed,))
 
-    return [
+    main = [
         Job(("train_context.py", *flags), context, "world model"),
         policy(method, "few_shot-strict", context),
         policy(method, "zero_shot-strict", context, "--zero_shot", "True"),
         policy(method, "zero_shot-paper", zero_shot, "--zero_shot", "True", "--protocol", "paper", "--eval_only"),
-        *(policy(f"{method}-{name}", "few_shot-strict", context, "--ablation", name) for name in ABLATIONS),
-        policy(method, "few_shot-paper", context, "--protocol", "paper"),
+        # few-shot without prompts is trained exactly as zero-shot is: the same policy, measured under its own name
+        policy(f"{method}-no_prompt", "few_shot-strict", zero_shot, "--ablation", "no_prompt", "--eval_only"),
     ]
+    further = [policy(f"{method}-{name}", "few_shot-strict", context, "--ablation", name) for name in ABLATIONS]
+    return main, [*further, policy(method, "few_shot-paper", context, "--protocol", "paper")]
 
 
 def common_flags(args, env):
@@ -203,7 +205,8 @@ def main(argv=None):
     if args.recipe not in recipes:
         raise UserError(f"{path.name} has no recipe {args.recipe!r}: choose {', '.join(recipes)}")
     data = data_jobs(args, env)
-    learning = [job for seed in args.seeds for quality in args.qualities for job in learning_jobs(args, env, quality, seed)]
+    runs = [learning_jobs(args, env, quality, seed) for seed in args.seeds for quality in args.qualities]
+    learning = [job for part in zip(*runs, strict=True) for jobs in part for job in jobs]  # the main results of all seeds first
     if args.dry_run:
         print(*(job.command for job in [*data, *learning] if not job.result.exists()), sep="\n")
         return
