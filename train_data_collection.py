@@ -31,6 +31,11 @@ from src.pool import run_pool
 from src.sac import behaviour_directory, is_finished, open_task, train_task
 
 
+def entropy_coefficient(value):
+    """'auto', or a number of at least 0."""
+    return value if value == "auto" else nonnegative_float(value)
+
+
 def make_parser():
     parser = script_parser(__doc__)
     parser.set_defaults(device="cpu")  # these networks are too small for a GPU to pay
@@ -47,7 +52,10 @@ def make_parser():
     agent.add_argument("--learning_rate", type=positive_float, default=3e-4, help="of Adam, for actor and critics")
     agent.add_argument("--gamma", type=fraction, default=0.99, help="discount; an episode's end at the horizon bootstraps")
     agent.add_argument("--tau", type=fraction, default=0.005, help="share of the critic that its target takes over per update")
-    agent.add_argument("--entropy_coefficient", type=nonnegative_float, default=0.2, help="fixed weight of the entropy bonus")
+    agent.add_argument(
+        "--entropy_coefficient", type=entropy_coefficient, default=0.2,
+        help="weight of the entropy bonus: fixed, or 'auto' to learn it (target: minus the number of actions)",
+    )  # fmt: skip
     agent.add_argument("--hidden_sizes", type=positive_int, nargs="+", default=[128, 128], help="widths of the ReLU layers")
     output = parser.add_argument_group("checkpoints")
     output.add_argument("--save_freq", type=positive_int, default=10_000, help="steps between two checkpoints")

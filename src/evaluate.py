@@ -10,7 +10,7 @@ few-shot, `make_prompt(pool, generator)`.
 
 import numpy as np
 
-from src.batch import make_batch
+from src.batch import episode_lengths, make_batch
 from src.seeding import derive, numpy_generator, torch_generator
 
 
@@ -21,10 +21,11 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
         batch: environments of B rows (src/batch.py). seeds: (B,) of their resets. steps: T.
         target_returns: (B,). bounds: (low, high) of the actions, each (d_a,).
         noise: standard deviation of Gaussian action noise, as a share of the action half-range; generator draws it.
-    Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32.
+    Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32, and lengths (B,). Where episodes
+    end on their own, T is the longest, and what follows a row's length means nothing (rewards are 0 there).
     """
     low, high = bounds
-    observations, actions, rewards = [batch.reset(seeds)], [], []
+    observations, actions, rewards, ended = [batch.reset(seeds)], [], [], []
     agent.start(observations[0], target_returns, prompt)
     for _ in range(steps):
         action = agent.act()
@@ -36,7 +37,12 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
         observations.append(after)
         actions.append(action)
         rewards.append(reward)
-    return {"observations": np.stack(observations, 1), "actions": np.stack(actions, 1), "rewards": np.stack(rewards, 1)}
+        ended.append(getattr(batch, "infos", {}).get("terminated", np.zeros(len(reward), bool)))
+        if ended[-1].all():
+            break
+    rewards, ended = np.stack(rewards, 1), np.stack(ended, 1)
+    lengths = episode_lengths(rewards, {"terminated": ended})
+    return {"observations": np.stack(observations, 1), "actions": np.stack(actions, 1), "rewards": rewards, "lengths": lengths}
 
 
 def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=0.0, noise=0.0, keep=0):
@@ -48,7 +54,8 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=
         seed: of resets, noise and prompt choices; the same seed gives the same numbers.
         warmup_noise, noise: action noise of the warm-up and of the evaluation episodes (share of the half-range).
         keep: store the paths of the first `keep` evaluation episodes of every task.
-    Returns: {"returns": (tasks, M), "warmup_returns": (tasks, M, N), "contexts"...}, JSON-able lists.
+    Returns: {"returns": (tasks, M), "lengths": (tasks, M) where episodes can end on their own, "warmup_returns": (tasks, M, N),
+    "trajectories"}, JSON-able lists.
     """
     rows = np.repeat(np.asarray(task_ids), episodes)
     targets = np.repeat(np.broadcast_to(np.asarray(target, dtype=np.float64), len(task_ids)), episodes)
@@ -67,6 +74,8 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=
     returns = np.stack([episode["rewards"].sum(1, dtype=np.float64) for episode in pool], 1)  # (rows, N + 1)
     returns = returns.reshape(len(task_ids), episodes, warmup + 1)
     result = {"returns": returns[:, :, -1].round(4).tolist()}
+    if env.terminates:
+        result["lengths"] = pool[-1]["lengths"].reshape(len(task_ids), episodes).tolist()
     if warmup:
         result["warmup_returns"] = returns[:, :, :-1].round(4).tolist()
     if keep:

@@ -253,10 +253,18 @@ def _snapshot(model):
         "policy": model.policy.state_dict(),
         "actor_optimizer": model.actor.optimizer.state_dict(),
         "critic_optimizer": model.critic.optimizer.state_dict(),
+        **_temperature(model),
         "buffer": {key: torch.from_numpy(getattr(buffer, key)[: buffer.size()]) for key in BUFFER_KEYS},
         "position": buffer.pos,
         "full": buffer.full,
     }
+
+
+def _temperature(model):
+    """The state of a learned entropy coefficient; nothing where it is fixed."""
+    if model.ent_coef_optimizer is None:
+        return {}
+    return {"log_ent_coef": model.log_ent_coef.detach(), "ent_coef_optimizer": model.ent_coef_optimizer.state_dict()}
 
 
 def _restore(model, state):
@@ -265,6 +273,9 @@ def _restore(model, state):
     model.policy.load_state_dict(state["policy"])
     model.actor.optimizer.load_state_dict(state["actor_optimizer"])
     model.critic.optimizer.load_state_dict(state["critic_optimizer"])
+    if model.ent_coef_optimizer is not None:
+        model.log_ent_coef.data.copy_(state["log_ent_coef"])
+        model.ent_coef_optimizer.load_state_dict(state["ent_coef_optimizer"])
     for key, values in state["buffer"].items():
         getattr(model.replay_buffer, key)[: len(values)] = values.numpy()
     model.replay_buffer.pos, model.replay_buffer.full = state["position"], state["full"]
