@@ -162,6 +162,8 @@ def parse(argv=None):
     args.use_entropy &= args.stochastic
     if args.target_entropy and not args.use_entropy:
         raise UserError("--no-use_entropy leaves nothing for --target_entropy to steer: add --no-target_entropy")
+    if args.log_to_wandb:
+        import_wandb()
     args.eval_context = min(args.eval_context or args.K, args.K)
     return args
 
@@ -291,7 +293,10 @@ def train(args, policy, trajectories, folder, scale, stop):
         if not read_json(Path(args.pretrained_model) / "config.json")["use_entropy"]:
             state["temperature"] = learner.temperature.state_dict()  # it has not been learned yet
         learner.load_state_dict(state)
-    wandb = start_wandb(args, folder) if args.log_to_wandb else None
+    wandb = None
+    if args.log_to_wandb:
+        name = "-".join(folder.parts[-5:])
+        wandb = import_wandb().init(project="online-dt", name=name, dir=str(folder), config=settings(args))
     first = learner.step
 
     def log(step, values):
@@ -312,14 +317,13 @@ def train(args, policy, trajectories, folder, scale, stop):
     return trainer
 
 
-def start_wandb(args, folder):
-    """A run of Weights & Biases; imported here, because nothing else needs it."""
+def import_wandb():
+    """The package of Weights & Biases, which nothing else needs."""
     try:
         import wandb
     except ImportError:
         raise UserError("--log_to_wandb needs a package: pip install wandb") from None
-    name = "-".join(folder.parts[-5:])
-    return wandb.init(project="online-dt", name=name, dir=str(folder), config=settings(args))
+    return wandb
 
 
 # -------------------------------------------------------------------------------------------------------------- results
