@@ -157,8 +157,8 @@ def import_trajectories(source, env, tasks, task_id=None):
         read = _read_minari if minari else read_pickle if source.suffix == ".pkl" else _read_hdf5
     else:
         raise UserError(
-            f"--import_from {source} is no folder of dataset_task_<i>.pkl files, no .hdf5 or .pkl file, and no Minari dataset "
-            f"in {_minari_root()} (fetch it: minari download {source})"
+            f"--import_from {source} is neither a folder of dataset_task_<i>.pkl files nor an .hdf5 or .pkl file nor a Minari "
+            f"dataset in {_minari_root()} (fetch one: minari download {source})"
         )
     parts = {task: _all_episodes(read(path), path, env.max_episode_steps) for task, path in files.items()}
     environment = env.make()
