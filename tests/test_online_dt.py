@@ -366,7 +366,7 @@ def pretrained_folder(folder):
     return str(folder / "saves/balance/random/online_dt/pretrained/seed_0")
 
 
-def test_stopped_and_resumed_run_ends_with_the_same_weights(toy, monkeypatch):
+def test_stopped_and_resumed_run_ends_with_the_same_weights(toy, monkeypatch, capsys):
     """Also: the temperature, the optimiser and the collected trajectories are restored."""
     flags, folder = toy
     flags = [*flags, "--num_eval_episodes", "2"]
@@ -396,6 +396,11 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights(toy, monkeypatch):
 
     with pytest.raises(SystemExit):
         main([*flags, *online, "--batch_size", "8"])  # other settings: refused
+    assert "batch_size" in capsys.readouterr().err
+    main([*flags, "--max_iters", "2", "--num_steps_per_iter", "10"])  # the pre-trained model goes on
+    with pytest.raises(SystemExit):
+        main([*flags, *online])
+    assert "pretrained_sha256" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """Online Decision Transformer (Zheng, Zhang and Grover, 2022): offline pre-training, then online fine-tuning.
 
     python -m baselines.online_dt --env hopper --dataset medium --recipe small
-    python -m baselines.online_dt --env hopper --dataset medium --recipe small --online_training
+    python -m baselines.online_dt --env hopper --dataset medium --recipe small --online_training \\
+        --max_iters 200 --num_steps_per_iter 100 --eval_interval 10
 
-The flags are those of the unofficial code, whose two published commands run here as they stand. --recipe small takes under an
-hour (pre-training) and a few hours (200 rounds) on one core. --env hopper is short for --env_type gym_hopper; any single-task
+On one core the first takes 20 minutes, the second 50. The flags are those of the unofficial code, whose two published commands
+run here as they stand (on a GPU; benchmarks/online_dt_runs.md). --env hopper is short for --env_type gym_hopper; any single-task
 environment with a settings file will do. Data: train_data_collection.py and get_datasets.py, which also imports D4RL and Minari.
 
 Without --stochastic this is the plain Decision Transformer, with --model_type bc behaviour cloning. Ablations of the online
@@ -14,6 +15,7 @@ results/<env_type>/<dataset>/<method>/<phase>-strict/seed_<s>.json.
 """
 
 import dataclasses
+import hashlib
 import sys
 from pathlib import Path
 
@@ -152,6 +154,7 @@ def parse(argv=None):
             if getattr(args, key) != former[key]:
                 raise UserError(f"{folder} was made with --{key} {former[key]}, this command says {getattr(args, key)}")
         args.pretrained_model = str(folder)
+        args.pretrained_sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if args.model_type == "dt" and args.embed_dim % args.n_head:
         raise UserError(f"--embed_dim {args.embed_dim} must be a multiple of --n_head {args.n_head}")
     if num_tasks(args.env.make()) != 1:
@@ -242,6 +245,7 @@ def find_pretrained(args):
 def main(argv=None):
     args = parse(argv)
     trajectories = load(Path(args.output_dir) / "datasets", args.env_type, args.dataset, args.env)
+    args.dataset_sha256 = trajectories.metadata["sha256"]
     if args.eval_rtg is None:
         args.eval_rtg = float(trajectories.returns.max())
     if args.online_rtg is None:
@@ -382,7 +386,6 @@ def make_result(args, trainer, t, levels, scale):
             "episodes": len(t),
             "steps": int(t.lengths.sum()),
             "return_std": float(t.returns.std()),
-            "sha256": t.metadata["sha256"],
         },
         "curve": trainer.curve,
         "gradient_steps": trainer.learner.step,
