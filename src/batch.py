@@ -130,6 +130,6 @@ def _stacked(rows, missing):
 
 
 def episode_lengths(rewards, infos):
-    """(B,) steps of the episodes of a rollout: up to and with the first terminated one, else all T."""
+    """(B,) steps of the episodes of a rollout: up to and with the first that infos["terminated"] (B, T) marks, else all T."""
     ended = infos.get("terminated", np.zeros(rewards.shape, bool))
     return np.where(ended.any(1), ended.argmax(1) + 1, rewards.shape[1])

@@ -32,10 +32,9 @@ def choose_checkpoints(curve, quality, episodes, medium_share):
     late = _late(measured)
     expert = len(measured) - late + int(np.argmax(measured[-late:]))
     random, level = np.mean(curve["random_returns"]), measured[-late:].mean()
-    if level > random:
-        medium = int(np.argmax(measured >= random + medium_share * (level - random)))
-    else:  # training left the policy no better than random, so no level lies between: take the best there is
-        medium = int(np.argmax(measured))
+    # where training left the policy no better than random, no level lies between: take the best there is
+    threshold = random + medium_share * (level - random) if level > random else measured.max()
+    medium = int(np.argmax(measured >= threshold))
     if quality == "replay":
         return np.arange(episodes) * len(measured) // episodes
     if quality == "medium-replay":

@@ -187,7 +187,10 @@ def parse_args(parser, script, argv=None):
 def settings(args, exclude=()):
     """The resolved settings as a JSON-able dict, saved as config.json beside every artifact."""
     values = {key: value for key, value in vars(args).items() if key not in {"env", "config", "suffix", *exclude}}
-    return {**values, "device": str(args.device), "env": dataclasses.asdict(args.env)}
+    env = dataclasses.asdict(args.env)
+    if not args.env.terminates:
+        env.pop("terminates")  # so that runs from before this key continue
+    return {**values, "device": str(args.device), "env": env}
 
 
 def known_env_types():

@@ -9,6 +9,7 @@ few-shot, `make_prompt(pool, generator)`.
 """
 
 import numpy as np
+import torch
 
 from src.batch import episode_lengths, make_batch
 from src.seeding import derive, numpy_generator, torch_generator
@@ -21,8 +22,8 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
         batch: environments of B rows (src/batch.py). seeds: (B,) of their resets. steps: T.
         target_returns: (B,). bounds: (low, high) of the actions, each (d_a,).
         noise: standard deviation of Gaussian action noise, as a share of the action half-range; generator draws it.
-    Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32, and lengths (B,). Where episodes
-    end on their own, T is the longest, and what follows a row's length means nothing (rewards are 0 there).
+    Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32. Where episodes end on their own
+    also terminated (B, T) bool; T is then the longest, and what follows a row's end means nothing (rewards are 0 there).
     """
     low, high = bounds
     observations, actions, rewards, ended = [batch.reset(seeds)], [], [], []
@@ -37,22 +38,23 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
         observations.append(after)
         actions.append(action)
         rewards.append(reward)
-        ended.append(getattr(batch, "infos", {}).get("terminated", np.zeros(len(reward), bool)))
-        if ended[-1].all():
-            break
-    rewards, ended = np.stack(rewards, 1), np.stack(ended, 1)
-    lengths = episode_lengths(rewards, {"terminated": ended})
-    return {"observations": np.stack(observations, 1), "actions": np.stack(actions, 1), "rewards": rewards, "lengths": lengths}
+        if "terminated" in getattr(batch, "infos", {}):
+            ended.append(batch.infos["terminated"])
+            if ended[-1].all():
+                break
+    parts = {"observations": observations, "actions": actions, "rewards": rewards} | ({"terminated": ended} if ended else {})
+    return {key: np.stack(values, 1) for key, values in parts.items()}
 
 
-def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=0.0, noise=0.0, keep=0):
+def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=0.0, pool_max=False, keep=0):
     """Returns of `agent` on `task_ids`.
 
     Args:
         env: EnvConfig. episodes: M evaluation episodes per task. warmup: N warm-up episodes, 0 for zero-shot.
         target: target return, a number or one per task id.
         seed: of resets, noise and prompt choices; the same seed gives the same numbers.
-        warmup_noise, noise: action noise of the warm-up and of the evaluation episodes (share of the half-range).
+        warmup_noise: action noise of the warm-up episodes (share of the half-range).
+        pool_max: raise the target to the best return of the warm-up episodes so far.
         keep: store the paths of the first `keep` evaluation episodes of every task.
     Returns: {"returns": (tasks, M), "lengths": (tasks, M) where episodes can end on their own, "warmup_returns": (tasks, M, N),
     "trajectories"}, JSON-able lists.
@@ -66,16 +68,17 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=
     for number in range(warmup + 1):
         seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
         generator = numpy_generator(seed, "noise", number)
-        level = warmup_noise if number < warmup else noise
+        level = warmup_noise if number < warmup else 0.0
         episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, level, generator)
         pool.append(episode)
         if number < warmup:
             prompt = agent.make_prompt(pool, torch_generator(seed, "prompt", number))
+            targets = np.maximum(targets, episode["rewards"].sum(1)) if pool_max else targets
     returns = np.stack([episode["rewards"].sum(1, dtype=np.float64) for episode in pool], 1)  # (rows, N + 1)
     returns = returns.reshape(len(task_ids), episodes, warmup + 1)
     result = {"returns": returns[:, :, -1].round(4).tolist()}
     if env.terminates:
-        result["lengths"] = pool[-1]["lengths"].reshape(len(task_ids), episodes).tolist()
+        result["lengths"] = episode_lengths(pool[-1]["rewards"], pool[-1]).reshape(len(task_ids), episodes).tolist()
     if warmup:
         result["warmup_returns"] = returns[:, :, :-1].round(4).tolist()
     if keep:
@@ -94,3 +97,56 @@ def _paths(pool, task_ids, episodes, keep):
             "evaluation": [last[first + row].round(4).tolist() for row in range(min(keep, episodes))],
         }
     return paths
+
+
+# ------------------------------------------------------------------------------------------------ the paper's protocol
+
+
+class PaperPool:
+    """The official code's few-shot pool: one episode of every test task joins at each evaluation of training, across
+    checkpoints, and the three best are kept. This is more experience than N warm-up episodes, hence a protocol of its own."""
+
+    SIZE = 3
+
+    def __init__(self):
+        self.episodes = None  # dict of (tasks, n, ...) arrays
+
+    def add(self, episode):
+        """episode: dict of (tasks, ...) arrays as `rollout` gives."""
+        new = {key: values[:, None] for key, values in episode.items()}
+        if self.episodes is not None:
+            new = {key: np.concatenate([self.episodes[key], values], 1) for key, values in new.items()}
+        best = np.argsort(-new["rewards"].sum(-1), 1, kind="stable")[:, : self.SIZE]
+        self.episodes = {key: values[np.arange(len(best))[:, None], best] for key, values in new.items()}
+
+    def as_list(self, repeats):
+        """The pool as a list of episodes with rows = tasks x repeats, as `make_prompt` takes it."""
+        count = self.episodes["rewards"].shape[1]
+        return [{key: np.repeat(values[:, n], repeats, 0) for key, values in self.episodes.items()} for n in range(count)]
+
+    def state(self):
+        """For a training state: dict of tensors, or None while empty."""
+        return self.episodes and {key: torch.from_numpy(values) for key, values in self.episodes.items()}
+
+    def restore(self, state):
+        """The inverse of `state`."""
+        self.episodes = state and {key: values.numpy() for key, values in state.items()}
+
+
+def evaluate_paper(agent, env, task_ids, episodes, targets, seed, pool, use_pool, grow=True):
+    """Returns under the official code's protocol: targets (one per task) are the best returns of the test tasks' own data, the
+    prompt comes from a pool that outlives checkpoints. Arguments as in `evaluate`.
+
+    use_pool: prompts are switched on. grow: the first episode of every task joins the pool afterwards.
+    """
+    rows = np.repeat(np.asarray(task_ids), episodes)
+    space = env.make().action_space
+    prompt = None
+    if use_pool and pool.episodes is not None:
+        prompt = agent.make_prompt(pool.as_list(episodes), torch_generator(seed, "prompt", 0))
+    seeds = [derive(seed, "reset", int(task), row % episodes, 0) % 2**31 for row, task in enumerate(rows)]
+    bounds = space.low, space.high
+    episode = rollout(agent, make_batch(env, rows), seeds, env.max_episode_steps, np.repeat(targets, episodes), bounds, prompt)
+    if grow:
+        pool.add({key: values[::episodes] for key, values in episode.items()})
+    return {"returns": episode["rewards"].sum(1, dtype=np.float64).reshape(len(task_ids), episodes).round(4).tolist()}

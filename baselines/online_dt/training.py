@@ -7,7 +7,7 @@ import torch
 
 from baselines.online_dt.policy import Agent
 from baselines.online_dt.replay import delayed
-from src.batch import make_batch
+from src.batch import episode_lengths, make_batch
 from src.checkpoint import require_finite, save_state, save_tensors
 from src.evaluate import evaluate, rollout
 from src.lamb import Lamb
@@ -156,7 +156,7 @@ class Trainer:
             noise=0.0 if stochastic else args.exploration_noise,
             generator=numpy_generator(*names),
         )
-        lengths, returns = episodes["lengths"], episodes["rewards"].sum(1, dtype=np.float64)
+        lengths, returns = episode_lengths(episodes["rewards"], episodes), episodes["rewards"].sum(1, dtype=np.float64)
         asked = args.online_rtg - np.cumsum(episodes["rewards"], 1, dtype=np.float64) + episodes["rewards"]
         if args.mode == "delayed":
             episodes["rewards"], asked = delayed(episodes["rewards"], lengths), np.full_like(asked, args.online_rtg)

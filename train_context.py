@@ -1,0 +1,301 @@
+"""Stage 3: train the world model, whose context encoder tells Meta-DT the task.
+
+    python train_context.py --env_type point_robot --data_quality medium
+    python train_context.py --env_type point_robot --data_quality medium --recipe fast
+    python train_context.py --env_name AntDir-v0
+
+Point-Robot on two cores: the fast recipe about two minutes, the paper's 301 epochs about half an hour. The same command continues
+an interrupted run. Writes saves/<env_type>/<quality>/context/seed_<s>/ with the best and the last weights, and
+results/<env_type>/<quality>/context/diagnostics/seed_<s>.json with the diagnostics. Next: train_meta_dt.py.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src import trajectories
+from src.checkpoint import (
+    StopSignal,
+    UserError,
+    load_state,
+    main_guard,
+    provenance,
+    require_finite,
+    run_directory,
+    save_state,
+    save_tensors,
+    write_json,
+)
+from src.config import (
+    fraction,
+    natural,
+    next_command,
+    nonnegative_float,
+    parse_args,
+    positive_float,
+    positive_int,
+    script_parser,
+    settings,
+)
+from src.context import WorldModel, load_world_model
+from src.logger import Logger, read_metrics
+from src.machine import keep_memory, schedule_factor
+from src.paths import context_directory, result_path
+from src.probe import full_contexts, linear_probe, project, random_walk, task_matrix
+from src.seeding import derive, numpy_generator, torch_generator
+from src.transitions import TransitionSampler
+
+VOLATILE = ("resume", "device", "output_dir", "tensorboard", "data_quality")  # settings that a resumed run may change
+
+
+def make_parser():
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_quality", "--data_type", default="medium", help="dataset: medium, expert, mixed, replay, random")
+    data.add_argument(
+        "--validation", action="boolean", default=False, help="leave the validation tasks out of training (for tuning)"
+    )
+    data.add_argument("--validation_share", type=fraction, default=0.1, help="share of each training task's episodes held out")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--context_horizon", type=natural, default=4, help="h: past transitions that z reads; 0: the whole episode (ours)"
+    )
+    model.add_argument("--standardise", action="boolean", default=True, help="standardise inputs (the official code does not)")
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=positive_int, default=301, help="passes over the data, where --steps is not given")
+    training.add_argument("--steps", type=positive_int, help="gradient steps")
+    training.add_argument("--batch_size", type=positive_int, default=128, help="transitions per step")
+    training.add_argument("--learning_rate", type=positive_float, default=1e-3, help="of Adam")
+    training.add_argument("--lr_schedule", choices=["constant", "cosine"], default="constant", help="cosine ends at 5 %% of it")
+    training.add_argument("--weight_decay", type=nonnegative_float, default=0.0, help="decoupled (AdamW); 0 is plain Adam")
+    training.add_argument("--grad_clip", type=positive_float, default=1.0, help="largest gradient norm")
+    training.add_argument("--reward_weight", type=nonnegative_float, default=1.0, help="weight of the reward decoder's loss")
+    training.add_argument("--state_weight", type=nonnegative_float, default=1.0, help="weight of the state decoder's loss")
+    training.add_argument("--relabel", action="boolean", default=False, help="relabel rewards across the training tasks (ours)")
+    training.add_argument("--relabel_share", type=fraction, default=0.5, help="share of the windows moved to another task")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--eval_every", type=positive_int, default=1000, help="gradient steps between validations and checkpoints"
+    )
+    return parser
+
+
+@main_guard
+def main(argv=None):
+    args = parse_args(make_parser(), "train_context", argv)
+    keep_memory()
+    environment = args.env.make()
+    make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
+    dataset = trajectories.load(Path(args.output_dir) / "datasets", args.env_type, args.data_quality, args.env, make_data)
+    training, held_out = split_episodes(args, dataset)
+    config = {**settings(args), "dataset_sha256": dataset.metadata["sha256"]}
+    with run_directory(context_directory(args), config, args.resume, VOLATILE) as directory:
+        seconds = train(args, environment, training, held_out, directory)
+        best, _ = load_world_model(directory, "best")
+        document = {
+            "env_type": args.env_type,
+            "quality": args.data_quality,
+            "method": f"context{args.suffix}",
+            "regime": "diagnostics",
+            "seed": args.seed,
+            **diagnose(args, environment, best, held_out),
+            "curve": curve(directory),
+            "gradient_steps": num_steps(args, training),
+            "wall_clock_s": seconds,
+            "dataset_sha256": dataset.metadata["sha256"],
+            **provenance(),
+            "config": config,
+        }
+        path = result_path(args, f"context{args.suffix}", "diagnostics")
+        write_json(path, document)
+    report(document)
+    follow = next_command(args, "train_meta_dt.py", "--data_quality", args.data_quality)
+    print(f"world model in {directory}, diagnostics in {path}; next: {follow}")
+
+
+def split_episodes(args, dataset):
+    """Training and held-out episodes (Trajectories) of the training tasks; whole episodes, drawn by the seed, per task."""
+    tasks = [task for task in range(*args.env.train_tasks) if not (args.validation and task in range(*args.env.validation_tasks))]
+    known = [task for task in tasks if task in dataset.tasks]
+    if not known:
+        raise UserError(f"the dataset holds none of the training tasks {tasks[0]}-{tasks[-1]}: generate some of them")
+    if len(known) < len(tasks):
+        print(f"note: the dataset holds {len(known)} of the {len(tasks)} training tasks")
+    dataset = dataset.select(known)
+    order = numpy_generator(args.seed, "validation_split").permutation(len(dataset))
+    held_out = np.zeros(len(dataset), bool)
+    for task in known:
+        rows = order[dataset.task_ids[order] == task]
+        held_out[rows[: round(args.validation_share * len(rows))]] = True
+    if held_out.all() or not held_out.any():
+        raise UserError(
+            f"--validation_share {args.validation_share} leaves no episode to {'train on' if held_out.all() else 'validate on'}"
+        )
+    return dataset.take(np.flatnonzero(~held_out)), dataset.take(np.flatnonzero(held_out))
+
+
+def num_steps(args, training):
+    """Gradient steps: --steps, or --epochs passes over the training transitions."""
+    return args.steps or args.epochs * math.ceil(int(training.lengths.sum()) / args.batch_size)
+
+
+def flat_transitions(episodes):
+    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1)."""
+    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    arrays = episodes.observations[:, :-1], episodes.actions, episodes.rewards[..., None]
+    return [torch.from_numpy(array[inside]) for array in arrays]
+
+
+def make_sampler(args, environment, episodes, relabel=False):
+    """TransitionSampler over Trajectories; `relabel` pays the rewards of other tasks of the same episodes."""
+    arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
+    return TransitionSampler(
+        *arrays, args.context_horizon, relabeller(environment, episodes) if relabel else None, args.relabel_share
+    )
+
+
+def relabeller(environment, episodes):
+    """Function (observations, actions, next_observations, task ids) -> rewards of those tasks."""
+    environment = environment.unwrapped
+    if not hasattr(environment, "compute_rewards"):
+        raise UserError(f"--relabel needs {type(environment).__name__}.compute_rewards, which it lacks: pass --no-relabel")
+
+    def relabel(observations, actions, following, tasks):
+        parameters = {key: values[tasks] for key, values in environment.tasks.items()}
+        return environment.compute_rewards(observations, actions, following, parameters)
+
+    return relabel
+
+
+def train(args, environment, training, held_out, directory):
+    """Train to the last step, or go on from where state.pt stands; returns the seconds that all of it took.
+
+    Every `eval_every` steps: full validation, best and last weights, and a state from which the same command continues.
+    """
+    sampler, validation = make_sampler(args, environment, training, args.relabel), make_sampler(args, environment, held_out)
+    torch.manual_seed(derive(args.seed, "context"))
+    model = WorldModel(training.observations.shape[-1], training.actions.shape[-1], args.context_horizon)
+    if args.standardise:
+        model.set_normaliser(*flat_transitions(training))
+    model.to(args.device)
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
+    generator = torch_generator(args.seed, "context_batches")
+    total, state = num_steps(args, training), {"step": 0, "best": math.inf, "seconds": 0.0}
+    if (directory / "state.pt").exists():
+        state = load_state(directory / "state.pt")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+    if state["step"] >= total:
+        return state["seconds"]
+    best, began = state["best"], time.time() - state["seconds"]
+    logger = Logger(directory, total, state["step"], tensorboard=args.tensorboard)
+    with StopSignal() as stop:
+        for step in range(state["step"] + 1, total + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = args.learning_rate * schedule_factor(step - 1, total, 0, args.lr_schedule)
+            reward_loss, state_loss = losses(model, sampler.draw(args.batch_size, generator), args.device)
+            optimizer.zero_grad()
+            (args.reward_weight * reward_loss + args.state_weight * state_loss).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
+            optimizer.step()
+            logger.advance()
+            if step % args.eval_every and step < total and not stop.received:
+                continue
+            require_finite(reward_loss.item() + state_loss.item(), f"the loss at step {step}")
+            if step % args.eval_every == 0 or step == total:
+                scores = validate(model, validation, args.device)
+                value = args.reward_weight * scores["reward_loss"] + args.state_weight * scores["state_loss"]
+                logger.log(step, {"train/reward_loss": reward_loss.item(), "train/state_loss": state_loss.item()} | scores)
+                if value < best:
+                    best = value
+                    save_tensors(directory / "best.safetensors", model.state_dict())
+            save_tensors(directory / "last.safetensors", model.state_dict())
+            state = {"step": step, "best": best, "seconds": time.time() - began, "generator": generator.get_state()}
+            save_state(directory / "state.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+            if stop.received:
+                stop.exit(step)
+    logger.close()
+    return round(state["seconds"], 1)
+
+
+def losses(model, batch, device):
+    """Mean squared errors (reward, state), standardised units, of a batch of TransitionSampler."""
+    window, (observations, actions, rewards, after) = ([value.to(device) for value in part] for part in batch)
+    return model.losses(observations, actions, rewards, after, model.contexts(*window))
+
+
+@torch.inference_mode()
+def validate(model, sampler, device, chunk=8192):
+    """Losses over every held-out transition, and the same as root mean squared errors in physical units.
+
+    reward_std and state_std are the errors of predicting the mean: what a decoder that learned nothing reaches.
+    """
+    sums, predicted, true = torch.zeros(2, dtype=torch.float64), [], []
+    for batch in sampler.chunks(chunk):
+        window, (observations, actions, rewards, after) = ([value.to(device) for value in part] for part in batch)
+        contexts = model.contexts(*window)
+        sums += torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(rewards)
+        reward, state = model.decode(observations, actions, after, contexts)
+        predicted.append((reward * model.reward_std + model.reward_mean, state * model.observation_std + model.observation_mean))
+        true.append((rewards, after))
+    scores = dict(zip(("reward_loss", "state_loss"), (sums / sampler.size).tolist(), strict=True))
+    for position, name in enumerate(("reward", "state")):
+        guess, truth = (torch.cat([pair[position] for pair in pairs]).double() for pairs in (predicted, true))
+        scores[f"{name}_rmse"] = (guess - truth).square().mean().sqrt().item()
+        scores[f"{name}_std"] = (truth - truth.mean(0)).square().mean().sqrt().item()
+    return scores
+
+
+@torch.inference_mode()
+def diagnose(args, environment, model, held_out, points=1000):
+    """Validation in physical units, linear probes of the task parameters, and a projection of z for the picture.
+
+    The probe is fitted on half of the held-out episodes of the training tasks; it is scored on the other half, and on random
+    walks in the simulator on the training tasks and on the test (or validation) tasks. No test-task data are read.
+    """
+    model.to("cpu")
+    unseen = range(*(args.env.validation_tasks if args.validation else args.env.test_tasks))
+    arrays = [torch.from_numpy(getattr(held_out, name)) for name in ("observations", "actions", "rewards")]
+    contexts, parameters = full_contexts(model, *arrays), task_matrix(environment, held_out.task_ids)
+    odd = torch.arange(len(contexts)) % 2 == 1
+    score = linear_probe(contexts[~odd], parameters[~odd])
+    probes = {"dataset": score(contexts[odd], parameters[odd])}
+    for name, tasks in (("random_walk", sorted(held_out.tasks)), ("random_walk_unseen_tasks", unseen)):
+        *walk, ids = random_walk(args.env, list(tasks), 10, args.seed)
+        probes[name] = score(full_contexts(model, *walk), task_matrix(environment, ids))
+    pick = torch.randperm(contexts.shape[0] * contexts.shape[1], generator=torch_generator(args.seed, "embedding"))[:points]
+    episodes = pick // contexts.shape[1]
+    validation = validate(model, make_sampler(args, environment, held_out), torch.device("cpu"))
+    return {
+        "validation": {name: round(value, 6) for name, value in validation.items()},
+        "probe": {name: {"r2": round(value, 4)} for name, value in probes.items()},
+        "embedding": {
+            "points": project(contexts.flatten(0, 1)[pick]).numpy().round(4).tolist(),
+            "task_ids": held_out.task_ids[episodes.numpy()].tolist(),
+            "task_parameters": parameters[episodes].numpy().round(4).tolist(),
+        },
+    }
+
+
+def curve(directory):
+    """metrics.jsonl as columns."""
+    records = read_metrics(directory)
+    columns = {key: [record.get(key) for record in records] for key in records[0] if key != "step"}
+    return {"gradient_steps": [record["step"] for record in records], **columns}
+
+
+def report(document):
+    """Print the diagnostics: what a number is worth stands beside it."""
+    scores = document["validation"]
+    for name in ("reward", "state"):
+        print(f"{name}: validation error {scores[f'{name}_rmse']:.4g} (predicting the mean: {scores[f'{name}_std']:.4g})")
+    probes = ", ".join(f"{name} {value['r2']:.3f}" for name, value in document["probe"].items())
+    print(f"linear probe of the task parameters from z, R²: {probes}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,420 @@
+"""Stage 4: train Meta-DT on a dataset and its world model, then measure it on tasks it never saw.
+
+    python train_meta_dt.py --env_type point_robot --recipe fast --data_quality medium
+    python train_meta_dt.py --env_name AntDir-v0 --zero_shot False --data_quality medium
+    python train_meta_dt.py --env_name AntDir-v0 --zero_shot True --data_quality medium
+
+Few-shot (the default): prompts in training; tested after warm-up episodes of the same frozen agent. Zero-shot: no prompts at all.
+Point-Robot on two cores: the fast recipe about three minutes, the paper's 100,000 steps about three hours. The same command
+continues an interrupted run; --eval_only measures a finished one again, for example with --protocol paper.
+Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m src.report.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src import trajectories
+from src.agent import MetaDTAgent, build_episodes
+from src.checkpoint import (
+    StopSignal,
+    UserError,
+    load_state,
+    load_tensors,
+    main_guard,
+    provenance,
+    require_finite,
+    run_directory,
+    save_state,
+    save_tensors,
+    write_json,
+)
+from src.config import (
+    fraction,
+    natural,
+    next_command,
+    nonnegative_float,
+    parse_args,
+    positive_float,
+    positive_int,
+    real,
+    script_parser,
+    settings,
+)
+from src.context import episode_contexts, load_world_model, prediction_errors
+from src.evaluate import PaperPool, evaluate, evaluate_paper
+from src.logger import Logger
+from src.machine import autocast_dtype, keep_memory, schedule_factor
+from src.meta_dt import MetaDT, action_loss
+from src.paths import context_directory, policy_directory, result_path
+from src.prompts import SELECTIONS
+from src.references import reference_levels
+from src.seeding import derive, torch_generator
+from src.windows import BatchSampler
+
+# settings that a resumed or re-evaluated run may change
+VOLATILE = (
+    "resume", "device", "output_dir", "tensorboard", "data_type", "eval_only", "protocol", "eval_episodes", "warmup_episodes",
+    "warmup_noise", "target", "target_return", "prompt_pool",
+)  # fmt: skip
+
+
+def make_parser():
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group("data and task")
+    data.add_argument("--data_quality", "--data_type", default="medium", help="dataset: medium, expert, mixed, replay, random")
+    data.add_argument("--zero_shot", action="boolean", default=False, help="train and test without prompts")
+    data.add_argument("--validation", action="boolean", default=False, help="test on the validation tasks, left out of training")
+    data.add_argument(
+        "--world_model", help="folder of the world model (default: that of this environment, quality, recipe, seed)"
+    )
+    data.add_argument(
+        "--ablation", choices=["none", "no_context", "no_prompt", "random_prompt"], default="none",
+        help="z replaced by zeros; few-shot without prompts; prompt segment drawn uniformly",
+    )  # fmt: skip
+    model = parser.add_argument_group("model")
+    model.add_argument("--width", type=positive_int, default=128, help="of the transformer")
+    model.add_argument("--layers", type=positive_int, default=3, help="transformer blocks")
+    model.add_argument("--heads", type=positive_int, default=1, help="attention heads")
+    model.add_argument("--dropout", type=fraction, default=0.1, help="on inputs, attention weights and residual branches")
+    model.add_argument("--history_length", type=positive_int, default=20, help="K: steps of history")
+    model.add_argument("--prompt_length", type=positive_int, default=5, help="k: steps of the prompt")
+    model.add_argument("--return_scale", type=positive_float, default=500.0, help="c: returns-to-go are divided by it")
+    model.add_argument("--prompt_context", action="boolean", default=False, help="z in the prompt's state tokens too (ours)")
+    model.add_argument("--rescale_actions", action="boolean", default=False, help="tanh head times the action bounds (ours)")
+    training = parser.add_argument_group("training")
+    training.add_argument("--steps", type=positive_int, default=100_000, help="gradient steps")
+    training.add_argument("--batch_size", type=positive_int, default=128, help="windows per step")
+    training.add_argument("--learning_rate", type=positive_float, default=5e-5, help="of AdamW")
+    training.add_argument("--lr_schedule", choices=["constant", "cosine"], default="constant", help="cosine ends at 5 %% of it")
+    training.add_argument("--lr_warmup_steps", type=natural, default=10_000, help="steps of linear learning-rate warm-up")
+    training.add_argument("--weight_decay", type=nonnegative_float, default=1e-4, help="of AdamW")
+    training.add_argument("--grad_clip", type=positive_float, default=0.25, help="largest gradient norm")
+    training.add_argument("--prompt_start_step", type=natural, default=20_000, help="steps before prompts are switched on")
+    training.add_argument(
+        "--prompt_dropout", type=fraction, default=0.0, help="share of batches without prompts after that (ours)"
+    )
+    training.add_argument(
+        "--prompt_select", choices=SELECTIONS, default="argmax", help="segment; sample is the official code's way"
+    )
+    training.add_argument("--full_windows", action="boolean", default=False, help="draw only windows of K steps (ours)")
+    training.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="of the matrix products")
+    test = parser.add_argument_group("evaluation")
+    test.add_argument(
+        "--protocol", choices=["strict", "paper"], default="strict", help="paper: target and prompts as the official code"
+    )
+    test.add_argument("--eval_only", action="boolean", default=False, help="no training: measure the saved policy")
+    test.add_argument("--eval_every", type=positive_int, default=500, help="gradient steps between evaluations and checkpoints")
+    test.add_argument("--eval_episodes", type=positive_int, default=20, help="final evaluation episodes per task")
+    test.add_argument("--curve_episodes", type=positive_int, default=5, help="evaluation episodes per task during training")
+    test.add_argument(
+        "--warmup_episodes", type=positive_int, default=3, help="N: few-shot episodes before each evaluation episode"
+    )
+    test.add_argument(
+        "--warmup_noise", type=nonnegative_float, default=0.0, help="action noise in them, in action half-ranges (ours)"
+    )
+    test.add_argument(
+        "--prompt_pool", choices=["top3", "best"], default="top3", help="warm-up episode that the prompt is cut from"
+    )
+    test.add_argument(
+        "--clamp_returns", action="boolean", default=False, help="keep returns-to-go within the training data's (ours)"
+    )
+    test.add_argument("--target", choices=["train", "pool_max", "constant"], default="train", help="rule of the target return")
+    test.add_argument("--target_return", type=real, help="target return of --target constant; write =-5 for a negative number")
+    return parser
+
+
+@main_guard
+def main(argv=None):
+    args = parse_args(make_parser(), "train_meta_dt", argv)
+    check_args(args)
+    keep_memory()
+    environment = args.env.make()
+    world_model, context_config = open_world_model(args)
+    make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
+    dataset = trajectories.load(Path(args.output_dir) / "datasets", args.env_type, args.data_quality, args.env, make_data)
+    if dataset.metadata["sha256"] != context_config["dataset_sha256"]:
+        raise UserError("the world model was trained on another version of this dataset: run train_context.py --no-resume again")
+    config = {**settings(args), "dataset_sha256": dataset.metadata["sha256"]}
+    with run_directory(run_path(args), config, args.resume or args.eval_only, VOLATILE) as directory:
+        run = Run(args, environment, dataset, world_model)
+        state = train(args, run, directory)
+        written = measure(args, run, directory, dataset, state, config)
+    print(f"policy in {directory}; next: python -m src.report --results {Path(args.output_dir) / 'results'}")
+    return written
+
+
+def check_args(args):
+    """Settings that contradict each other. Raises UserError."""
+    if (args.target == "constant") != (args.target_return is not None):
+        raise UserError("--target constant and --target_return X go together: give both or neither")
+    if args.zero_shot and args.ablation in ("no_prompt", "random_prompt"):
+        raise UserError(f"--ablation {args.ablation} says nothing with --zero_shot True: there are no prompts")
+    if args.width % args.heads:
+        raise UserError(f"--width {args.width} must be a multiple of --heads {args.heads}")
+    if args.target == "pool_max" and args.zero_shot:
+        raise UserError("--target pool_max needs warm-up episodes: pass --zero_shot False")
+    if args.prompt_length > args.env.max_episode_steps:
+        raise UserError(f"--prompt_length {args.prompt_length} is longer than an episode ({args.env.max_episode_steps} steps)")
+
+
+def method_name(args):
+    """meta_dt, its recipe and its ablation: meta_dt+fast-no_context."""
+    return f"meta_dt{args.suffix}" + ("" if args.ablation == "none" else f"-{args.ablation}")
+
+
+def run_path(args):
+    """The run's folder. Few-shot runs under the paper's protocol grow a pool while they train, hence a folder of their own."""
+    regime = "zero_shot" if args.zero_shot else "few_shot"
+    grows = args.protocol == "paper" and not args.zero_shot
+    return policy_directory(args, method_name(args), f"{regime}-paper" if grows else regime)
+
+
+def open_world_model(args):
+    """The frozen world model and its settings; refuses that of another environment, quality or task split."""
+    directory = Path(args.world_model) if args.world_model else context_directory(args)
+    if not (directory / "best.safetensors").exists():
+        make = next_command(
+            args, "train_context.py", "--data_quality", args.data_quality, *(["--validation"] if args.validation else [])
+        )
+        raise UserError(f"no world model in {directory}; train it: {make}")
+    model, config = load_world_model(directory)
+    for key in ("env_type", "data_quality", "validation"):
+        if config[key] != getattr(args, key):
+            raise UserError(f"{directory} was trained with {key} {config[key]}, this command says {getattr(args, key)}")
+    return model.to(args.device), config
+
+
+class Run:
+    """What training and evaluation share: episodes of the training tasks on the device, the policy, targets and bounds."""
+
+    def __init__(self, args, environment, dataset, world_model):
+        env, device = args.env, args.device
+        validation = range(*env.validation_tasks)
+        self.train_tasks = [
+            t for t in range(*env.train_tasks) if t in dataset.tasks and not (args.validation and t in validation)
+        ]
+        self.test_tasks = list(validation if args.validation else range(*env.test_tasks))
+        if not self.train_tasks:
+            raise UserError("the dataset holds none of the training tasks: generate some of them")
+        training = dataset.select(self.train_tasks)
+        arrays = [
+            torch.from_numpy(getattr(training, name)).to(device) for name in ("observations", "actions", "rewards", "lengths")
+        ]
+        self.with_prompts = not args.zero_shot and args.ablation != "no_prompt"
+        self.use_context = args.ablation != "no_context"
+        self.world_model = world_model
+        self.dtype = autocast_dtype(args.precision, device)
+        self.error_scale = training_errors(world_model, *arrays)
+        self.episodes = build_episodes(world_model, *arrays, self.error_scale, self.use_context)
+        self.sampler = BatchSampler(
+            self.episodes, torch.from_numpy(training.task_ids).to(device), args.history_length, args.prompt_length,
+            world_model.horizon, self.select(args), args.full_windows,
+        )  # fmt: skip
+        best = [training.returns[training.task_ids == task].max() for task in self.train_tasks]
+        self.oracle = best_returns(dataset, self.test_tasks) if args.protocol == "paper" else None
+        self.target = float(np.mean(best)) if args.target != "constant" else args.target_return
+        torch.manual_seed(derive(args.seed, "policy"))
+        space = environment.action_space
+        self.policy = MetaDT(
+            training.observations.shape[-1], training.actions.shape[-1], env.max_episode_steps, args.return_scale,
+            args.width, args.layers, args.heads, args.dropout, args.prompt_context,
+            np.maximum(np.abs(space.low), np.abs(space.high)) if args.rescale_actions else None,
+        )  # fmt: skip
+        self.policy.set_normaliser(*(torch.from_numpy(values) for values in trajectories.observation_statistics(training)))
+        self.policy.to(device)
+
+    def select(self, args):
+        """How prompt segments are chosen, in training and at test."""
+        return "random" if args.ablation == "random_prompt" else args.prompt_select
+
+    def agent(self, args):
+        """The frozen policy, ready to act."""
+        bounds = return_bounds(self.episodes) if args.clamp_returns else None
+        return MetaDTAgent(
+            self.policy, self.world_model, args.history_length, args.prompt_length, self.error_scale, self.select(args),
+            args.prompt_pool, bounds, self.use_context, self.dtype,
+        )  # fmt: skip
+
+    def loss(self, args, generator, with_prompt):
+        """Action loss of one batch."""
+        history, prompt = self.sampler.draw(args.batch_size, generator, with_prompt)
+        with torch.autocast(args.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            predicted = self.policy(history, prompt)
+        return action_loss(predicted, history["actions"], history["mask"], self.policy.action_scale)
+
+
+def best_returns(dataset, tasks):
+    """Best return in each task's own data: the target of the paper's protocol, which leaks test-task data. Raises UserError."""
+    missing = [task for task in tasks if task not in dataset.tasks]
+    if missing:
+        raise UserError(f"--protocol paper takes targets from the data of the test tasks, and task {missing[0]} has none")
+    return [float(dataset.returns[dataset.task_ids == task].max()) for task in tasks]
+
+
+def training_errors(world_model, observations, actions, rewards, lengths):
+    """Root mean square of each head's error on the training data: what the errors that choose a prompt are divided by."""
+    contexts = episode_contexts(world_model, observations, actions, rewards)
+    inside = torch.arange(rewards.shape[1], device=rewards.device) < lengths[:, None]
+    heads = ((1.0, math.inf), (math.inf, 1.0))
+    errors = [prediction_errors(world_model, observations, actions, rewards, contexts, scale)[inside] for scale in heads]
+    return [float(values.square().mean().sqrt()) + 1e-12 for values in errors]
+
+
+def return_bounds(episodes):
+    """(T, 2) least and greatest return-to-go of the training data at each step."""
+    return torch.stack([episodes.returns_to_go.amin(0), episodes.returns_to_go.amax(0)], -1)
+
+
+def train(args, run, directory):
+    """Train to the last step, or go on from where state.pt stands. Returns the state: step, seconds, curve, pool."""
+    optimizer = torch.optim.AdamW(run.policy.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
+    generator = torch_generator(args.seed, "policy_batches")
+    pool = PaperPool() if args.protocol == "paper" and run.with_prompts else None
+    state = {"step": 0, "seconds": 0.0, "curve": [], "pool": None}
+    if (directory / "state.pt").exists():
+        state = load_state(directory / "state.pt")
+        run.policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        torch.set_rng_state(state["dropout_generator"])
+        if pool:
+            pool.restore(state["pool"])
+    elif args.eval_only:
+        raise UserError(f"no trained policy in {directory}: run the same command without --eval_only first")
+    state["pool"] = pool
+    if args.eval_only and state["step"] < args.steps:
+        print(f"note: this policy was trained for {state['step']} of {args.steps} steps")
+    if args.eval_only or state["step"] >= args.steps:
+        return state
+    began, curve = time.time() - state["seconds"], state["curve"]
+    logger = Logger(directory, args.steps, state["step"], tensorboard=args.tensorboard)
+    with StopSignal() as stop:
+        for step in range(state["step"] + 1, args.steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = args.learning_rate * schedule_factor(step - 1, args.steps, args.lr_warmup_steps, args.lr_schedule)
+            prompted = run.with_prompts and step > args.prompt_start_step
+            prompted = prompted and torch.rand(1, generator=generator).item() >= args.prompt_dropout
+            loss = run.loss(args, generator, prompted)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(run.policy.parameters(), args.grad_clip)
+            optimizer.step()
+            logger.advance()
+            if step % args.eval_every and step < args.steps and not stop.received:
+                continue
+            require_finite(loss.item(), f"the loss at step {step}")
+            if step % args.eval_every == 0 or step == args.steps:
+                curve.append({"step": step, "loss": round(loss.item(), 6), **measure_curve(args, run, pool, step)})
+                logger.log(step, {key: value for key, value in curve[-1].items() if key != "step"})
+            state = {"step": step, "seconds": time.time() - began, "curve": curve, "pool": pool and pool.state()}
+            save_checkpoint(directory, run, optimizer, generator, state)
+            if stop.received:
+                stop.exit(step)
+    logger.close()
+    state["pool"] = pool
+    return state
+
+
+def save_checkpoint(directory, run, optimizer, generator, state):
+    """The policy's weights, and everything from which the same command continues."""
+    save_tensors(directory / "model.safetensors", run.policy.state_dict())
+    save_state(
+        directory / "state.pt",
+        state
+        | {
+            "policy": run.policy.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "generator": generator.get_state(),
+            "dropout_generator": torch.get_rng_state(),
+        },
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ evaluation
+
+
+def measure_curve(args, run, pool, step):
+    """Mean closed-loop returns during training, on five training tasks and on the test (or validation) tasks.
+
+    Under the paper's protocol the test tasks' pool grows by one episode each time, as in the official code.
+    """
+    agent, episodes = run.agent(args), args.curve_episodes
+    warmup = args.warmup_episodes if run.with_prompts and step > args.prompt_start_step else 0
+    train = evaluate(agent, args.env, run.train_tasks[:5], episodes, warmup, run.target, args.seed, args.warmup_noise)
+    if pool is not None:
+        test = evaluate_paper(agent, args.env, run.test_tasks, episodes, run.oracle, args.seed, pool, warmup > 0)
+    else:
+        test = evaluate(agent, args.env, run.test_tasks, episodes, warmup, run.target, args.seed, args.warmup_noise)
+    run.policy.train()
+    name = "validation_return" if args.validation else "test_return"
+    return {"train_return": mean_return(train), name: mean_return(test)}
+
+
+def mean_return(result):
+    return round(float(np.mean(result["returns"])), 4)
+
+
+def measure(args, run, directory, dataset, state, config):
+    """The final evaluation: writes one result file per regime and prints what stands in it. Returns the paths."""
+    run.policy.load_state_dict(load_tensors(directory / "model.safetensors"))
+    agent, few_shot = run.agent(args), not args.zero_shot
+    options = {"warmup_noise": args.warmup_noise, "pool_max": args.target == "pool_max", "keep": 3 if is_planar(dataset) else 0}
+    episodes, warmup = args.eval_episodes, args.warmup_episodes if run.with_prompts else 0
+    results, target = {}, run.target
+    if args.protocol == "paper":
+        target = run.oracle
+        pool = state["pool"] if run.with_prompts else PaperPool()
+        results["few_shot" if few_shot else "zero_shot"] = evaluate_paper(
+            agent, args.env, run.test_tasks, episodes, target, args.seed, pool, run.with_prompts, grow=False
+        )
+    else:
+        regime = "few_shot" if few_shot else "zero_shot"
+        results[regime] = evaluate(agent, args.env, run.test_tasks, episodes, warmup, target, args.seed, **options)
+        if run.with_prompts and args.prompt_dropout:  # trained without prompts too, so it may be asked without one
+            results["few_trained_no_prompt"] = evaluate(agent, args.env, run.test_tasks, episodes, 0, target, args.seed)
+    reference = reference_levels(args.env, args.env.make(), run.test_tasks, dataset)
+    columns = {
+        name: [record.get(name) for record in state["curve"]]
+        for name in ("train_return", "validation_return", "test_return", "loss")
+    }
+    written = []
+    for regime, result in results.items():
+        document = {
+            "env_type": args.env_type, "quality": args.data_quality, "method": method_name(args), "regime": regime,
+            "protocol": args.protocol, "seed": args.seed, "task_ids": run.test_tasks, **result, "reference": reference,
+            "target_return": target, "target_rule": "oracle" if args.protocol == "paper" else args.target,
+            "task_parameters": {str(task): dataset.tasks[task] for task in run.test_tasks if task in dataset.tasks},
+            "curve": {"gradient_steps": [record["step"] for record in state["curve"]], **columns},
+            "gradient_steps": state["step"], "wall_clock_s": round(state["seconds"], 1), "dataset_sha256": dataset.metadata["sha256"],
+            **provenance(), "config": config,
+        }  # fmt: skip
+        path = result_path(args, document["method"], f"{regime}-{args.protocol}")
+        write_json(path, document)
+        written.append(path)
+        report(document, path)
+    return written
+
+
+def is_planar(dataset):
+    """Observations are positions in the plane: their paths can be drawn."""
+    return dataset.observations.shape[-1] == 2
+
+
+def report(document, path):
+    """One line per result; the reference levels stand beside it."""
+    levels = {name: np.mean(values) for name, values in document["reference"].items() if values}
+    beside = ", ".join(f"{name} {value:.4g}" for name, value in levels.items())
+    warmups = document.get("warmup_returns")
+    by_episode = f" (warm-up episodes {', '.join(f'{v:.4g}' for v in np.mean(warmups, (0, 1)))})" if warmups else ""
+    print(
+        f"{document['method']} {document['regime']} {document['protocol']}: return {mean_return(document)}{by_episode}; {beside}"
+    )
+    print(f"  written to {path}")
+
+
+if __name__ == "__main__":
+    main()
