@@ -3,8 +3,9 @@
 import numpy as np
 
 from src.batch import make_batch, rollout
+from src.behaviour import BehaviourPolicies, load_behaviour, uniform_actions
+from src.checkpoint import UserError
 from src.config import next_command
-from src.sac import BehaviourPolicies, load_behaviour, uniform_actions
 from src.seeding import derive, numpy_generator, torch_generator
 from src.trajectories import Trajectories, task_parameters
 
@@ -30,10 +31,9 @@ def choose_checkpoints(curve, quality, episodes, medium_share):
     late = max(1, round(LATE_SHARE * len(measured)))
     expert = len(measured) - late + int(np.argmax(measured[-late:]))
     random, level = np.mean(curve["random_returns"]), measured[-late:].mean()
-    if level > random:
-        medium = int(np.argmax(measured >= random + medium_share * (level - random)))
-    else:  # training left the policy no better than random, so no level lies between: take the best there is
-        medium = int(np.argmax(measured))
+    # where training left the policy no better than random, no level lies between: take the best there is
+    threshold = random + medium_share * (level - random) if level > random else measured.max()
+    medium = int(np.argmax(measured >= threshold))
     if quality == "replay":
         return np.arange(episodes) * len(measured) // episodes
     if quality == "mixed":
@@ -42,9 +42,10 @@ def choose_checkpoints(curve, quality, episodes, medium_share):
     return np.full(episodes, medium if quality == "medium" else expert)
 
 
-def collect_task(args, task, report=None):
+def collect_task(args, source, task, report=None):
     """All episodes of one task, played at once; they depend on (seed, data_type, task) and the policies alone.
 
+    source: where the policies are (src.behaviour.find_source); not read for random data.
     Returns (observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), infos, facts about the behaviour).
     """
     env, quality = args.env, args.data_type
@@ -54,16 +55,19 @@ def collect_task(args, task, report=None):
     if quality == "random":
         act, facts = uniform_actions(space, numpy_generator(*names)), {}
     else:
-        act, facts = _behaviour(args, task, episodes, space, torch_generator(*names))
+        act, facts = _behaviour(args, source, task, episodes, space, torch_generator(*names))
     seeds = [derive(*names, "reset", episode) for episode in range(episodes)]
     batch = make_batch(env, [task] * episodes)
-    return *rollout(env, batch, act, seeds), facts
+    observations, actions, rewards, infos = rollout(env, batch, act, seeds)
+    for key in getattr(env.make().unwrapped, "info_keys", ()):  # without these no reward can be computed later
+        if key not in infos:
+            raise UserError(f"{env.entry_point} names {key!r} in info_keys, but its steps do not report it")
+    return observations, actions, rewards, infos, facts
 
 
-def _behaviour(args, task, episodes, space, noise):
+def _behaviour(args, source, task, episodes, space, noise):
     """(act, facts) of the stored checkpoints: every episode is played by the one that the rule assigns to it."""
-    make = next_command(args, "train_data_collection.py", keep=("task_id_start", "task_id_end"))
-    curve, weights = load_behaviour(args.output_dir, args.env_type, task, make)
+    curve, weights = load_behaviour(source, args.env, task, training_command(args))
     rows = choose_checkpoints(curve, args.data_type, episodes, args.medium_share)
     used, counts = np.unique(rows, return_counts=True)
     weights = {name: value[used] for name, value in weights.items()}
@@ -88,6 +92,11 @@ def _behaviour(args, task, episodes, space, noise):
         "random_return": round(float(np.mean(curve["random_returns"])), 4),
     }
     return act, facts
+
+
+def training_command(args):
+    """The command that makes the behaviour policies which are missing."""
+    return next_command(args, "train_data_collection.py", keep=("task_id_start", "task_id_end"))
 
 
 def join_tasks(args, results):
