@@ -18,6 +18,7 @@ minutes of each. The same command continues an interrupted run and retries what 
 Writes saves/<env_type>/behaviour/; the format is described in saves/README.md. Next: get_datasets.py.
 """
 
+import argparse
 import functools
 import os
 import sys
@@ -48,10 +49,10 @@ PER_TASK = " per task (multitask_sac: over all tasks)"
 
 def entropy(value):
     """'auto' or a number of at least 0."""
-    return value if value == "auto" else nonnegative_float(value)
-
-
-entropy.__name__ = "auto or a number of at least 0"
+    try:
+        return value if value == "auto" else nonnegative_float(value)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{value!r} is not auto or a number of at least 0") from None
 
 
 def make_parser():
@@ -60,7 +61,7 @@ def make_parser():
     tasks = parser.add_argument_group("tasks")
     tasks.add_argument("--task_id_start", type=natural, help="first task id (default: the first)")
     tasks.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all tasks)")
-    tasks.add_argument("--workers", type=positive_int, help="processes (default: one per core)")
+    tasks.add_argument("--workers", type=positive_int, help="processes (default: one per core); multitask_sac is one")
     agent = parser.add_argument_group("agent (defaults: the paper's)")
     agent.add_argument("--algo", choices=["sac", "batched_sac", "multitask_sac"], default="sac", help="see above")
     agent.add_argument("--num_steps", type=positive_int, default=500_000, help=f"environment steps{PER_TASK}")

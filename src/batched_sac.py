@@ -63,8 +63,7 @@ class _Run:
         self.args, self.pending, self.state_file = args, pending, state_file
         state = load_state(state_file) if state_file.exists() else None
         self.tasks = state["tasks"] if state else pending
-        unfinished = state and state["step"] < args.num_steps
-        if (unfinished and self.tasks != pending) or not set(pending) <= set(self.tasks) <= set(group):
+        if not set(pending) <= set(self.tasks) <= set(group):
             raise UserError(
                 f"{state_file} holds an unfinished run of tasks {self.tasks}: give the same --task_id_start, --task_id_end "
                 "and --group_size as then, or pass --no-resume"
@@ -105,7 +104,8 @@ class _Run:
             else:
                 seen = torch.as_tensor(observations[:, None], device=device)
                 actions = self.learner.act(seen, normal[:, index, None])[:, 0]
-            following, rewards = self.batch.step(unscale(actions.cpu().numpy(), self.space.low, self.space.high))
+            actions = actions.cpu().numpy()
+            following, rewards = self.batch.step(unscale(actions, self.space.low, self.space.high))
             self.replay.add(observations[:, None], actions[:, None], rewards[:, None, None], following[:, None])
             observations, total = following, total + rewards
             self.step += 1

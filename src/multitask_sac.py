@@ -24,7 +24,7 @@ from src.behaviour import (
     unscale,
     write_behaviour,
 )
-from src.checkpoint import StopSignal, UserError, load_state, require_finite, run_directory, save_state
+from src.checkpoint import StopSignal, UserError, load_state, read_json, require_finite, run_directory, save_state
 from src.logger import Logger
 from src.replay import Replay
 from src.seeding import derive, numpy_generator, torch_generator
@@ -60,6 +60,8 @@ def train_family(args, tasks):
             with StopSignal() as stop:
                 _Run(args, list(tasks), directory).train(stop)
         (directory / "state.pt").unlink(missing_ok=True)
+        curve = read_json(directory / "curve.json")
+    return {"return": np.mean(curve["stochastic_returns"][-1]), "random": np.mean(curve["random_returns"])}
 
 
 class _Run:
@@ -109,7 +111,7 @@ class _Run:
             following, rewards = batch.step(unscale(actions, self.space.low, self.space.high))
             infos = [batch.infos[key] for key in self.info_keys]
             columns = (observations, actions, rewards, following, ids, *infos)
-            self.replay.add(*(np.asarray(column, np.float32).reshape(1, len(ids), -1) for column in columns))
+            self.replay.add(*(np.reshape(column, (1, len(ids), -1)) for column in columns))
             observations, total = following, total + float(rewards.sum())
             former, self.step = self.step, self.step + len(ids)
             if self.step > args.learning_starts:
@@ -211,8 +213,3 @@ class _Run:
         self.step, self.history = state["step"], History(**state["history"])
         self.learner.load_state_dict(state["learner"])
         self.replay.load_state_dict(state["replay"])
-
-
-def family_returns(curve):
-    """The means over the tasks {"return": of the last checkpoint, "random": of uniform actions} from a curve.json."""
-    return {"return": float(np.mean(curve["stochastic_returns"][-1])), "random": float(np.mean(curve["random_returns"]))}

@@ -1,5 +1,6 @@
 """Replay memory of SAC: one table per agent, oldest row replaced first, read by one gather per batch."""
 
+import numpy as np
 import torch
 
 
@@ -17,12 +18,14 @@ class Replay:
         self.size, self.position = 0, 0
 
     def add(self, *parts):
-        """Append n transitions per agent; parts: one tensor or array (P, n, width) per column, in their order."""
-        rows = torch.cat([torch.as_tensor(part, dtype=torch.float32, device=self.rows.device) for part in parts], -1)
-        where = torch.arange(self.position, self.position + rows.shape[1], device=rows.device) % self.capacity
-        self.rows[:, where] = rows
-        self.position = (self.position + rows.shape[1]) % self.capacity
-        self.size = min(self.size + rows.shape[1], self.capacity)
+        """Append n transitions per agent; parts: one array (P, n, width) per column, in their order; n <= capacity."""
+        rows = torch.from_numpy(np.concatenate(parts, -1, dtype=np.float32)).to(self.rows.device)
+        count = rows.shape[1]
+        before_end = min(count, self.capacity - self.position)
+        self.rows[:, self.position : self.position + before_end] = rows[:, :before_end]
+        self.rows[:, : count - before_end] = rows[:, before_end:]
+        self.position = (self.position + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
 
     def sample(self, uniform):
         """Rows drawn with replacement.
