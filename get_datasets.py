@@ -48,7 +48,7 @@ def make_parser():
         "--behaviour",
         choices=["auto", "per_task", "multitask", "committed"],
         default="auto",
-        help="whose policies: of sac or batched_sac, of multitask_sac, or those of the repository; auto: what there is",
+        help="whose policies: of sac or batched_sac, of multitask_sac, or the repository's; auto: what there is",
     )
     parser.add_argument("--workers", type=positive_int, help="processes (default: one per core where it pays)")
     importing = parser.add_argument_group("import")
@@ -87,7 +87,7 @@ def collect(args, tasks):
     results, source = {}, None
     if args.data_type != "random":
         source = find_source(args, training_command(args))
-        if source.committed:
+        if source.kind == "committed":
             print(f"no policies in saves/: those that come with the repository play, {source.directory}", file=sys.stderr)
     with tqdm(total=len(tasks), unit="task", mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True) as bar:
 
@@ -99,7 +99,8 @@ def collect(args, tasks):
     if failures:
         task, reason = min(failures.items())
         raise UserError(f"task {task}: {reason}" + (f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""))
-    return join_tasks(args, results)
+    trajectories, facts = join_tasks(args, results)
+    return trajectories, {**facts, "policies": source.kind if source else "uniform"}
 
 
 if __name__ == "__main__":

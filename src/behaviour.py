@@ -194,8 +194,11 @@ class Source:
     """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent."""
 
     directory: Path
-    shared: bool
-    committed: bool = False  # came with the repository
+    kind: str  # "per_task", "multitask", or "committed": a shared agent that came with the repository
+
+    @property
+    def shared(self):
+        return self.kind != "per_task"
 
 
 def find_source(args, command):
@@ -203,24 +206,21 @@ def find_source(args, command):
 
     Raises UserError when there are none (naming `command`, which makes them) or, with auto, two kinds in saves/.
     """
-    saved = behaviour_directory(args.output_dir, args.env_type)
-    committed = committed_directory(args.env_type)
-    kinds = {
-        "per_task": (Source(saved, shared=False), any(saved.glob("task_*"))),
-        "multitask": (Source(saved, shared=True), (saved / SHARED / "config.json").exists()),
-        "committed": (Source(committed, shared=True, committed=True), is_finished(committed / SHARED)),
+    saved, committed = behaviour_directory(args.output_dir, args.env_type), committed_directory(args.env_type)
+    found = {
+        "per_task": any(saved.glob("task_*")),
+        "multitask": (saved / SHARED).exists(),
+        "committed": is_finished(committed / SHARED),
     }
-    if args.behaviour != "auto":
-        source, exists = kinds[args.behaviour]
-        if not exists:
-            raise UserError(f"no {args.behaviour} behaviour policies in {source.directory}; make them: {command}")
-        return source
-    if kinds["per_task"][1] and kinds["multitask"][1]:
-        raise UserError(f"{saved} holds agents of single tasks and a shared one: choose --behaviour per_task or multitask")
-    for source, exists in kinds.values():
-        if exists:
-            return source
-    raise UserError(f"no behaviour policies in {saved}; make them: {command}")
+    kind = args.behaviour
+    if kind == "auto":
+        if found["per_task"] and found["multitask"]:
+            raise UserError(f"{saved} holds agents of single tasks and a shared one: choose --behaviour per_task or multitask")
+        kind = next((kind for kind, exists in found.items() if exists), "auto")
+    if not found.get(kind):
+        words = "" if kind == "auto" else f"{kind} "
+        raise UserError(f"no {words}behaviour policies in {committed if kind == 'committed' else saved}; make them: {command}")
+    return Source(committed if kind == "committed" else saved, kind)
 
 
 def load_behaviour(source, env, task, command):

@@ -74,6 +74,8 @@ class _Run:
         relabels = hasattr(self.environment, "compute_rewards")
         if args.relabel_share > 0 and not relabels:
             raise UserError(f"{type(self.environment).__name__} has no compute_rewards to relabel with: give --relabel_share 0")
+        if args.buffer_size < args.num_envs:
+            raise UserError(f"--buffer_size {args.buffer_size} holds less than one step of --num_envs {args.num_envs} tasks")
         self.space = self.environment.action_space
         self.info_keys = tuple(getattr(self.environment, "info_keys", ()))
         size, actions = self.environment.observation_space.shape[0], self.space.shape[0]

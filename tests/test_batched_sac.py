@@ -299,12 +299,13 @@ def test_datasets_of_a_shared_agent(trained):
     np.testing.assert_array_equal(made.actions, again.actions)
     (entry,) = again.metadata["provenance"]
     facts = entry["behaviour"]["2"]
+    assert entry["policies"] == "multitask"
     assert facts["checkpoint_steps"] == curve["steps"]
     assert facts["checkpoint_returns"] == [pytest.approx(np.mean(row[2]), abs=1e-3) for row in curve["stochastic_returns"]]
 
     # the episodes are those of the network that is told the task
     env = parse_args(get_datasets.make_parser(), "get_datasets", ["--env_type", "point_robot"]).env
-    _, weights = load_behaviour(Source(trained / "saves/point_robot/behaviour", shared=True), env, 2, "")
+    _, weights = load_behaviour(Source(trained / "saves/point_robot/behaviour", "multitask"), env, 2, "")
     stored = load_tensors(trained / "saves/point_robot/behaviour/multitask/checkpoints.safetensors")
     features = torch.from_numpy(task_features(env.make()))
     torch.testing.assert_close(stored["task_features"], features)
@@ -391,7 +392,7 @@ def test_sources_are_told_apart(trained, tmp_path, capsys):
 
 def test_another_list_of_tasks_is_refused(trained, monkeypatch):
     env = parse_args(get_datasets.make_parser(), "get_datasets", ["--env_type", "point_robot"]).env
-    source = Source(trained / "saves/point_robot/behaviour", shared=True)
+    source = Source(trained / "saves/point_robot/behaviour", "multitask")
     load_behaviour(source, env, 3, "command")
     environment = env.make()
     environment.tasks = {"goal": environment.tasks["goal"][::-1]}

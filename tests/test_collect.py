@@ -175,5 +175,5 @@ def test_batch_class_is_the_environment():
 
 def test_missing_policy_names_the_command(tmp_path):
     with pytest.raises(UserError, match="make it: python train"):
-        source = Source(tmp_path, shared=False)
+        source = Source(tmp_path, "per_task")
         load_behaviour(source, point_robot(), 0, "python train_data_collection.py --env_type point_robot")
