@@ -3,8 +3,9 @@
 import numpy as np
 
 from src.batch import episode_lengths, make_batch, rollout
+from src.behaviour import BehaviourPolicies, load_behaviour, uniform_actions
+from src.checkpoint import UserError
 from src.config import next_command
-from src.sac import BehaviourPolicies, load_behaviour, uniform_actions
 from src.seeding import derive, numpy_generator, torch_generator
 from src.trajectories import Trajectories, task_parameters
 
@@ -49,13 +50,14 @@ def _late(measured):
     return max(1, round(LATE_SHARE * len(measured)))
 
 
-def collect_task(args, task, report=None):
+def collect_task(args, source, task, report=None):
     """All episodes of one task, played at once; they depend on (seed, data_type, task) and the policies alone.
 
     Where episodes end on their own, every row plays whole episodes until it has max_episode_steps steps, so that each
     checkpoint gets its share of the transitions; the last episode of a row may exceed it. (Cutting it, or leaving it out,
     would favour short episodes.)
 
+    source: where the policies are (src.behaviour.find_source); not read for random data.
     Returns (observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), infos, facts about the behaviour).
     """
     env, quality = args.env, args.data_type
@@ -65,7 +67,7 @@ def collect_task(args, task, report=None):
     if quality == "random":
         act, facts = uniform_actions(space, numpy_generator(*names)), {}
     else:
-        act, facts = _behaviour(args, task, episodes, space, torch_generator(*names))
+        act, facts = _behaviour(args, source, task, episodes, space, torch_generator(*names))
     played, parts = np.zeros(episodes, int), []
     while (active := np.flatnonzero(played < env.max_episode_steps)).size:
         seeds = [derive(*names, "reset", len(parts) * episodes + row) for row in active]
@@ -77,6 +79,9 @@ def collect_task(args, task, report=None):
     order = np.argsort(np.concatenate(rows), kind="stable")
     arrays = [np.concatenate(array)[order] for array in arrays]
     infos = {key: np.concatenate([info[key] for info in infos])[order] for key in infos[0]}
+    for key in getattr(env.make().unwrapped, "info_keys", ()):  # without these no reward can be computed later
+        if key not in infos:
+            raise UserError(f"{env.entry_point} names {key!r} in info_keys, but its steps do not report it")
     return *arrays, infos, facts
 
 
@@ -93,10 +98,9 @@ def _act_for(active, act, episodes):
     return act_some
 
 
-def _behaviour(args, task, episodes, space, noise):
+def _behaviour(args, source, task, episodes, space, noise):
     """(act, facts) of the stored checkpoints: every episode is played by the one that the rule assigns to it."""
-    make = next_command(args, "train_data_collection.py", keep=("task_id_start", "task_id_end"))
-    curve, weights = load_behaviour(args.output_dir, args.env_type, task, make)
+    curve, weights = load_behaviour(source, args.env, task, training_command(args))
     rows = choose_checkpoints(curve, args.data_type, episodes, args.medium_share)
     used, counts = np.unique(rows, return_counts=True)
     weights = {name: value[used] for name, value in weights.items()}
@@ -122,6 +126,11 @@ def _behaviour(args, task, episodes, space, noise):
         "expert_return": round(float(measured[-_late(measured) :].mean()), 4),
     }
     return act, facts
+
+
+def training_command(args):
+    """The command that makes the behaviour policies which are missing."""
+    return next_command(args, "train_data_collection.py", keep=("task_id_start", "task_id_end"))
 
 
 def join_tasks(args, results):
