@@ -19,7 +19,6 @@ from src.checkpoint import UserError
 from src.collect import choose_checkpoints
 from src.config import read_env, read_yaml
 from src.evaluate import evaluate
-from src.sac import task_directory
 from src.trajectories import load
 from train_data_collection import main as train_data_collection
 
@@ -205,21 +204,21 @@ def test_sac_with_a_learned_temperature_resumes_to_the_same_weights(fuse, tmp_pa
 
     import src.sac
 
-    measure = src.sac._measure
+    segment = src.sac._run_segment
 
-    def stop_at_40(args, task, step, weights):
-        if step == 40:
+    def stop_at_40(model, *rest):
+        if model.num_timesteps == 40:
             raise UserError("stopped")
-        return measure(args, task, step, weights)
+        segment(model, *rest)
 
-    monkeypatch.setattr(src.sac, "_measure", stop_at_40)
+    monkeypatch.setattr(src.sac, "_run_segment", stop_at_40)
     with pytest.raises(SystemExit):
         train_data_collection([*flags, "--output_dir", str(tmp_path / "stopped")])
-    monkeypatch.setattr(src.sac, "_measure", measure)
+    monkeypatch.setattr(src.sac, "_run_segment", segment)
     train_data_collection([*flags, "--output_dir", str(tmp_path / "stopped")])
     found = []
     for name in ("whole", "stopped"):
-        folder = task_directory(tmp_path / name, "fuse", 0)
+        folder = tmp_path / name / "saves" / "fuse" / "behaviour" / "task_000"
         curve = json.loads((folder / "curve.json").read_text())
         found.append(((folder / "checkpoints.safetensors").read_bytes(), curve["stochastic_returns"]))
     assert found[0] == found[1]
