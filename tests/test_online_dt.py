@@ -408,7 +408,7 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights(toy, monkeypatch, ca
     [
         ("online_dt-no_entropy", [], ["--no-use_entropy", "--no-target_entropy"]),
         ("online_dt-no_relabelling", [], ["--no-relabel"]),
-        ("online_dt-same_rtg", [], ["--online_rtg", "20"]),
+        ("online_dt-same_rtg", [], ["--online_rtg", "20", "--weight_decay", "0.5"]),
         ("online_dt-deterministic", ["--no-stochastic"], ["--no-stochastic"]),
         ("online_dt-no_tanh", ["--no-stochastic_tanh", "--optimizer", "lamb"], ["--no-stochastic_tanh"]),
         ("online_dt-bc-deterministic", ["--model_type", "bc", "--no-stochastic"], ["--model_type", "bc", "--no-stochastic"]),
@@ -422,8 +422,10 @@ def test_ablations_run(toy, name, pretraining, words):
     main([*flags, *tiny, "--online_training", *words])
     found = result(folder, name, "finetuned")
     assert found["method"] == name and found["environment_steps"] > 0
+    state = torch.load(folder / f"saves/balance/random/{name}/finetuned/seed_0/state.pt", weights_only=True)
+    wanted = 0.5 if "--weight_decay" in words else 1e-4  # inherited unless the command says otherwise
+    assert state["learner"]["optimizer"]["param_groups"][0]["weight_decay"] == wanted
     if name == "online_dt-no_relabelling":
-        state = torch.load(folder / f"saves/balance/random/{name}/finetuned/seed_0/state.pt", weights_only=True)
         episode = state["episodes"][0]
         asked = 40 - torch.arange(len(episode["rewards"]))
         assert episode["returns_to_go"].tolist() == asked.tolist()  # twice the evaluation target, less one per step

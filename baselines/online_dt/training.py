@@ -42,6 +42,7 @@ class Learner:
         args = self.args
         for group in self.optimizer.param_groups:
             group["lr"] = args.learning_rate * min((self.step + 1) / args.warmup_steps, 1)
+            group["weight_decay"] = args.weight_decay  # a restored optimiser would bring that of its own phase
         torch.manual_seed(derive(args.seed, "dropout", self.step))  # dropout takes no generator
         self.policy.train()
         predicted, (targets, mask) = self.policy(window), self.policy.targets(window)
