@@ -17,7 +17,6 @@ class EpisodeTensors:
         self.observations, self.actions, self.rewards = observations, actions, rewards
         self.lengths, self.contexts, self.errors = lengths, contexts, errors
         self.returns_to_go = returns_to_go(rewards, lengths)
-        self.weights = torch.ones_like(rewards)  # of every step in the policy's loss
 
     def gather(self, episodes, starts, length, align_right=True):
         """Windows of `length` steps from `starts` (B,) of `episodes` (B,); steps past the episode's end are masked.
@@ -37,7 +36,6 @@ class EpisodeTensors:
             "actions": self.actions[rows, steps],
             "timesteps": steps,
             "mask": mask,
-            "weights": self.weights[rows, steps],
         }
 
     def final_contexts(self, episodes):
