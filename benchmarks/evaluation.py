@@ -1,0 +1,37 @@
+"""Policy time of an evaluation: 25 episodes at once, 200 steps, K 20, prompt 5; the simulator is left out.
+
+python -m benchmarks.evaluation --threads 2
+"""
+
+import torch
+
+from benchmarks.shapes import HISTORY, PROMPT, STEPS, make_arrays, make_policy, make_world_model
+from benchmarks.timing import count_flop, durations, matmul_peak, record, run
+from src.agent import MetaDTAgent
+from src.machine import autocast_dtype
+from src.seeding import torch_generator
+
+EPISODES = 25
+
+
+def measure():
+    world_model = make_world_model().eval().requires_grad_(False)
+    dtype = autocast_dtype("auto", torch.device("cpu"))
+    agent = MetaDTAgent(make_policy(), world_model, HISTORY, PROMPT, dtype=dtype)
+    observations, actions, rewards = (array.numpy() for array in make_arrays(EPISODES)[:3])
+    pool = [{"observations": observations, "actions": actions, "rewards": rewards}]
+    prompt = agent.make_prompt(pool, torch_generator(0, "benchmark"))
+
+    def episode(steps=STEPS):
+        agent.start(observations[:, 0], [0.0] * EPISODES, prompt)
+        for step in range(steps):
+            agent.observe(agent.act(), rewards[:, step], observations[:, step + 1])
+
+    # the context encoder's GRU is not in the count: less than one percent
+    flop, peak = count_flop(episode), matmul_peak()
+    seconds = durations(episode, 10.0, 5, warmup=1)
+    yield record("evaluation, 25 episodes", seconds, flop, peak, unit="steps/s", aim=3_500, items=EPISODES * STEPS)
+
+
+if __name__ == "__main__":
+    run(__doc__, measure)

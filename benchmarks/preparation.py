@@ -1,0 +1,108 @@
+"""Preparation of 100,000 transitions: from the dataset file to arrays, contexts, world-model errors and returns-to-go.
+
+    python -m benchmarks.preparation --threads 2
+
+Each repeat is a process of its own, so that its peak of resident memory is its own. Time and memory start after the imports
+and a first small product; the arrays of the dataset are subtracted from the memory, contexts and all else are not.
+"""
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.shapes import STEPS, make_arrays, make_world_model
+from benchmarks.timing import count_flop, make_parser, matmul_peak, prepare, record, show
+from src import trajectories
+from src.agent import build_episodes
+from src.config import CONFIG_DIR, read_env, read_yaml
+
+ENVIRONMENT, QUALITY = "cheetah_vel", "random"
+EPISODES, TASKS, REPEATS = 500, 50, 5
+MIB_AIM = 100
+
+
+def write_dataset(root):
+    """EPISODES episodes of random numbers as a dataset of Cheetah-Vel."""
+    path = CONFIG_DIR / f"{ENVIRONMENT}.yaml"
+    env = read_env(path, read_yaml(path))
+    observations, actions, rewards, lengths = (array.numpy() for array in make_arrays(EPISODES))
+    tasks = np.repeat(np.arange(TASKS), EPISODES // TASKS)
+    parameters = trajectories.task_parameters(env.make(), range(TASKS))
+    dataset = trajectories.Trajectories(observations, actions, rewards, lengths, tasks, parameters)
+    trajectories.save(dataset, root, env, QUALITY, {"seed": 0})
+
+
+def load(root):
+    """The dataset's tensors: observations, actions, rewards, lengths."""
+    dataset = trajectories.load(root, ENVIRONMENT, QUALITY)
+    return [torch.from_numpy(getattr(dataset, name)) for name in ("observations", "actions", "rewards", "lengths")]
+
+
+def once(root):
+    """One repeat: {"seconds", "load_seconds", "data_mib", "peak_mib" above what the process held before}."""
+    world_model = make_world_model().eval().requires_grad_(False)
+    build_episodes(world_model, *make_arrays(1), (1.0, 1.0))  # starts the threads
+    gc.collect()
+    before = resident("VmRSS", reset=True)
+    begun = time.perf_counter()
+    arrays = load(root)
+    loaded = time.perf_counter()
+    episodes = build_episodes(world_model, *arrays, (1.0, 1.0))
+    seconds = time.perf_counter() - begun
+    peak = resident("VmHWM") - before
+    data = sum(array.nbytes for array in arrays) / 2**20
+    assert episodes.contexts.isfinite().all()
+    return {"seconds": seconds, "load_seconds": loaded - begun, "data_mib": data, "peak_mib": peak}
+
+
+def resident(key, reset=False):
+    """MiB of resident memory, now (VmRSS) or at most (VmHWM) since the last reset. Linux only."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
+def measure():
+    with tempfile.TemporaryDirectory() as root:
+        write_dataset(root)
+        arrays, world_model = load(root), make_world_model().eval().requires_grad_(False)
+        flop, peak = count_flop(lambda: build_episodes(world_model, *arrays, (1.0, 1.0))), matmul_peak()
+        command = [sys.executable, "-m", "benchmarks.preparation", "--threads", str(torch.get_num_threads()), "--once", root]
+        repeats = []
+        for _ in range(REPEATS):
+            done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+            repeats.append(json.loads(done.stdout))
+    seconds, loads, above = (
+        [values(repeat) for repeat in repeats]
+        for values in (lambda r: r["seconds"], lambda r: r["load_seconds"], lambda r: r["peak_mib"] - r["data_mib"])
+    )
+    mib = round(float(np.median(above)), 1)
+    yield record(
+        f"preparation of {EPISODES * STEPS:,} transitions", seconds, flop, peak, unit="s", aim=1.6,
+        load_s=round(float(np.median(loads)), 3), data_mib=round(repeats[0]["data_mib"], 1),
+        peak_mib_above_data=mib, aim_mib=f"at most {MIB_AIM}", mib_met=mib <= MIB_AIM,
+    )  # fmt: skip
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--once", metavar="FOLDER", help="one repeat on the dataset in FOLDER, printed as JSON")
+    args = parser.parse_args()
+    prepare(args.threads)
+    if args.once:
+        print(json.dumps(once(args.once)))
+        return
+    for figure in measure():
+        show(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Training of the world model: samples per second at batch 128 and 512, horizon 4, draw and update together.
+
+python -m benchmarks.world_model --threads 2
+"""
+
+import torch
+
+from benchmarks.shapes import HORIZON, make_arrays, make_world_model
+from benchmarks.timing import durations, matmul_peak, record, run
+from src.seeding import torch_generator
+from src.transitions import TransitionSampler
+from train_context import losses
+
+EPISODES, TASKS = 450, 45
+
+
+def flop_per_sample(model):
+    """Of the matrix products of one sample, forward and backward, counted from the weights: PyTorch's counter knows no GRU.
+
+    A product costs 2 operations per weight forward, 2 for the gradient of the weight, 2 for that of its input where it needs one.
+    """
+    total = 0
+    for name, parameter in model.named_parameters():
+        if "weight" not in name:
+            continue
+        part = name.split(".")[0]
+        encoder = part in ("observation_embedding", "action_embedding", "reward_embedding", "gru")
+        uses = HORIZON if encoder else 2 if part == "reward_observation_embedding" else 1  # it embeds s and s'
+        total += uses * parameter.numel() * (4 if part.endswith("embedding") else 6)
+    return total
+
+
+def measure():
+    for batch in (128, 512):
+        model = make_world_model()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.0, fused=True)
+        sampler = TransitionSampler(*make_arrays(EPISODES), torch.arange(EPISODES) % TASKS, HORIZON)
+        generator = torch_generator(0, "benchmark")
+
+        def step(batch=batch, model=model, optimizer=optimizer, sampler=sampler, generator=generator):
+            reward_loss, state_loss = losses(model, sampler.draw(batch, generator), torch.device("cpu"))
+            optimizer.zero_grad()
+            (reward_loss + state_loss).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+        seconds, peak = durations(step, 4.0, 20), matmul_peak()
+        flop = batch * flop_per_sample(model)
+        yield record(f"world model, batch {batch}", seconds, flop, peak, unit="samples/s", aim=50_000, items=batch)
+
+
+if __name__ == "__main__":
+    run(__doc__, measure)
