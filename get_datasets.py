@@ -11,11 +11,12 @@ The kinds of data:
     medium   the first checkpoint whose measured return reaches random + medium_share * (expert - random), where random
              is the return of uniform actions and expert the mean return of the last fifth of the checkpoints
     expert   the checkpoint with the highest measured return among the last fifth
-    mixed    70 % of the episodes as medium, 30 % as expert
-    replay   all checkpoints of training, an equal share of the episodes each
+    mixed    70 % of the episodes as medium, 30 % as expert; medium-expert: half and half
+    replay   all checkpoints of training, an equal share of the episodes each; medium-replay: those up to that of medium
     random   uniform random actions; needs no stage 1
 
-Policies act stochastically, as they did in training. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
+Policies act stochastically, as they did in training. Where stage 1 was not run, the policies that come with the repository
+(configs/behaviour) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
 format is described in datasets/README.md. Next: train_context.py.
 """
 
@@ -26,9 +27,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.behaviour import find_source
 from src.checkpoint import UserError, main_guard, provenance
-from src.collect import QUALITIES, collect_task, join_tasks
-from src.config import fraction, natural, next_command, parse_args, positive_int, script_parser, task_range
+from src.collect import QUALITIES, collect_task, join_tasks, training_command
+from src.config import fraction, natural, next_command, num_tasks, parse_args, positive_int, script_parser, task_range
 from src.importers import import_trajectories
 from src.pool import run_pool
 from src.trajectories import dataset_directory, save
@@ -40,12 +42,23 @@ def make_parser():
     parser.add_argument("--data_type", "--data_quality", choices=QUALITIES, default="medium", help="kind of data, see above")
     parser.add_argument("--task_id_start", type=natural, help="first task id (default: the first)")
     parser.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all tasks)")
-    parser.add_argument("--capacity", type=positive_int, default=20_000, help="transitions per task; whole episodes only")
+    parser.add_argument(
+        "--capacity", type=positive_int, default=20_000, help="transitions per task (or somewhat more, where lengths vary)"
+    )
     parser.add_argument("--medium_share", type=fraction, default=0.5, help="level of medium between random (0) and expert (1)")
+    parser.add_argument(
+        "--behaviour",
+        choices=["auto", "per_task", "multitask", "committed"],
+        default="auto",
+        help="whose policies: of sac or batched_sac, of multitask_sac, or the repository's; auto: what there is",
+    )
     parser.add_argument("--workers", type=positive_int, help="processes (default: one per core where it pays)")
     importing = parser.add_argument_group("import")
-    importing.add_argument("--import_from", help="folder of Meta-DT's dataset_task_<i>.pkl files, or one D4RL-style HDF5 file")
-    importing.add_argument("--task_id", type=natural, help="task that the HDF5 file of --import_from belongs to")
+    importing.add_argument(
+        "--import_from",
+        help="folder of Meta-DT's dataset_task_<i>.pkl files; a D4RL-style .hdf5 or .pkl file; a Minari dataset (id or folder)",
+    )
+    importing.add_argument("--task_id", type=natural, help="task that a single file or a Minari dataset belongs to")
     return parser
 
 
@@ -64,7 +77,9 @@ def main(argv=None):
     description = f"{args.data_type} data of {args.env.env_name}"
     joined = save(trajectories, root, args.env, args.data_type, record, description, join=args.resume)
     where = dataset_directory(root, args.env_type, args.data_type)
-    follow = next_command(args, "train_context.py", "--data_type", args.data_type)
+    single = num_tasks(args.env.make()) == 1  # nothing to infer: the world model has no use
+    script = "-m baselines.online_dt" if single else "train_context.py"
+    follow = next_command(args, script, "--data_type", args.data_type)
     print(
         f"{where}: {len(joined)} episodes of {len(joined.tasks)} tasks, mean return {joined.returns.mean():.4g}; next: {follow}"
     )
@@ -76,18 +91,23 @@ def collect(args, tasks):
         raise UserError(f"--capacity {args.capacity} holds no episode: give at least {args.env.max_episode_steps}")
     steps = args.env.max_episode_steps * len(tasks)  # one step of a batch is one call; a few thousand take seconds
     workers = args.workers or (1 if steps < 5000 else len(os.sched_getaffinity(0)))
-    results = {}
+    results, source = {}, None
+    if args.data_type != "random":
+        source = find_source(args, training_command(args))
+        if source.kind == "committed":
+            print(f"no policies in saves/: those that come with the repository play, {source.directory}", file=sys.stderr)
     with tqdm(total=len(tasks), unit="task", mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True) as bar:
 
         def finish(task, result):
             results[task] = result
             bar.update()
 
-        failures = run_pool(functools.partial(collect_task, args), list(tasks), workers, finish)
+        failures = run_pool(functools.partial(collect_task, args, source), list(tasks), workers, finish)
     if failures:
         task, reason = min(failures.items())
         raise UserError(f"task {task}: {reason}" + (f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""))
-    return join_tasks(args, results)
+    trajectories, facts = join_tasks(args, results)
+    return trajectories, {**facts, "policies": source.kind if source else "uniform"}
 
 
 if __name__ == "__main__":

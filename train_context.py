@@ -31,6 +31,7 @@ from src.checkpoint import (
 )
 from src.config import (
     fraction,
+    natural,
     next_command,
     nonnegative_float,
     parse_args,
@@ -59,7 +60,9 @@ def make_parser():
     )
     data.add_argument("--validation_share", type=fraction, default=0.1, help="share of each training task's episodes held out")
     model = parser.add_argument_group("model")
-    model.add_argument("--context_horizon", type=positive_int, default=4, help="h: past transitions that the encoder reads")
+    model.add_argument(
+        "--context_horizon", type=natural, default=4, help="h: past transitions that z reads; 0: the whole episode (ours)"
+    )
     model.add_argument("--standardise", action="boolean", default=True, help="standardise inputs (the official code does not)")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive_int, default=301, help="passes over the data, where --steps is not given")
@@ -91,7 +94,7 @@ def main(argv=None):
     dataset = trajectories.load(Path(args.output_dir) / "datasets", args.env_type, args.data_quality, args.env, make_data)
     training, held_out = split_episodes(args, dataset)
     sampler, validation = make_sampler(args, environment, training, args.relabel), make_sampler(args, environment, held_out)
-    model = make_model(args, training, sampler)
+    model = make_model(args, training)
     config = {**settings(args), "dataset_sha256": dataset.metadata["sha256"]}
     with run_directory(context_directory(args), config, args.resume, VOLATILE) as directory:
         seconds = train(args, model, sampler, validation, directory)
@@ -147,6 +150,13 @@ def num_steps(args, transitions):
     return args.steps or args.epochs * math.ceil(transitions / args.batch_size)
 
 
+def flat_transitions(episodes):
+    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1)."""
+    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    arrays = episodes.observations[:, :-1], episodes.actions, episodes.rewards[..., None]
+    return [torch.from_numpy(array[inside]) for array in arrays]
+
+
 def make_sampler(args, environment, episodes, relabel=False):
     """TransitionSampler over Trajectories; `relabel` pays the rewards of other tasks of the same episodes."""
     arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
@@ -177,13 +187,12 @@ def relabeller(environment, episodes):
     return relabel
 
 
-def make_model(args, training, sampler):
+def make_model(args, training):
     """The untrained world model on args.device."""
     torch.manual_seed(derive(args.seed, "context"))
     model = WorldModel(training.observations.shape[-1], training.actions.shape[-1], args.context_horizon)
     if args.standardise:
-        _, transitions = sampler.gather(torch.arange(sampler.size))
-        model.set_normaliser(*transitions[:3])
+        model.set_normaliser(*flat_transitions(training))
     return model.to(args.device)
 
 
@@ -235,7 +244,7 @@ def train(args, model, sampler, validation, directory):
 def losses(model, batch, device):
     """Mean squared errors (reward, state), standardised units, of a batch of TransitionSampler."""
     window, (observations, actions, rewards, after) = ([value.to(device) for value in part] for part in batch)
-    return model.losses(observations, actions, rewards, after, model.encode(*window))
+    return model.losses(observations, actions, rewards, after, model.contexts(*window))
 
 
 @torch.inference_mode()
@@ -245,11 +254,10 @@ def validate(model, sampler, device, chunk=8192):
     reward_std and state_std are the errors of predicting the mean: what a decoder that learned nothing reaches.
     """
     sums, predicted, true = torch.zeros(2, dtype=torch.float64), [], []
-    for first in range(0, sampler.size, chunk):
-        index = torch.arange(first, min(first + chunk, sampler.size))
-        window, (observations, actions, rewards, after) = ([v.to(device) for v in part] for part in sampler.gather(index))
-        contexts = model.encode(*window)
-        sums += torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(index)
+    for batch in sampler.chunks(chunk):
+        window, (observations, actions, rewards, after) = ([value.to(device) for value in part] for part in batch)
+        contexts = model.contexts(*window)
+        sums += torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(rewards)
         reward, state = model.decode(observations, actions, after, contexts)
         predicted.append((reward * model.reward_std + model.reward_mean, state * model.observation_std + model.observation_mean))
         true.append((rewards, after))

@@ -60,7 +60,7 @@ from src.windows import BatchSampler
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
     "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "warmup_episodes",
-    "warmup_noise", "target", "target_return", "prompt_pool",
+    "explore_noise", "explore_steps", "zero_shot", "ablation", "target", "target_return", "prompt_pool",
 )  # fmt: skip
 
 
@@ -102,6 +102,12 @@ def make_parser():
     training.add_argument(
         "--prompt_select", choices=SELECTIONS, default="argmax", help="segment; sample is the official code's way"
     )
+    training.add_argument(
+        "--top_share", type=fraction, default=1.0, help="imitate this best share of each task's episodes (ours)"
+    )
+    training.add_argument(
+        "--hindsight_share", type=fraction, default=0.0, help="windows that get another episode's last z (ours)"
+    )
     training.add_argument("--full_windows", action="boolean", default=False, help="draw only windows of K steps (ours)")
     training.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="of the matrix products")
     test = parser.add_argument_group("evaluation")
@@ -116,7 +122,10 @@ def make_parser():
         "--warmup_episodes", type=positive_int, default=3, help="N: few-shot episodes before each evaluation episode"
     )
     test.add_argument(
-        "--warmup_noise", type=nonnegative_float, default=0.0, help="action noise in them, in action half-ranges (ours)"
+        "--explore_noise", type=nonnegative_float, default=0.0, help="action noise, in half-ranges, of the first (ours)"
+    )
+    test.add_argument(
+        "--explore_steps", type=natural, default=0, help="steps of episodes without a prompt, and of warm-up episodes"
     )
     test.add_argument(
         "--prompt_pool", choices=["top3", "best"], default="top3", help="warm-up episode that the prompt is cut from"
@@ -179,10 +188,11 @@ def method_name(args):
 
 
 def run_path(args):
-    """The run's folder. Few-shot runs under the paper's protocol grow a pool while they train, hence a folder of their own."""
-    regime = "zero_shot" if args.zero_shot else "few_shot"
-    grows = args.protocol == "paper" and not args.zero_shot
-    return policy_directory(args, method_name(args), f"{regime}-paper" if grows else regime)
+    """The run's folder. The ablation no_prompt is trained exactly as zero-shot is and shares its folder; few-shot runs under the
+    paper's protocol grow a pool while they train, hence a folder of their own."""
+    if args.zero_shot or args.ablation == "no_prompt":
+        return policy_directory(args, method_name(args).removesuffix("-no_prompt"), "zero_shot")
+    return policy_directory(args, method_name(args), "few_shot-paper" if args.protocol == "paper" else "few_shot")
 
 
 def open_world_model(args):
@@ -224,7 +234,7 @@ class Run:
         self.episodes = build_episodes(world_model, *arrays, self.error_scale, self.use_context)
         self.sampler = BatchSampler(
             self.episodes, torch.from_numpy(training.task_ids).to(device), args.history_length, args.prompt_length,
-            world_model.horizon, self.select(args), args.full_windows,
+            world_model.horizon, self.select(args), args.full_windows, args.top_share, args.hindsight_share,
         )  # fmt: skip
         best = [training.returns[training.task_ids == task].max() for task in self.train_tasks]
         self.oracle = best_returns(dataset, self.test_tasks) if args.protocol == "paper" else None
@@ -359,14 +369,19 @@ def measure_curve(args, run, pool, step):
     """
     agent, episodes = run.agent(args), args.curve_episodes
     warmup = args.warmup_episodes if run.with_prompts and step > args.prompt_start_step else 0
-    train = evaluate(agent, args.env, run.train_tasks[:5], episodes, warmup, run.target, args.seed, args.warmup_noise)
+    train = evaluate(agent, args.env, run.train_tasks[:5], episodes, warmup, run.target, args.seed, explore(args))
     if pool is not None:
         test = evaluate_paper(agent, args.env, run.test_tasks, episodes, run.oracle, args.seed, pool, warmup > 0)
     else:
-        test = evaluate(agent, args.env, run.test_tasks, episodes, warmup, run.target, args.seed, args.warmup_noise)
+        test = evaluate(agent, args.env, run.test_tasks, episodes, warmup, run.target, args.seed, explore(args))
     run.policy.train()
     name = "validation_return" if args.validation else "test_return"
     return {"train_return": mean_return(train), name: mean_return(test)}
+
+
+def explore(args):
+    """The exploration noise and its steps, as `evaluate` takes them."""
+    return args.explore_noise, args.explore_steps
 
 
 def mean_return(result):
@@ -377,7 +392,7 @@ def measure(args, run, directory, dataset, state, config):
     """The final evaluation: writes one result file per regime and prints what stands in it. Returns the paths."""
     run.policy.load_state_dict(load_tensors(directory / "model.safetensors"))
     agent, few_shot = run.agent(args), not args.zero_shot
-    options = {"warmup_noise": args.warmup_noise, "pool_max": args.target == "pool_max", "keep": 3 if is_planar(dataset) else 0}
+    options = {"explore": explore(args), "pool_max": args.target == "pool_max", "keep": 3 if is_planar(dataset) else 0}
     episodes, warmup = args.eval_episodes, args.warmup_episodes if run.with_prompts else 0
     results, target = {}, run.target
     if args.protocol == "paper":
@@ -390,7 +405,9 @@ def measure(args, run, directory, dataset, state, config):
         regime = "few_shot" if few_shot else "zero_shot"
         results[regime] = evaluate(agent, args.env, run.test_tasks, episodes, warmup, target, args.seed, **options)
         if run.with_prompts and args.prompt_dropout:  # trained without prompts too, so it may be asked without one
-            results["few_trained_no_prompt"] = evaluate(agent, args.env, run.test_tasks, episodes, 0, target, args.seed)
+            results["few_trained_no_prompt"] = evaluate(
+                agent, args.env, run.test_tasks, episodes, 0, target, args.seed, explore(args)
+            )
     reference = reference_levels(args.env, args.env.make(), run.test_tasks, dataset)
     columns = {
         name: [record.get(name) for record in state["curve"]]

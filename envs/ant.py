@@ -50,6 +50,11 @@ class AntDirEnv(MujocoEnv):
     info_keys = ("x_velocity", "y_velocity", "contact_cost")
 
     @staticmethod
+    def task_features(tasks):
+        """What an agent that may know its task is told: cosine and sine, for which 0 and 2π are one. -> (num_tasks, 2)."""
+        return np.stack([np.cos(tasks["angle"]), np.sin(tasks["angle"])], -1)
+
+    @staticmethod
     def compute_rewards(observations, actions, next_observations, tasks, infos=None):
         """Rewards that other tasks would give for the same transitions (reward relabelling); arrays broadcast.
 

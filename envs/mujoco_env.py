@@ -114,12 +114,14 @@ def default_threads():
 class MujocoEnv(gym.Env):
     """One episode of a family under the gymnasium interface: a batch with one row, so the numbers are those of the batch.
 
-    `reset(options={"task": i})` chooses the task and later resets keep it. `terminated` is always False, `truncated` after
-    200 steps. `info_keys` names the entries of `info` that `compute_rewards` needs beside the transition itself.
+    `reset(options={"task": i})` chooses the task and later resets keep it. `terminated` is False unless the batch says otherwise
+    in `infos["terminated"]`, `truncated` comes after `horizon` steps. `info_keys` names the entries of `info` that
+    `compute_rewards` needs beside the transition itself.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's name)
     info_keys = ()
+    horizon = HORIZON
 
     def __init__(self, render_mode=None, width=480, height=360):
         self.render_mode, self.width, self.height = render_mode, width, height
@@ -160,7 +162,7 @@ class MujocoEnv(gym.Env):
         observations, rewards = self._batch.step(np.asarray(action)[None])
         self._steps += 1
         infos = {key: float(values[0]) for key, values in self._batch.infos.items()}
-        return observations[0], float(rewards[0]), False, self._steps >= HORIZON, infos
+        return observations[0], float(rewards[0]), bool(infos.get("terminated")), self._steps >= self.horizon, infos
 
     @classmethod
     def reference_policies(cls, env_tasks, train_ids):

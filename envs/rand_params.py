@@ -54,7 +54,19 @@ class WalkerRandParamsBatch(RandParamsBatch):
     model_file = "walker2d.xml"
 
 
-class HopperRandParamsEnv(MujocoEnv):
+class RandParamsEnv(MujocoEnv):
+    @staticmethod
+    def task_features(tasks):
+        """What an agent that may know its task is told: the exponents that act. -> (num_tasks, 24) and (num_tasks, 42).
+
+        The world body has no mass, the three joints of the root no damping, and of the frictions only sliding counts.
+        """
+        exponents = (tasks["mass_exponent"][:, 1:], tasks["inertia_exponent"][:, 1:], tasks["damping_exponent"][:, 3:],
+                     tasks["friction_exponent"][:, :, 0])  # fmt: skip
+        return np.concatenate([values.reshape(len(values), -1) for values in exponents], 1)
+
+
+class HopperRandParamsEnv(RandParamsEnv):
     """One leg. A task is the exponents of `randomised`: mass (5), inertia (5, 3), damping (6), friction (5, 3)."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 62}  # noqa: RUF012 (gymnasium's name)
@@ -62,7 +74,7 @@ class HopperRandParamsEnv(MujocoEnv):
     batch_class = HopperRandParamsBatch
 
 
-class WalkerRandParamsEnv(MujocoEnv):
+class WalkerRandParamsEnv(RandParamsEnv):
     """Two legs. A task is the exponents of `randomised`: mass (8), inertia (8, 3), damping (9), friction (8, 3)."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 62}  # noqa: RUF012 (gymnasium's name)

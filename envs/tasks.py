@@ -98,6 +98,11 @@ def escape_room_tasks():
     return [{"angle": angle} for angle in np.random.default_rng(75).uniform(0, np.pi, 65).tolist()]
 
 
+def gymnasium_tasks():
+    """One task: the reward as gymnasium defines it."""
+    return [{"forward_reward_weight": 1.0}]
+
+
 RULES = {
     "point_robot": point_robot_tasks,
     "cheetah_vel": cheetah_vel_tasks,
@@ -112,6 +117,9 @@ RULES = {
     "point_robot_wind_narrow": point_robot_wind_narrow_tasks,
     "escape_room": escape_room_tasks,
     "ant_semicircle_sparse": ant_semicircle_sparse_tasks,
+    "gym_hopper": gymnasium_tasks,
+    "gym_halfcheetah": gymnasium_tasks,
+    "gym_walker2d": gymnasium_tasks,
 }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from src.context import episode_contexts, prediction_errors
+from src.context import CONTEXT_SIZE, RunningContexts, episode_contexts, prediction_errors
 from src.windows import EpisodeTensors
 
 
@@ -43,6 +43,7 @@ class MetaDTAgent:
                 self.prompt = self.policy.encode_prompt(prompt)
         self.returns_to_go = [torch.as_tensor(target_returns, dtype=torch.float32, device=self.device)]
         self.observations, self.actions, self.rewards = [self._tensor(observations)], [], []
+        self.running = RunningContexts(self.world_model, len(observations)) if self.use_context else None
         self.contexts = [self._context()]
 
     @torch.inference_mode()
@@ -69,32 +70,17 @@ class MetaDTAgent:
         """What the environment answered: actions as they were played (B, d_a), rewards (B,), next observations (B, d_s)."""
         self.actions.append(self._tensor(actions))
         self.rewards.append(self._tensor(rewards))
+        if self.running:
+            self.running.step(self.observations[-1], self.actions[-1], self.rewards[-1])
         self.observations.append(self._tensor(next_observations))
         self.returns_to_go.append(self.returns_to_go[-1] - self.rewards[-1])
         self.contexts.append(self._context())
 
+    def _context(self):
+        return self.running.current if self.running else torch.zeros(len(self.observations[0]), CONTEXT_SIZE, device=self.device)
+
     def _tensor(self, values):
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
-
-    def _context(self):
-        """z of the last h transitions: (B, 16). Windows shorter than h are padded inside `encode`, as in training."""
-        rows, horizon, done = len(self.observations[0]), self.world_model.horizon, len(self.actions)
-        if not self.use_context:
-            return torch.zeros(rows, self.world_model.to_context.out_features, device=self.device)
-        first = max(0, done - horizon)
-        missing = horizon - (done - first)
-        window = [
-            torch.cat([values[0].new_zeros(rows, missing, *values[0].shape[1:]), *(v[:, None] for v in values[first:done])], 1)
-            if done
-            else torch.zeros(rows, horizon, size, device=self.device)
-            for values, size in (
-                (self.observations, self.observations[0].shape[1]),
-                (self.actions, len(self.policy.action_scale)),
-                ([r[:, None] for r in self.rewards], 1),
-            )
-        ]
-        mask = (torch.arange(horizon, device=self.device) >= missing).expand(rows, -1)
-        return self.world_model.encode(*window, mask)
 
     # -------------------------------------------------------------------------------------------------------- few-shot
 
@@ -129,7 +115,10 @@ def build_episodes(world_model, observations, actions, rewards, lengths, error_s
     if lengths is None:
         lengths = torch.full((len(rewards),), rewards.shape[1], device=rewards.device)
     contexts = episode_contexts(world_model, observations, actions, rewards)
-    errors = prediction_errors(world_model, observations, actions, rewards, contexts, error_scale)
+    known = contexts
+    if not world_model.horizon:  # the prompt carries the episode's last z, so its segment is what even that z misses
+        known = contexts[torch.arange(len(lengths), device=lengths.device), lengths][:, None].expand(-1, rewards.shape[1], -1)
+    errors = prediction_errors(world_model, observations, actions, rewards, known, error_scale)
     if not use_context:
         contexts = torch.zeros_like(contexts)
     return EpisodeTensors(observations, actions, rewards, lengths, contexts, errors)

@@ -2,20 +2,23 @@
 
 import numpy as np
 
-from src.batch import make_batch, rollout
+from src.batch import episode_lengths, make_batch, rollout
+from src.behaviour import BehaviourPolicies, load_behaviour, uniform_actions
+from src.checkpoint import UserError
 from src.config import next_command
-from src.sac import BehaviourPolicies, load_behaviour, uniform_actions
 from src.seeding import derive, numpy_generator, torch_generator
 from src.trajectories import Trajectories, task_parameters
 
 LATE_SHARE = 0.2  # expert level and expert checkpoint come from this last part of training
-MEDIUM_PART_OF_MIXED = 0.7  # Meta-DT's README: 70 % medium, 30 % expert
+MEDIUM_PART = {"mixed": 0.7, "medium-expert": 0.5}  # Meta-DT's README: 70 % medium, 30 % expert; D4RL: half and half
 QUALITIES = {
     "medium": "first checkpoint whose measured return reaches random + medium_share * (expert - random); "
     "expert = mean return of the last 20 % of the checkpoints",
     "expert": "checkpoint with the highest measured return among the last 20 %",
     "mixed": "70 % of the episodes as medium, 30 % as expert",
+    "medium-expert": "half of the episodes as medium, half as expert",
     "replay": "all checkpoints of training, an equal share of the episodes each",
+    "medium-replay": "the checkpoints up to that of medium, an equal share of the episodes each",
     "random": "uniform random actions",
 }
 
@@ -27,7 +30,7 @@ def choose_checkpoints(curve, quality, episodes, medium_share):
         curve: curve.json of a behaviour policy (src/sac.py). quality: a key of QUALITIES but random.
     """
     measured = np.mean(curve["stochastic_returns"], axis=1)  # (C,)
-    late = max(1, round(LATE_SHARE * len(measured)))
+    late = _late(measured)
     expert = len(measured) - late + int(np.argmax(measured[-late:]))
     random, level = np.mean(curve["random_returns"]), measured[-late:].mean()
     # where training left the policy no better than random, no level lies between: take the best there is
@@ -35,15 +38,26 @@ def choose_checkpoints(curve, quality, episodes, medium_share):
     medium = int(np.argmax(measured >= threshold))
     if quality == "replay":
         return np.arange(episodes) * len(measured) // episodes
-    if quality == "mixed":
-        split = round(MEDIUM_PART_OF_MIXED * episodes)
+    if quality == "medium-replay":
+        return np.arange(episodes) * (medium + 1) // episodes
+    if quality in MEDIUM_PART:
+        split = round(MEDIUM_PART[quality] * episodes)
         return np.repeat([medium, expert], [split, episodes - split])
     return np.full(episodes, medium if quality == "medium" else expert)
 
 
-def collect_task(args, task, report=None):
+def _late(measured):
+    return max(1, round(LATE_SHARE * len(measured)))
+
+
+def collect_task(args, source, task, report=None):
     """All episodes of one task, played at once; they depend on (seed, data_type, task) and the policies alone.
 
+    Where episodes end on their own, every row plays whole episodes until it has max_episode_steps steps, so that each
+    checkpoint gets its share of the transitions; the last episode of a row may exceed it. (Cutting it, or leaving it out,
+    would favour short episodes.)
+
+    source: where the policies are (src.behaviour.find_source); not read for random data.
     Returns (observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), infos, facts about the behaviour).
     """
     env, quality = args.env, args.data_type
@@ -53,16 +67,40 @@ def collect_task(args, task, report=None):
     if quality == "random":
         act, facts = uniform_actions(space, numpy_generator(*names)), {}
     else:
-        act, facts = _behaviour(args, task, episodes, space, torch_generator(*names))
-    seeds = [derive(*names, "reset", episode) for episode in range(episodes)]
-    batch = make_batch(env, [task] * episodes)
-    return *rollout(env, batch, act, seeds), facts
+        act, facts = _behaviour(args, source, task, episodes, space, torch_generator(*names))
+    played, parts = np.zeros(episodes, int), []
+    while (active := np.flatnonzero(played < env.max_episode_steps)).size:
+        seeds = [derive(*names, "reset", len(parts) * episodes + row) for row in active]
+        batch = make_batch(env, [task] * len(active))
+        *arrays, infos = rollout(env, batch, _act_for(active, act, episodes), seeds)
+        played[active] += episode_lengths(arrays[2], infos)
+        parts.append((active, *arrays, infos))
+    rows, *arrays, infos = zip(*parts, strict=True)
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    arrays = [np.concatenate(array)[order] for array in arrays]
+    infos = {key: np.concatenate([info[key] for info in infos])[order] for key in infos[0]}
+    for key in getattr(env.make().unwrapped, "info_keys", ()):  # without these no reward can be computed later
+        if key not in infos:
+            raise UserError(f"{env.entry_point} names {key!r} in info_keys, but its steps do not report it")
+    return *arrays, infos, facts
 
 
-def _behaviour(args, task, episodes, space, noise):
+def _act_for(active, act, episodes):
+    """`act`, which expects observations of all rows, for the rows that are `active`."""
+    if len(active) == episodes:
+        return act
+
+    def act_some(observations):
+        everything = np.zeros((episodes, observations.shape[1]), np.float32)
+        everything[active] = observations
+        return act(everything)[active]
+
+    return act_some
+
+
+def _behaviour(args, source, task, episodes, space, noise):
     """(act, facts) of the stored checkpoints: every episode is played by the one that the rule assigns to it."""
-    make = next_command(args, "train_data_collection.py", keep=("task_id_start", "task_id_end"))
-    curve, weights = load_behaviour(args.output_dir, args.env_type, task, make)
+    curve, weights = load_behaviour(source, args.env, task, training_command(args))
     rows = choose_checkpoints(curve, args.data_type, episodes, args.medium_share)
     used, counts = np.unique(rows, return_counts=True)
     weights = {name: value[used] for name, value in weights.items()}
@@ -85,8 +123,14 @@ def _behaviour(args, task, episodes, space, noise):
         "checkpoint_episodes": counts.tolist(),
         "checkpoint_returns": [round(float(measured[row]), 4) for row in used],
         "random_return": round(float(np.mean(curve["random_returns"])), 4),
+        "expert_return": round(float(measured[-_late(measured) :].mean()), 4),
     }
     return act, facts
+
+
+def training_command(args):
+    """The command that makes the behaviour policies which are missing."""
+    return next_command(args, "train_data_collection.py", keep=("task_id_start", "task_id_end"))
 
 
 def join_tasks(args, results):
@@ -98,7 +142,7 @@ def join_tasks(args, results):
         observations=np.concatenate(observations),
         actions=np.concatenate(actions),
         rewards=rewards,
-        lengths=np.full(len(rewards), args.env.max_episode_steps),
+        lengths=np.concatenate([episode_lengths(results[task][2], results[task][3]) for task in tasks]),
         task_ids=np.repeat(tasks, [len(results[task][2]) for task in tasks]),
         tasks=task_parameters(args.env.make(), tasks),
         infos={key: np.concatenate([info[key] for info in infos]).astype(np.float32) for key in infos[0]},

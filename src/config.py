@@ -31,6 +31,7 @@ class EnvConfig:
     train_tasks: tuple[int, int]
     test_tasks: tuple[int, int]
     validation_tasks: tuple[int, int]
+    terminates: bool = False  # episodes may end before max_episode_steps
 
     def make(self):
         """A fresh environment. Raises UserError when it cannot be imported, or its tasks or action space do not fit."""
@@ -174,12 +175,12 @@ def parse_args(parser, script, argv=None):
     path = find_config(chosen)
     document = read_yaml(path)
     env = read_env(path, document)
-    apply_section(parser, path, document.get(script), script)
+    apply_section(parser, path, find_section(document, script), script)
     if chosen.recipe not in (None, "paper"):
         recipes = document.get("recipes") or {}
         if chosen.recipe not in recipes:
             raise UserError(f"{path.name} has no recipe {chosen.recipe!r}: choose {', '.join(['paper', *recipes])}")
-        apply_section(parser, path, recipes[chosen.recipe].get(script), f"recipes.{chosen.recipe}.{script}")
+        apply_section(parser, path, find_section(recipes[chosen.recipe], script), f"recipes.{chosen.recipe}.{script}")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(f"unknown argument {unknown[0]}{_nearest(unknown[0].split('=')[0], _flags(parser))}; see --help")
@@ -192,7 +193,10 @@ def parse_args(parser, script, argv=None):
 def settings(args, exclude=()):
     """The resolved settings as a JSON-able dict, saved as config.json beside every artifact."""
     values = {key: value for key, value in vars(args).items() if key not in {"env", "config", "suffix", *exclude}}
-    return {**values, "device": str(args.device), "env": dataclasses.asdict(args.env)}
+    env = dataclasses.asdict(args.env)
+    if not args.env.terminates:
+        env.pop("terminates")  # so that runs from before this key continue
+    return {**values, "device": str(args.device), "env": env}
 
 
 def known_env_types():
@@ -263,21 +267,22 @@ def read_env(path, document):
     for key in document:
         if key not in known:
             raise UserError(f"{path}: unknown key {key!r}{_nearest(str(key), known)}")
-    for key in ("recipes", *SCRIPTS):
+    for key in ("recipes", "baselines", *SCRIPTS):
         if document.get(key) is not None and not isinstance(document[key], dict):
             raise UserError(f"{path}: {key} must be a mapping")
     if "paper" in (document.get("recipes") or {}):
         raise UserError(f"{path}: recipes.paper is the name of the file's base: choose another")
     for name, recipe in (document.get("recipes") or {}).items():
         for key in recipe if isinstance(recipe, dict) else [recipe]:
-            if key not in SCRIPTS:
+            if key not in (*SCRIPTS, "baselines"):
                 raise UserError(f"{path}: recipes.{name}: unknown script {key!r}{_nearest(str(key), SCRIPTS)}")
-    values = {"validation_tasks": document.get("train_tasks")} | {key: document[key] for key in fields & document.keys()}
+    values = {"validation_tasks": document.get("train_tasks"), "terminates": False}
+    values |= {key: document[key] for key in fields & document.keys()}
     for key in sorted(fields - values.keys()):
         raise UserError(f"{path}: the key {key} is missing")
-    for key in ("env_name", "entry_point"):
-        if not isinstance(values[key], str):
-            raise UserError(f"{path}: {key} must be text, not {values[key]!r}")
+    for key, kind, text in (("env_name", str, "text"), ("entry_point", str, "text"), ("terminates", bool, "true or false")):
+        if not isinstance(values[key], kind):
+            raise UserError(f"{path}: {key} must be {text}, not {values[key]!r}")
     if ":" not in values["entry_point"]:
         raise UserError(f"{path}: entry_point must read package.module:Class, not {values['entry_point']!r}")
     if type(values["max_episode_steps"]) is not int or values["max_episode_steps"] < 1:
@@ -298,6 +303,11 @@ def _check_ranges(path, values):
         raise UserError(f"{path}: test_tasks {list(test)} overlap train_tasks {list(train)}: no test task may be trained on")
     if validation[0] < train[0] or validation[1] > train[1]:
         raise UserError(f"{path}: validation_tasks {list(validation)} must lie inside train_tasks {list(train)}")
+
+
+def find_section(block, script):
+    """The section of a script in a settings file or in one of its recipes; those of baselines stand under `baselines`."""
+    return block.get(script) if script in SCRIPTS else (block.get("baselines") or {}).get(script)
 
 
 def apply_section(parser, path, section, name):
@@ -374,7 +384,7 @@ def next_command(args, script, *extra, keep=()):
     Args:
         extra: further words; keep: flags of this script that the next one should get too, where they were given.
     """
-    words = ["python", script, *(("--config", args.config) if args.config else ("--env_type", args.env_type)), *extra]
+    words = ["python", *script.split(), *(("--config", args.config) if args.config else ("--env_type", args.env_type)), *extra]
     defaults = {"recipe": "paper", "seed": 0, "output_dir": "."} | dict.fromkeys(keep)
     for key, default in defaults.items():
         if getattr(args, key) != default:

@@ -4,6 +4,9 @@
                  s a r s'   s a r s'    s  ·  ·
     context z_t  └───── last h transitions, never across an episode's start; zero-padded on the left; z_0 = encoder(padding)
 
+The running context (horizon 0, ours) reads the whole episode so far: z_t is read from the GRU's state after t transitions, z_0
+from its zero state. One pass over an episode gives all its contexts, and acting costs one GRU step per time step.
+
 Because reward and dynamics do not depend on who acted, z describes the task and not the behaviour policy (Meta-DT, section 4.1).
 """
 
@@ -47,7 +50,7 @@ class WorldModel(nn.Module):
 
     Args:
         observation_size, action_size: d_s, d_a.
-        horizon: h, the number of past transitions that z reads.
+        horizon: h, the number of past transitions that z reads; 0 means all of the episode so far.
     """
 
     def __init__(self, observation_size, action_size, horizon):
@@ -84,22 +87,46 @@ class WorldModel(nn.Module):
         """`name`: observation, action or reward; values (..., size) -> standardised values."""
         return (values - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
 
+    def embed(self, observations, actions, rewards):
+        """Transitions (..., d_s), (..., d_a), (..., 1) -> inputs of the GRU (..., 48)."""
+        return torch.cat(
+            [
+                self.observation_embedding(self.standardise("observation", observations)),
+                self.action_embedding(self.standardise("action", actions)),
+                self.reward_embedding(self.standardise("reward", rewards)),
+            ],
+            -1,
+        )
+
+    def embed_padding(self):
+        """What a padded row of a window is to the GRU: the embedding of standardised zeros, (48,)."""
+        parts = (self.observation_embedding, self.action_embedding, self.reward_embedding)
+        return torch.cat([layer(layer[0].weight.new_zeros(layer[0].in_features)) for layer in parts])
+
     def encode(self, observations, actions, rewards, mask):
         """Windows of transitions -> contexts.
 
         Args: observations (B, h, d_s), actions (B, h, d_a), rewards (B, h, 1), mask (B, h) False on the padding at the left.
         Returns: z (B, 16).
         """
-        embedded = [
-            embedding(self.standardise(name, values) * mask[..., None])
-            for name, values, embedding in (
-                ("observation", observations, self.observation_embedding),
-                ("action", actions, self.action_embedding),
-                ("reward", rewards, self.reward_embedding),
-            )
-        ]
-        _, hidden = self.gru(torch.cat(embedded, -1))
+        inputs = torch.where(mask[..., None], self.embed(observations, actions, rewards), self.embed_padding())
+        _, hidden = self.gru(inputs)
         return self.to_context(hidden[0])
+
+    def encode_running(self, observations, actions, rewards):
+        """Contexts of all prefixes of episodes, for horizon 0.
+
+        Args: observations (B, T, d_s), actions (B, T, d_a), rewards (B, T, 1).
+        Returns: z (B, T + 1, 16); z[:, t] has read the transitions before t.
+        """
+        hidden, _ = self.gru(self.embed(observations, actions, rewards))
+        return self.to_context(torch.cat([hidden.new_zeros(len(hidden), 1, HIDDEN_SIZE), hidden], 1))
+
+    def contexts(self, observations, actions, rewards, mask):
+        """Contexts of a window of `TransitionSampler` (see its `draw`), one row per transition to decode: (N, 16)."""
+        if self.horizon:
+            return self.encode(observations, actions, rewards, mask)
+        return self.encode_running(observations, actions, rewards)[:, :-1][mask]
 
     def decode(self, observations, actions, next_observations, contexts):
         """Predictions in standardised units: rewards (B, 1) from (s, a, s', z) and next observations (B, d_s) from (s, a, z)."""
@@ -126,6 +153,34 @@ class WorldModel(nn.Module):
 # ----------------------------------------------------------------------------------------- contexts of whole episodes
 
 
+class RunningContexts:
+    """Contexts of B running episodes, one step at a time; equal to `episode_contexts` of the same transitions.
+
+    `current`: z of the transitions seen so far, (B, 16).
+    """
+
+    def __init__(self, model, rows):
+        self.model, self.rows = model, rows
+        device = model.observation_mean.device
+        padding = model.embed_padding().expand(rows, -1)
+        self.inputs = [padding] * model.horizon
+        self.hidden = torch.zeros(1, rows, HIDDEN_SIZE, device=device)
+        self.current = self._read()
+
+    def step(self, observations, actions, rewards):
+        """One more transition: (B, d_s), (B, d_a), (B,)."""
+        embedded = self.model.embed(observations, actions, rewards[:, None])
+        if self.model.horizon:
+            self.inputs = [*self.inputs[1:], embedded]
+        else:
+            _, self.hidden = self.model.gru(embedded[:, None], self.hidden)
+        self.current = self._read()
+
+    def _read(self):
+        hidden = self.model.gru(torch.stack(self.inputs, 1))[1] if self.model.horizon else self.hidden
+        return self.model.to_context(hidden[0])
+
+
 def context_windows(starts_at, horizon):
     """Indices of the windows t-h ... t-1 of time steps t (B,): (B, h) indices (0 where padded) and mask (B, h)."""
     indices = starts_at[:, None] + torch.arange(-horizon, 0, device=starts_at.device)
@@ -139,43 +194,24 @@ def episode_contexts(model, observations, actions, rewards, chunk=8192):
 
     Args: observations (E, T, d_s) or (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T).
     Returns: contexts (E, T + 1, 16); the last one follows the whole episode.
-
-    The embeddings and the GRU's input projection are computed once per transition and not once per window.
     """
     episodes, steps = rewards.shape
     contexts = torch.empty(episodes, steps + 1, CONTEXT_SIZE, device=rewards.device)
     per_chunk = max(1, chunk // (steps + 1))
+    compute = _window_contexts if model.horizon else WorldModel.encode_running
     for first in range(0, episodes, per_chunk):
         part = slice(first, first + per_chunk)
-        contexts[part] = _contexts(model, observations[part, :steps], actions[part], rewards[part, :, None])
+        contexts[part] = compute(model, observations[part, :steps], actions[part], rewards[part, :, None])
     return contexts
 
 
-def _contexts(model, observations, actions, rewards):
-    """As `episode_contexts` for few episodes; same arithmetic as WorldModel.encode, shared between overlapping windows."""
-    horizon, gru = model.horizon, model.gru
-    inputs = torch.cat(
-        [
-            model.observation_embedding(model.standardise("observation", observations)),
-            model.action_embedding(model.standardise("action", actions)),
-            model.reward_embedding(model.standardise("reward", rewards)),
-        ],
-        -1,
-    )
-    padding = torch.cat(
-        [
-            layer(values.new_zeros(1, values.shape[-1]))
-            for layer, values in (
-                (model.observation_embedding, observations),
-                (model.action_embedding, actions),
-                (model.reward_embedding, rewards),
-            )
-        ],
-        -1,
-    )
-    inputs = torch.cat([padding.expand(len(inputs), horizon, -1), inputs], 1)  # (e, h + T, 48)
+def _window_contexts(model, observations, actions, rewards):
+    """As `WorldModel.encode` on every window of few episodes; embeddings and input projections are computed once per transition
+    and not once per window."""
+    horizon, gru, steps = model.horizon, model.gru, actions.shape[1] + 1
+    padding = model.embed_padding().expand(len(actions), horizon, -1)
+    inputs = torch.cat([padding, model.embed(observations, actions, rewards)], 1)  # (e, h + T, 48)
     projected = F.linear(inputs, gru.weight_ih_l0, gru.bias_ih_l0)
-    steps = actions.shape[1] + 1
     hidden = projected.new_zeros(len(inputs) * steps, HIDDEN_SIZE)
     for offset in range(horizon):  # window t holds the padded rows t ... t + h - 1
         hidden = _gru_cell(projected[:, offset : offset + steps].flatten(0, 1), hidden, gru)

@@ -11,27 +11,29 @@ few-shot, `make_prompt(pool, generator)`.
 import numpy as np
 import torch
 
-from src.batch import make_batch
+from src.batch import episode_lengths, make_batch
 from src.checkpoint import UserError
 from src.seeding import derive, numpy_generator, torch_generator
 
 
-def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noise=0.0, generator=None):
+def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noise=0.0, noisy_steps=0, generator=None):
     """One episode in every row.
 
     Args:
         batch: environments of B rows (src/batch.py). seeds: (B,) of their resets. steps: T.
         target_returns: (B,). bounds: (low, high) of the actions, each (d_a,).
-        noise: standard deviation of Gaussian action noise, as a share of the action half-range; generator draws it.
-    Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32.
+        noise: standard deviation of Gaussian noise on the actions of the first `noisy_steps` steps, as a share of the action
+            half-range; generator draws it.
+    Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32. Where episodes end on their own
+    also terminated (B, T) bool; T is then the longest, and what follows a row's end means nothing (rewards are 0 there).
     Raises UserError when the policy gives a number that is not finite.
     """
     low, high = bounds
-    observations, actions, rewards = [batch.reset(seeds)], [], []
+    observations, actions, rewards, ended = [batch.reset(seeds)], [], [], []
     agent.start(observations[0], target_returns, prompt)
-    for _ in range(steps):
+    for step in range(steps):
         action = agent.act()
-        if noise:
+        if step < noisy_steps:
             action = action + noise * (high - low) / 2 * generator.standard_normal(action.shape)
         action = np.clip(action, low, high).astype(np.float32)
         if not np.isfinite(action).all():
@@ -41,20 +43,27 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
         observations.append(after)
         actions.append(action)
         rewards.append(reward)
-    return {"observations": np.stack(observations, 1), "actions": np.stack(actions, 1), "rewards": np.stack(rewards, 1)}
+        if "terminated" in getattr(batch, "infos", {}):
+            ended.append(batch.infos["terminated"])
+            if ended[-1].all():
+                break
+    parts = {"observations": observations, "actions": actions, "rewards": rewards} | ({"terminated": ended} if ended else {})
+    return {key: np.stack(values, 1) for key, values in parts.items()}
 
 
-def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=0.0, pool_max=False, keep=0):
+def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0, 0), pool_max=False, keep=0):
     """Returns of `agent` on `task_ids`.
 
     Args:
         env: EnvConfig. episodes: M evaluation episodes per task. warmup: N warm-up episodes, 0 for zero-shot.
         target: target return, a number or one per task id.
         seed: of resets, noise and prompt choices; the same seed gives the same numbers.
-        warmup_noise: action noise of the warm-up episodes (share of the half-range).
+        explore: (noise, steps): action noise (share of the half-range) in the first steps of the episodes that must find the task
+            out: warm-up episodes, and zero-shot ones. An evaluation episode with a prompt is played without it.
         pool_max: raise the target to the best return of the warm-up episodes so far.
         keep: store the paths of the first `keep` evaluation episodes of every task.
-    Returns: {"returns": (tasks, M), "warmup_returns": (tasks, M, N), "trajectories": ...}, JSON-able lists.
+    Returns: {"returns": (tasks, M), "lengths": (tasks, M) where episodes can end on their own, "warmup_returns": (tasks, M, N),
+    "trajectories"}, JSON-able lists.
     """
     rows = np.repeat(np.asarray(task_ids), episodes)
     targets = np.repeat(np.broadcast_to(np.asarray(target, dtype=np.float64), len(task_ids)), episodes)
@@ -65,8 +74,8 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=
     for number in range(warmup + 1):
         seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
         generator = numpy_generator(seed, "noise", number)
-        level = warmup_noise if number < warmup else 0.0
-        episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, level, generator)
+        noise, noisy_steps = explore if number < warmup or not warmup else (0.0, 0)
+        episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, noise, noisy_steps, generator)
         pool.append(episode)
         if number < warmup:
             prompt = agent.make_prompt(pool, torch_generator(seed, "prompt", number))
@@ -74,6 +83,8 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, warmup_noise=
     returns = np.stack([episode["rewards"].sum(1, dtype=np.float64) for episode in pool], 1)  # (rows, N + 1)
     returns = returns.reshape(len(task_ids), episodes, warmup + 1)
     result = {"returns": returns[:, :, -1].round(4).tolist()}
+    if env.terminates:
+        result["lengths"] = episode_lengths(pool[-1]["rewards"], pool[-1]).reshape(len(task_ids), episodes).tolist()
     if warmup:
         result["warmup_returns"] = returns[:, :, :-1].round(4).tolist()
     if keep:

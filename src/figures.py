@@ -65,6 +65,25 @@ def draw_curves(rows, styles):
 
 
 @matplotlib.rc_context(STYLE)
+def draw_online(panels, styles):
+    """Series of runs that learn online, a panel each, with axes of their own: lines and bands as in `draw_curves`.
+
+    Args:
+        panels: [{"title", "axis", "lines": {method: (steps (S,), values (seeds, S))}, "references": {level: value}}].
+    """
+    figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for method, (steps, values) in panel["lines"].items():
+            axes.fill_between(steps, values.min(0), values.max(0), color=styles[method]["color"], alpha=0.18, lw=0)
+            axes.plot(steps, values.mean(0), **styles[method], lw=1.8)
+        axes.set(title=panel["title"], xlabel=panel["axis"])
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        _draw_references(axes, panel["references"])
+    _draw_legend(figure, styles, {method for panel in panels for method in panel["lines"]})
+    return _png(figure)
+
+
+@matplotlib.rc_context(STYLE)
 def draw_adaptation(panels, styles):
     """Return by episode on a task: a line over the warm-up episodes, then a point with its interval for the evaluation.
 

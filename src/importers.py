@@ -1,4 +1,4 @@
-"""Datasets of other projects: Meta-DT's official pickles and D4RL-style HDF5, as Trajectories.
+"""Datasets of other projects as Trajectories: Meta-DT's official pickles, D4RL-style HDF5 and pickles, Minari.
 
 A pickle is a program. These are read by an unpickler that knows numpy arrays of numbers, numpy scalars and plain
 containers, builds the arrays itself from shape, dtype and bytes, and refuses every other name before a call.
@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import os
 import pickle
 import re
 from pathlib import Path
@@ -128,35 +129,86 @@ def _plain(value):
     return value
 
 
-# ----------------------------------------------------------------------------------------------------- the two sources
+# --------------------------------------------------------------------------------------------------------- the sources
 
 
 def import_trajectories(source, env, tasks, task_id=None):
-    """Read a folder of Meta-DT's dataset_task_<i>.pkl (those of `tasks` that it has), or one HDF5 file of `task_id`.
+    """Read a folder of Meta-DT's dataset_task_<i>.pkl (those of `tasks` that it has), or data of the one task `task_id`.
 
+    The latter: a D4RL-style .hdf5, a .pkl with a list of trajectories (Decision Transformer's D4RL files), or a Minari dataset,
+    by its id ("mujoco/hopper/medium-v0", already downloaded), its folder or its main_data.hdf5.
     Returns (Trajectories, facts to record). Raises UserError.
     """
     source = Path(source)
-    if source.is_dir():
+    minari = _find_minari(source)
+    if source.is_dir() and not minari:
         files = {task: source / f"dataset_task_{task}.pkl" for task in tasks}
         files = {task: path for task, path in files.items() if path.exists()}
         if not files:
             raise UserError(f"{source} holds no dataset_task_<i>.pkl of the tasks {tasks.start} to {tasks.stop - 1}")
         read = read_pickle
-    elif source.suffix in (".hdf5", ".h5"):
-        if task_id is None:
+    elif minari or source.suffix in (".hdf5", ".h5", ".pkl"):
+        if task_id is None and num_tasks(env.make()) > 1:
             raise UserError(f"say which task {source} belongs to: --task_id 0")
+        task_id = task_id or 0
         if task_id >= num_tasks(env.make()):
             raise UserError(f"--task_id {task_id} is unknown: {env.env_type} has {num_tasks(env.make())} tasks")
-        files, read = {task_id: source}, _read_hdf5
+        files = {task_id: minari or source}
+        read = _read_minari if minari else read_pickle if source.suffix == ".pkl" else _read_hdf5
     else:
-        raise UserError(f"--import_from {source} is neither a folder of dataset_task_<i>.pkl files nor an .hdf5 file")
-    parts = {task: _episodes(_fields(read(path), path), path, env.max_episode_steps) for task, path in files.items()}
+        raise UserError(
+            f"--import_from {source} is neither a folder of dataset_task_<i>.pkl files nor an .hdf5 or .pkl file nor a Minari "
+            f"dataset in {_minari_root()} (fetch one: minari download {source})"
+        )
+    parts = {task: _all_episodes(read(path), path, env.max_episode_steps) for task, path in files.items()}
     environment = env.make()
-    if source.is_dir():
+    if source.is_dir() and not minari:
         _compare_goals(source, environment, files)
     facts = {"imported_from": {task: [path.name, _sha256(path)] for task, path in files.items()}}
-    return _assemble(parts, task_parameters(environment, files)), facts
+    return _assemble(parts, task_parameters(environment, files), env.terminates), facts
+
+
+def _all_episodes(content, path, horizon):
+    """What a file holds, flat arrays or a list of them per episode -> episodes as `_episodes` gives them."""
+    if not isinstance(content, list):
+        return _episodes(_fields(content, path), path, horizon)
+    episodes = []
+    for part in content:
+        fields = _fields(part, path)
+        fields["timeouts"] = np.arange(len(fields["rewards"])) == len(fields["rewards"]) - 1
+        episodes += _episodes(fields, path, horizon)
+    return episodes
+
+
+def _minari_root():
+    return Path(os.environ.get("MINARI_DATASETS_PATH", Path.home() / ".minari" / "datasets"))
+
+
+def _find_minari(source):
+    """The main_data.hdf5 of a Minari dataset that `source` names, or None."""
+    for path in (source, source / "data" / "main_data.hdf5", _minari_root() / source / "data" / "main_data.hdf5"):
+        if path.name == "main_data.hdf5" and path.is_file():
+            return path
+    return None
+
+
+def _read_minari(path):
+    """The episodes of a Minari dataset: a list of dicts with the arrays of one episode."""
+    episodes = []
+    try:
+        with h5py.File(path, "r") as file:
+            for name in sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:])):
+                group = file[name]
+                if not isinstance(group["observations"], h5py.Dataset) or not isinstance(group["actions"], h5py.Dataset):
+                    raise UserError(f"{path}: observations and actions must be plain arrays, not dicts of them")
+                arrays = {key: group[key][()] for key in ("observations", "actions", "rewards", "terminations")}
+                states = arrays["observations"]
+                if len(states) != len(arrays["rewards"]) + 1:
+                    raise UserError(f"{path}: {name} holds {len(states)} observations for {len(arrays['rewards'])} rewards")
+                episodes.append({**arrays, "observations": states[:-1], "next_observations": states[1:]})
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a readable Minari dataset ({' '.join(str(error).split())[:100]})") from None
+    return episodes
 
 
 def _read_hdf5(path):
@@ -195,7 +247,7 @@ def _fields(content, path):
 
 
 def _episodes(fields, path, horizon):
-    """Cut flat arrays into episodes, a list of (observations (L + 1, d), actions (L, d), rewards (L,)).
+    """Cut flat arrays into episodes, a list of (observations (L + 1, d), actions (L, d), rewards (L,), whether terminated).
 
     Ends are the timeouts and terminals; where all are false (the official pickles), every `horizon` steps.
     """
@@ -222,7 +274,8 @@ def _episodes(fields, path, horizon):
         if end - start > horizon:
             raise UserError(f"{path}: an episode has {end - start} steps, the environment allows {horizon}")
         if end > start:
-            episodes.append((observations, fields["actions"][start:end], fields["rewards"][start:end]))
+            terminated = "terminals" in fields and fields["terminals"][end - 1] > 0.5
+            episodes.append((observations, fields["actions"][start:end], fields["rewards"][start:end], terminated))
     if not episodes:
         raise UserError(f"{path} holds no whole episode")
     return episodes
@@ -246,9 +299,9 @@ def _compare_goals(folder, environment, files):
                 )
 
 
-def _assemble(parts, tasks):
+def _assemble(parts, tasks, terminates):
     episodes = [(task, *episode) for task in sorted(parts) for episode in parts[task]]
-    lengths = np.array([len(rewards) for *_, rewards in episodes])
+    lengths = np.array([len(rewards) for *_, rewards, _ in episodes])
     steps = lengths.max()
     sizes = {np.shape(e[1])[1:] + np.shape(e[2])[1:] for e in episodes}
     if len(sizes) > 1:
@@ -260,9 +313,12 @@ def _assemble(parts, tasks):
         rewards=np.zeros((count, steps), np.float32),
         lengths=lengths,
         task_ids=np.array([task for task, *_ in episodes]),
+        infos={"terminated": np.zeros((count, steps), np.float32)} if terminates else {},
     )
-    for row, (_, observations, actions, rewards) in enumerate(episodes):
+    for row, (_, observations, actions, rewards, terminated) in enumerate(episodes):
         length = len(rewards)
+        if terminates:
+            arrays.infos["terminated"][row, length - 1] = terminated
         arrays.observations[row, : length + 1] = observations
         arrays.actions[row, :length], arrays.rewards[row, :length] = actions, rewards
     return dataclasses.replace(arrays, tasks=tasks)

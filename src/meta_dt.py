@@ -129,7 +129,10 @@ class MetaDT(nn.Module):
         return self._act(hidden[:, 0])
 
 
-def action_loss(predicted, actions, mask, scale):
-    """Mean squared error over unpadded positions and action dimensions, in units of the action scale: (B, K, d_a) -> scalar."""
+def action_loss(predicted, actions, mask, scale, weights=1.0):
+    """Mean squared error over unpadded positions and action dimensions, in units of the action scale: (B, K, d_a) -> scalar.
+
+    weights: (B, K) share of each position (advantage weights), mean 1 over the data.
+    """
     errors = ((predicted - actions) / scale).square().mean(-1)
-    return (errors * mask).sum() / mask.sum()
+    return (errors * mask * weights).sum() / mask.sum()

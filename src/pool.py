@@ -98,6 +98,7 @@ def _serve(pipe, function):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # and one thread for the simulator (envs.mujoco_env reads it)
     with contextlib.suppress(EOFError):
         while True:
             item = pipe.recv()

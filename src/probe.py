@@ -34,9 +34,9 @@ def random_walk(env, task_ids, episodes, seed):
 
 
 def full_contexts(model, observations, actions, rewards):
-    """z of every step whose window is full (t >= h, or the last one where episodes are shorter): (E, T', 16)."""
+    """z of every step whose window is full (t >= h; t >= 4 with running contexts; at least the last one): (E, T', 16)."""
     contexts = episode_contexts(model, observations, actions, rewards)
-    return contexts[:, min(model.horizon, rewards.shape[1]) :]
+    return contexts[:, min(model.horizon or 4, rewards.shape[1]) :]
 
 
 def linear_probe(contexts, parameters, ridge=1e-3):

@@ -34,7 +34,7 @@ LEGEND = {
     "Regime": """zero_shot: the agent sees nothing but the running episode. few_shot: before it is scored, the
         frozen agent plays a few warm-up episodes on the test task. bamdp: episodes 1 to K on one task, what was
         learnt is kept from one to the next, and the score is the mean over the K. Other names are explained by
-        the script in the row's command.""",
+        the script in the row's command. pretrained, finetuned: after the offline phase, and after learning online.""",
     "Protocol": """strict: nothing about a test task is known beforehand; target returns come from the
         training tasks. paper: what the official code does (target return = best return in the test task's own
         dataset, warm-up pool grown over all evaluations); for comparison with published numbers only. Compare
@@ -43,6 +43,8 @@ LEGEND = {
         task; a method that does not beat it has not adapted. dataset_mean, dataset_best: mean and best return of
         the test tasks' own offline episodes. oracle: a policy that knows the task. They have no seeds, hence no
         interval.""",
+    "Normalised": """100 × (return − minimum) / (maximum − minimum), with the minimum and the maximum named in the row's
+        last cell. Scores are comparable only where these, the data and the robots are the same.""",
     "20th percentile": "Over tasks, of the mean over seeds: how the hard tasks fare.",
     "Last / chosen / best": """Mean test return at the last point of the learning curve, at the point with the
         best validation return, and at its best point. The third looks at the test tasks, so it flatters.""",
@@ -71,7 +73,7 @@ class Table:
 
 def section_tables(section):
     """The tables of one section that have rows, in display order; the last one holds the commands."""
-    tables = [score_table, episode_table, details_table, world_model_table, command_table]
+    tables = [score_table, normalised_table, episode_table, details_table, world_model_table, command_table]
     return [_without_empty_columns(table) for table in (make(section) for make in tables) if table.rows]
 
 
@@ -107,6 +109,24 @@ def score_table(section):
     references = [[level, *(cells.get(level, NONE) for cells in levels)] for level in order]
     headers = ["method", *map(_column_title, section.runs)]
     return Table("Return on the test tasks: IQM [95 % interval], below it the mean", headers, rows, references)
+
+
+def normalised_table(section):
+    """Normalised scores of the runs that name what counts as 0 and as 100, the reference levels below."""
+    rows, references = [], {}
+    for column, method, runs in _groups(section):
+        scales = [run.get("normalisation") for run in runs]
+        if not all(scales):
+            continue
+        low, high = (np.array([scale[key] for scale in scales])[:, None] for key in ("minimum", "maximum"))
+        scores = 100 * (results.scores_of(runs) - low) / (high - low)
+        meaning = f"0 = {low.mean():.1f}, 100 = {high.mean():.1f}: {scales[0].get('source', NONE)}"
+        steps = _span(sorted({run.get("environment_steps", 0) for run in runs}))
+        rows.append([method, column[0], _with_interval(statistics.mean, scores, digits=1), steps, meaning])
+        for level, value in _mean_levels(section.runs[column]).items():
+            references[level] = [NONE, f"{100 * (value - low.mean()) / (high - low).mean():.1f}", NONE, NONE]
+    headers = ["method", "regime", "normalised score", "environment steps", "constants"]
+    return Table("Normalised scores, mean [95 % interval]", headers, rows, [[level, *references[level]] for level in references])
 
 
 def episode_table(section):
@@ -306,8 +326,8 @@ class Picture:
 def section_pictures(section):
     """The pictures of one section for which there are data, in display order."""
     styles = figures.method_styles(section.methods)
-    makers = curve_pictures(section, styles), adaptation_pictures(section, styles), path_pictures(section)
-    return list(chain(*makers, context_pictures(section)))
+    makers = curve_pictures(section, styles), online_pictures(section, styles), adaptation_pictures(section, styles)
+    return list(chain(*makers, path_pictures(section), context_pictures(section)))
 
 
 def curve_pictures(section, styles):
@@ -323,6 +343,23 @@ def curve_pictures(section, styles):
     if rows:
         caption = "Line: mean over seeds; band: lowest to highest seed. Dashed: reference levels of the test tasks."
         yield Picture(f"{slug(section)}-curves.png", "Learning curves", caption, figures.draw_curves(rows, styles))
+
+
+def online_pictures(section, styles):
+    """Return, entropy and temperature against environment steps, of the regimes in which there are any."""
+    titles = {"test_return": "mean return", "entropy": "entropy of the policy (nats)", "temperature": "temperature λ"}
+    for column, methods in section.runs.items():
+        panels = []
+        for series, title in titles.items():
+            lines = {method: results.common_curve(runs, series, "environment_steps") for method, runs in methods.items()}
+            lines = {method: curve for method, curve in lines.items() if curve is not None and curve[0][-1] > 0}
+            references = _mean_levels(methods) if series == "test_return" else {}
+            if lines:
+                panels.append({"title": title, "axis": "environment steps", "lines": lines, "references": references})
+        if panels:
+            caption = "Line: mean over seeds; band: lowest to highest seed. Zero steps: the pre-trained policy."
+            png = figures.draw_online(panels, styles)
+            yield Picture(f"{slug(section)}-online-{_safe(*column)}.png", f"Online: {_column_title(column)}", caption, png)
 
 
 def adaptation_pictures(section, styles):

@@ -4,7 +4,8 @@ results/<env_type>/<quality>/<method>/<regime>-<protocol>/seed_<s>.json, written
 env_type, quality, method, regime, protocol, command (texts), seed, task_ids, returns (per task, a number per evaluation
 episode). Optional: reference, warmup_returns, curve, trajectories, task_parameters, target_return, gradient_steps,
 wall_clock_s, hardware, commit, and any further key. A file of regime "diagnostics" describes a world model instead, by
-validation, probe, embedding, and has no protocol.
+validation, probe, embedding, and has no protocol. A run that learns online adds environment_steps, entropy, temperature to its
+curve, and normalisation (minimum, maximum, source): the returns that count as 0 and 100.
 """
 
 import dataclasses
@@ -18,7 +19,16 @@ from src import statistics
 from src.checkpoint import UserError
 
 SERIES = ("train_return", "validation_return", "test_return")  # of the learning curve
-LEVELS = ("trivial", "task_blind", "dataset_mean", "dataset_best", "oracle")  # in display order; others follow
+ONLINE_SERIES = ("environment_steps", "entropy", "temperature")  # more series, of methods that learn online
+LEVELS = (
+    "trivial",
+    "random",
+    "task_blind",
+    "dataset_mean",
+    "dataset_best",
+    "expert",
+    "oracle",
+)  # in display order; others follow
 REGIMES = ("zero_shot", "few_shot", "bamdp", "pretrained", "finetuned")  # in display order; others follow
 PROTOCOLS = ("strict", "paper")
 SEQUENTIAL = ("bamdp",)  # regimes whose evaluation episodes are played in sequence, each knowing the former ones
@@ -135,10 +145,13 @@ def _run_faults(result):
         if values is not None and (not _numbers(values, 1) or len(values) != len(tasks)):
             yield f"reference.{level}", "null or one finite number per task"
     curve = result.get("curve") or {}
-    for key in ("gradient_steps", *SERIES):
+    for key in ("gradient_steps", *SERIES, *ONLINE_SERIES):
         values = curve.get(key) or []
         if not _numbers(values, 1, nullable=True) or len(values) not in (0, len(curve.get("gradient_steps") or [])):
             yield f"curve.{key}", "a list of numbers as long as curve.gradient_steps, or empty"
+    scale = result.get("normalisation")
+    if scale and not (isinstance(scale, dict) and _numbers([scale.get("minimum"), scale.get("maximum")], 1)):
+        yield "normalisation", "null, or an object with the numbers minimum and maximum"
     yield from _picture_faults(result)
 
 
@@ -230,14 +243,15 @@ def episode_scores(runs, regime):
     return np.array([[np.mean(episodes, axis=0) for episodes in tasks] for tasks in warmups])
 
 
-def common_curve(runs, series):
+def common_curve(runs, series, axis="gradient_steps"):
     """One series of the learning curves -> (steps (S,), values (seeds, S)), where every seed has values; or None.
 
+    axis: the series that counts the steps.
     Nulls are left out; steps that a seed did not measure are interpolated between its neighbours.
     """
     curves = []
     for curve in (run.get("curve") or {} for run in runs):
-        points = zip(curve.get("gradient_steps") or [], curve.get(series) or [], strict=False)
+        points = zip(curve.get(axis) or [], curve.get(series) or [], strict=False)
         points = sorted(point for point in points if None not in point)
         if points:
             curves.append(np.array(points, dtype=float).T)

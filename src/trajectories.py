@@ -36,7 +36,8 @@ class Trajectories:
     lengths: np.ndarray  # (E,) int64
     task_ids: np.ndarray  # (E,) int64
     tasks: dict = dataclasses.field(default_factory=dict)  # task id -> {parameter: number or list}
-    infos: dict = dataclasses.field(default_factory=dict)  # key -> (E, T, ...) float32: extra facts of every step
+    # key -> (E, T, ...) float32: extra facts of every step. "terminated", where episodes can end on their own, is 1 at that end
+    infos: dict = dataclasses.field(default_factory=dict)
     metadata: dict = dataclasses.field(default_factory=dict)  # env_type, quality, provenance, ...
 
     def __len__(self):
@@ -338,8 +339,9 @@ def _write(directory, t):
             group["observations"] = t.observations[episode, : length + 1]
             group["actions"] = t.actions[episode, :length]
             group["rewards"] = t.rewards[episode, :length]
-            group["terminations"] = np.zeros(length, bool)
-            group["truncations"] = np.arange(length) == length - 1
+            terminations = t.infos["terminated"][episode, :length] > 0 if "terminated" in t.infos else np.zeros(length, bool)
+            group["terminations"] = terminations
+            group["truncations"] = (np.arange(length) == length - 1) & ~terminations
             for key, values in t.infos.items():
                 group[f"infos/{key}"] = values[episode, :length]
         file.flush()

@@ -16,7 +16,7 @@ class TransitionSampler:
 
     Args:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), task_ids (E,): CPU tensors.
-        horizon: h.
+        horizon: h, or 0 for running contexts: whole episodes are drawn then, and each of their steps is a transition to decode.
         relabel: None, or a function (observations, actions, next_observations, infos, task ids (...)) -> rewards (...), numpy.
         relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data.
         infos: dict key -> (E, T, ...): recorded facts that `relabel` may need.
@@ -24,49 +24,72 @@ class TransitionSampler:
 
     def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None):
         self.observations, self.actions, self.rewards, self.infos = observations, actions, rewards, infos or {}
-        self.task_ids, self.horizon, self.relabel, self.relabel_share = task_ids, horizon, relabel, relabel_share
+        self.lengths, self.task_ids, self.horizon = lengths, task_ids, horizon
+        self.relabel, self.relabel_share = relabel, relabel_share
         self.tasks = task_ids.unique()
         self.cumulative = lengths.cumsum(0)
         self.size = int(self.cumulative[-1])
 
-    def locate(self, index):
-        """Flat transition numbers (B,) -> episodes (B,) and time steps (B,)."""
-        episodes = torch.searchsorted(self.cumulative, index, right=True)
-        starts = torch.cat([self.cumulative.new_zeros(1), self.cumulative[:-1]])
-        return episodes, index - starts[episodes]
-
-    def gather(self, index):
-        """Windows before, and transitions at, flat numbers `index` (B,), with the rewards of the data.
-
-        Returns: window (observations (B, h, d_s), actions (B, h, d_a), rewards (B, h, 1), mask (B, h)) and
-        transition (observations (B, d_s), actions (B, d_a), rewards (B, 1), next_observations (B, d_s)).
-        """
-        window, (episodes, steps) = self._window(index)
-        return window, self._transition(episodes, steps)
+    def chunks(self, size):
+        """All the data in order, `size` transitions at a time, with its own rewards; batches as `draw` gives."""
+        if self.horizon:
+            for first in range(0, self.size, size):
+                episodes, steps = self._locate(torch.arange(first, min(first + size, self.size)))
+                yield self._window(episodes, steps)[0], self._transition(episodes, steps)
+        else:
+            for rows in torch.arange(len(self.lengths)).split(max(1, size // self.rewards.shape[1])):
+                window, _ = self._whole(rows)
+                index = window[3].nonzero()
+                yield window, self._transition(rows[index[:, 0]], index[:, 1])
 
     def draw(self, batch, generator):
-        """A training batch in the format of `gather`."""
-        index = torch.randint(self.size, (batch,), generator=generator)
-        window, (episodes, steps) = self._window(index)
+        """A training batch of about `batch` transitions.
+
+        Returns: window, transition. With a horizon, the window is (observations (B, h, d_s), actions (B, h, d_a), rewards
+        (B, h, 1), mask (B, h)). With running contexts it is whole episodes (B, T, ...) and the mask says which of their
+        steps exist. The transition (observations (N, d_s), actions (N, d_a), rewards (N, 1), next_observations (N, d_s)) has
+        one row for each context that `WorldModel.contexts` makes of the window.
+        """
+        if self.horizon:
+            episodes, steps = self._locate(torch.randint(self.size, (batch,), generator=generator))
+            window, places = self._window(episodes, steps)
+        else:
+            rows = torch.randint(len(self.lengths), (max(1, batch // self.rewards.shape[1]),), generator=generator)
+            window, places = self._whole(rows)
+            index = window[3].nonzero()
+            episodes, steps = rows[index[:, 0]], index[:, 1]
         if self.relabel is None:
             return window, self._transition(episodes, steps)
-        tasks = self.tasks[torch.randint(len(self.tasks), (batch,), generator=generator)]
-        moved = torch.rand(batch, generator=generator) < self.relabel_share
-        tasks = torch.where(moved, tasks, self.task_ids[episodes])
         observations, actions, _, mask = window
-        rows, indices = episodes[:, None], context_windows(steps, self.horizon)[0]
-        rewards = self._relabelled(rows, indices, tasks[:, None].expand(-1, self.horizon))
-        elsewhere = self.locate(torch.randint(self.size, (batch,), generator=generator))
+        rows = episodes if self.horizon else rows
+        tasks = self.tasks[torch.randint(len(self.tasks), (len(rows),), generator=generator)]
+        moved = torch.rand(len(rows), generator=generator) < self.relabel_share
+        tasks = torch.where(moved, tasks, self.task_ids[rows])
+        rewards = self._relabelled(*places, tasks[:, None].expand(mask.shape))
+        if not self.horizon:
+            tasks = tasks[:, None].expand(mask.shape)[mask]
+        elsewhere = self._locate(torch.randint(self.size, tasks.shape, generator=generator))
         observation, action, _, after = self._transition(*elsewhere)
         reward = self._relabelled(*elsewhere, tasks)
         return (observations, actions, rewards[..., None], mask), (observation, action, reward[..., None], after)
 
-    def _window(self, index):
-        episodes, steps = self.locate(index)
+    def _locate(self, index):
+        """Flat transition numbers (B,) -> episodes (B,) and time steps (B,)."""
+        episodes = torch.searchsorted(self.cumulative, index, right=True)
+        return episodes, index - (self.cumulative - self.lengths)[episodes]
+
+    def _window(self, episodes, steps):
+        """Windows before `steps`, and (episodes, steps) of their transitions."""
         indices, mask = context_windows(steps, self.horizon)
         rows = episodes[:, None]
         window = self.observations[rows, indices], self.actions[rows, indices], self.rewards[rows, indices][..., None], mask
-        return window, (episodes, steps)
+        return window, (rows, indices)
+
+    def _whole(self, rows):
+        """Whole episodes, and (episodes, steps) of their transitions."""
+        mask = torch.arange(self.rewards.shape[1]) < self.lengths[rows, None]
+        window = self.observations[rows, :-1], self.actions[rows], self.rewards[rows][..., None], mask
+        return window, (rows[:, None], torch.arange(self.rewards.shape[1]))
 
     def _transition(self, episodes, steps):
         rewards = self.rewards[episodes, steps][:, None]

@@ -17,6 +17,7 @@ class EpisodeTensors:
         self.observations, self.actions, self.rewards = observations, actions, rewards
         self.lengths, self.contexts, self.errors = lengths, contexts, errors
         self.returns_to_go = returns_to_go(rewards, lengths)
+        self.weights = torch.ones_like(rewards)  # of every step in the policy's loss
 
     def gather(self, episodes, starts, length, align_right=True):
         """Windows of `length` steps from `starts` (B,) of `episodes` (B,); steps past the episode's end are masked.
@@ -36,12 +37,23 @@ class EpisodeTensors:
             "actions": self.actions[rows, steps],
             "timesteps": steps,
             "mask": mask,
+            "weights": self.weights[rows, steps],
         }
 
+    def final_contexts(self, episodes):
+        """z after the whole of `episodes` (B,): (B, 16)."""
+        return self.contexts[episodes, self.lengths[episodes]]
+
     def prompts(self, episodes, length, horizon, select, generator):
-        """The self-guided prompt segment of each of `episodes` (B,): dict as `gather` gives, k = `length` steps."""
+        """The self-guided prompt segment of each of `episodes` (B,): dict as `gather` gives, k = `length` steps.
+
+        A prompt comes from a finished episode, so with running contexts (horizon 0) its z is the one after the whole episode.
+        """
         starts = choose_starts(self.errors[episodes], self.lengths[episodes], length, horizon, select, generator)
-        return self.gather(episodes, starts, length, align_right=False)
+        prompt = self.gather(episodes, starts, length, align_right=False)
+        if not horizon:
+            prompt["contexts"] = self.final_contexts(episodes)[:, None].expand(-1, length, -1)
+        return prompt
 
 
 def returns_to_go(rewards, lengths):
@@ -57,21 +69,32 @@ class BatchSampler:
         episodes: EpisodeTensors of the training tasks. task_ids: (E,) task of each episode.
         length: K. prompt_length: k. horizon: h. select: prompt selection (src/prompts.py).
         full_windows: draw only starts whose window is K steps long (ours); the paper draws any start and pads on the left.
+        top_share: windows come from this share of every task's episodes, the best by return; prompts come from all (ours; 1 is
+            the paper's way).
+        hindsight_share: this share of the windows gets, in place of its own contexts, the last context of another episode of
+            the same task: what the world model knows in the end (ours; 0 is the paper's way).
     """
 
-    def __init__(self, episodes, task_ids, length, prompt_length, horizon, select, full_windows):
+    def __init__(
+        self, episodes, task_ids, length, prompt_length, horizon, select, full_windows, top_share=1.0, hindsight_share=0.0
+    ):
         self.episodes, self.length, self.prompt_length = episodes, length, prompt_length
-        self.horizon, self.select, self.full_windows = horizon, select, full_windows
+        self.horizon, self.select, self.hindsight_share = horizon, select, hindsight_share
         order = torch.argsort(task_ids, stable=True)
         _, inverse, counts = torch.unique(task_ids, return_inverse=True, return_counts=True)
         self.order = order  # episodes sorted by task: those of one task are neighbours
         self.first = (counts.cumsum(0) - counts)[inverse]  # (E,) where the task of each episode begins in `order`
         self.count = counts[inverse]
-        self.cumulative = self._starts_per_episode().cumsum(0)
+        windows = (episodes.lengths - length + 1).clamp_min(1) if full_windows else episodes.lengths
+        self.cumulative = (windows * self._best(top_share)).cumsum(0)  # episodes that are left out have no window
 
-    def _starts_per_episode(self):
-        lengths = self.episodes.lengths
-        return (lengths - self.length + 1).clamp_min(1) if self.full_windows else lengths
+    def _best(self, share):
+        """Which episodes belong to the best `share` of their task, at least one of each: (E,) bool."""
+        by_return = torch.argsort(self.episodes.returns_to_go[:, 0], descending=True, stable=True)
+        task = self.first[by_return]
+        rank = torch.empty_like(self.first)
+        rank[by_return[torch.argsort(task, stable=True)]] = torch.arange(len(rank), device=rank.device)
+        return rank - self.first < (share * self.count).ceil().clamp_min(1)
 
     def draw(self, batch, generator, with_prompt):
         """(history, prompt or None): `batch` windows, uniform over all (episode, start) pairs."""
@@ -80,8 +103,16 @@ class BatchSampler:
         episodes = torch.searchsorted(self.cumulative, pick, right=True)
         starts = self.cumulative[episodes] - 1 - pick  # any one-to-one map of the pairs of an episode onto its starts
         history = self.episodes.gather(episodes, starts, self.length)
+        if self.hindsight_share:
+            known = self.episodes.final_contexts(self._same_task(episodes, generator))[:, None]
+            chosen = torch.rand(batch, generator=generator).to(device) < self.hindsight_share
+            history["contexts"] = torch.where(chosen[:, None, None], known, history["contexts"])
         if not with_prompt:
             return history, None
-        share = torch.rand(batch, generator=generator).to(device)
-        others = self.order[self.first[episodes] + (share * self.count[episodes]).long()]
+        others = self._same_task(episodes, generator)
         return history, self.episodes.prompts(others, self.prompt_length, self.horizon, self.select, generator)
+
+    def _same_task(self, episodes, generator):
+        """A uniformly drawn episode of the same task for each of `episodes` (B,)."""
+        share = torch.rand(len(episodes), generator=generator).to(episodes.device)
+        return self.order[self.first[episodes] + (share * self.count[episodes]).long()]

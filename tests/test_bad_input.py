@@ -75,7 +75,7 @@ def refused(capsys, folder, script, argv, mend):
         ("get_datasets", ["--task_id_start", "5", "--task_id_end", "5"], "must satisfy 0 <= start < end <= 50"),
         ("get_datasets", ["--task_id_end", "51"], "must satisfy 0 <= start < end <= 50"),
         ("get_datasets", ["--import_from", "no/such/folder"], "no/such/folder"),
-        ("get_datasets", ["--data_type", "medium"], "no finished behaviour policy of task 0 .*train_data_collection.py"),
+        ("get_datasets", ["--data_type", "medium"], "no behaviour policies in .*train_data_collection.py"),
         ("train_data_collection", ["--save_freq", "0"], "'0' is not an integer of at least 1"),
         ("train_data_collection", ["--hidden_sizes", "64", "-1"], "'-1' is not|unknown argument|expected"),
         ("train_data_collection", ["--gamma", "1.01"], "'1.01' is not a number between 0 and 1"),

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from src.batch import make_batch, rollout
+from src.behaviour import BehaviourPolicies, Source, load_behaviour
 from src.checkpoint import UserError
 from src.config import read_env, read_yaml
-from src.sac import BehaviourPolicies, load_behaviour
 from train_data_collection import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,4 +175,5 @@ def test_batch_class_is_the_environment():
 
 def test_missing_policy_names_the_command(tmp_path):
     with pytest.raises(UserError, match="make it: python train"):
-        load_behaviour(tmp_path, "point_robot", 0, "python train_data_collection.py --env_type point_robot")
+        source = Source(tmp_path, "per_task")
+        load_behaviour(source, point_robot(), 0, "python train_data_collection.py --env_type point_robot")

@@ -243,7 +243,7 @@ def test_the_published_values_of_point_robot():
     found = (policy.return_scale, policy.batch_size, policy.weight_decay, policy.lr_warmup_steps, policy.grad_clip)
     assert found == (10, 128, 1e-4, 10_000, 0.25)
     assert (policy.width, policy.layers, policy.heads, policy.dropout, policy.eval_every) == (128, 3, 1, 0.1, 500)
-    ours = ("prompt_context", "rescale_actions", "full_windows", "clamp_returns", "warmup_noise", "prompt_dropout")
+    ours = ("prompt_context", "rescale_actions", "full_windows", "clamp_returns", "explore_noise", "prompt_dropout")
     assert not any(getattr(policy, name) for name in ours) and policy.prompt_pool == "top3"
     assert (context.context_horizon, context.epochs, context.steps, context.batch_size) == (4, 301, None, 128)
     assert (context.learning_rate, context.grad_clip, context.relabel, context.weight_decay) == (1e-3, 1.0, False, 0)

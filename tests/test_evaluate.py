@@ -115,23 +115,23 @@ def test_the_pool_is_the_rows_own_and_starts_empty():
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_no_warmup_is_zero_shot(noise):
     agent = meta_dt()
-    zero = evaluate(agent, ENV, TESTS, 2, 0, -3.0, 0, warmup_noise=noise)
+    zero = evaluate(agent, ENV, TESTS, 2, 0, -3.0, 0, explore=(noise, 20))
     assert set(zero) == {"returns"}
-    few = evaluate(agent, ENV, TESTS, 2, 2, -3.0, 0)
+    few = evaluate(agent, ENV, TESTS, 2, 2, -3.0, 0, explore=(noise, 20))
     assert np.array(few["warmup_returns"])[:, :, 0].tolist() == zero["returns"]  # the first warm-up episode knows nothing
     assert few["returns"] != zero["returns"]
 
 
 def test_noise_disturbs_the_warmup_only():
     agent = Recorder()
-    plain, noisy = (evaluate(agent, ENV, [45], 4, 2, 0.0, 0, warmup_noise=noise) for noise in (0.0, 0.5))
+    plain, noisy = (evaluate(agent, ENV, [45], 4, 2, 0.0, 0, explore=(noise, 20)) for noise in (0.0, 0.5))
     assert plain["returns"] == noisy["returns"]  # this agent ignores what happened
     assert plain["warmup_returns"] != noisy["warmup_returns"]
 
 
 def test_same_seed_same_numbers():
     agent = meta_dt(select="sample", pool="top3")
-    results = [evaluate(agent, ENV, TESTS, 3, 3, -3.0, seed, warmup_noise=0.5) for seed in (0, 0, 1)]
+    results = [evaluate(agent, ENV, TESTS, 3, 3, -3.0, seed, explore=(0.5, 20)) for seed in (0, 0, 1)]
     assert results[0] == results[1] != results[2]
     assert np.std(results[0]["returns"], axis=1).min() > 0  # M adaptations, not one repeated
 

@@ -88,6 +88,48 @@ def write_point_robot(root, method, seeds, level, protocols=("strict",)):
                 )  # fmt: skip
 
 
+def write_online(root, method, seed, final, **content):
+    """A run that learned online from a pre-trained policy of return 1500."""
+    shared = {"task_ids": [0], "reference": {"random": [20.0], "dataset_mean": [1400.0], "expert": [3220.0]}}
+    shared["normalisation"] = {"minimum": 20.0, "maximum": 3220.0, "source": "our own expert"}
+    for regime, value in (("pretrained", 1500.0), ("finetuned", final)):
+        steps = [0, 900 + seed, 2000 - seed] if regime == "finetuned" else [0, 0, 0]
+        curve = {
+            "gradient_steps": [100, 200, 300],
+            "environment_steps": steps,
+            "test_return": [1500.0, (1500 + value) / 2, value],
+            "entropy": [None, -2.0, -3.0],
+            "temperature": [None, 0.1, 0.09],
+        }
+        more = {"curve": curve, "environment_steps": steps[-1], **shared, **content}
+        write_result(root, "gym_hopper", "medium", method, regime, "strict", seed, returns=[[value, value]], **more)
+
+
+def test_online_runs_have_normalised_scores_and_curves_over_environment_steps(tmp_path):
+    for seed, final in ((0, 2900.0), (1, 3540.0)):
+        write_online(tmp_path, "online_dt", seed, final)
+    write_online(tmp_path, "online_dt-no_entropy", 0, 1620.0)
+    (section,) = group_results(read_results(tmp_path))
+    table = report.normalised_table(section)
+    scores = {(row[0], row[1]): row[2].split(" ")[0] for row in table.rows}
+    assert scores["online_dt", "pretrained"] == "46.2" and scores["online_dt", "finetuned"] == "100.0"  # (90 + 110) / 2
+    assert scores["online_dt-no_entropy", "finetuned"] == "50.0"
+    assert "0 = 20.0, 100 = 3220.0: our own expert" in table.rows[0][-1]
+    assert {row[0]: row[2] for row in table.references} == {"random": "0.0", "dataset_mean": "43.1", "expert": "100.0"}
+    names = [picture.name for picture in report.section_pictures(section)]
+    assert names == ["gym_hopper-medium-curves.png", "gym_hopper-medium-online-finetuned-strict.png"]
+    steps, values = common_curve(section.runs["finetuned", "strict"]["online_dt"], "temperature", "environment_steps")
+    assert values.shape == (2, len(steps)) and steps[0] == 901 and steps[-1] == 1999
+
+    path = write_result(tmp_path, "gym_hopper", "expert", "online_dt", "finetuned", "strict", 0, normalisation={"minimum": 1})
+    with pytest.raises(UserError, match="normalisation"):
+        read_results(tmp_path)
+    path.unlink()
+    write_online(tmp_path, "online_dt", 0, 1.0, curve={"gradient_steps": [1, 2], "entropy": [1.0]})
+    with pytest.raises(UserError, match=r"curve\.entropy"):
+        read_results(tmp_path)
+
+
 def write_diagnostics(root, env_type, name, parameters, seed=0):
     """A world model whose contexts are a rotation of the task parameters plus noise."""
     generator = np.random.default_rng(seed)

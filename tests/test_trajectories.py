@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from get_datasets import main
+from src.behaviour import task_directory
 from src.checkpoint import UserError, save_tensors, write_json
 from src.collect import choose_checkpoints
 from src.config import read_env, read_yaml
-from src.sac import task_directory
 from src.trajectories import (
     Trajectories,
     check,
@@ -251,7 +251,7 @@ def test_script_from_the_shell(tmp_path):
 
     missing = shell(*command(tmp_path, "medium", 0, 2))
     assert missing.returncode == 2
-    assert missing.stderr.splitlines()[-1].startswith("error: task 0: no finished behaviour policy of task 0")
+    assert missing.stderr.splitlines()[-1].startswith("error: no behaviour policies in ")
     assert "python train_data_collection.py --env_type point_robot" in missing.stderr
     assert not (tmp_path / "datasets").exists()
     behaviour(tmp_path, [0, 1])

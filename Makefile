@@ -1,0 +1,63 @@
+# make demo, make test, ... build .venv first. To use an interpreter that has the packages already: make test PYTHON=/path/to/python
+BASE_PYTHON ?= python3
+VENV ?= .venv
+ENV ?= point_robot
+RESULTS ?= results
+DEMO_QUALITY ?= replay
+DEMO_DIR ?= demo
+
+ifeq ($(origin PYTHON), command line)
+READY :=
+else
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/installed
+endif
+
+.PHONY: help setup demo test test-slow lint format bench report reproduce
+
+help:
+	@echo "make demo        the four scripts on Point-Robot, then the table (about a quarter of an hour on two cores)"
+	@echo "make test        the test suite        make test-slow   the long tests too"
+	@echo "make lint        ruff                  make format      let ruff rewrite the files"
+	@echo "make bench       speed of the hot paths, into benchmarks/results/"
+	@echo "make report      tables and figures of RESULTS=results, into report/"
+	@echo "make reproduce   every run behind the committed tables of ENV=point_robot; ARGS=--dry_run prints them"
+
+setup: $(READY)
+
+$(VENV)/installed: requirements.txt requirements-dev.txt constraints.txt
+	$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make setup BASE_PYTHON=python3.12")'
+	$(BASE_PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+demo: $(READY)
+	$(PYTHON) train_data_collection.py --env_type point_robot --recipe fast --output_dir $(DEMO_DIR)
+	$(PYTHON) get_datasets.py --env_type point_robot --recipe fast --output_dir $(DEMO_DIR) --data_type $(DEMO_QUALITY)
+	$(PYTHON) train_context.py --env_type point_robot --recipe fast --output_dir $(DEMO_DIR) --data_quality $(DEMO_QUALITY)
+	$(PYTHON) train_meta_dt.py --env_type point_robot --recipe fast --output_dir $(DEMO_DIR) --data_quality $(DEMO_QUALITY)
+	$(PYTHON) train_meta_dt.py --env_type point_robot --recipe fast --output_dir $(DEMO_DIR) --data_quality $(DEMO_QUALITY) --zero_shot True
+	$(PYTHON) -m src.report --results $(DEMO_DIR)/results --output $(DEMO_DIR)/report
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 $(ARGS)
+
+lint: $(READY)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: $(READY)
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+bench: $(READY)
+	$(PYTHON) -m benchmarks $(ARGS)
+
+report: $(READY)
+	$(PYTHON) -m src.report --results $(RESULTS) --output report $(ARGS)
+
+reproduce: $(READY)
+	$(PYTHON) -m src.reproduce --env_type $(ENV) $(ARGS)

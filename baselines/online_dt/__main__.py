@@ -1,0 +1,400 @@
+"""Online Decision Transformer (Zheng, Zhang and Grover, 2022): offline pre-training, then online fine-tuning.
+
+    python -m baselines.online_dt --env hopper --dataset medium --recipe small
+    python -m baselines.online_dt --env hopper --dataset medium --recipe small --online_training \\
+        --max_iters 200 --num_steps_per_iter 100 --eval_interval 10
+
+On one core the first takes 20 minutes, the second 50. The flags are those of the unofficial code, whose two published commands
+run here as they stand (on a GPU; benchmarks/online_dt_runs.md). --env hopper is short for --env_type gym_hopper; any single-task
+environment with a settings file will do. Data: train_data_collection.py and get_datasets.py, which also imports D4RL and Minari.
+
+Without --stochastic this is the plain Decision Transformer, with --model_type bc behaviour cloning. Ablations of the online
+phase: --no-use_entropy --no-target_entropy, --no-relabel, --online_rtg equal to --eval_rtg, --no-stochastic (in both phases).
+The same command continues an interrupted run. Writes saves/<env_type>/<dataset>/<method>/<phase>/seed_<s>/ and
+results/<env_type>/<dataset>/<method>/<phase>-strict/seed_<s>.json.
+"""
+
+import dataclasses
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from baselines.online_dt.policy import Policy
+from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
+from baselines.online_dt.training import Learner, Trainer, evaluate_policy
+from src.checkpoint import (
+    StopSignal,
+    UserError,
+    load_state,
+    load_tensors,
+    main_guard,
+    provenance,
+    read_json,
+    run_directory,
+    write_json,
+)
+from src.collect import QUALITIES
+from src.config import (
+    Parser,
+    find_device,
+    fraction,
+    next_command,
+    nonnegative_float,
+    num_tasks,
+    parse_args,
+    positive_float,
+    positive_int,
+    real,
+    script_parser,
+    settings,
+)
+from src.logger import Logger
+from src.trajectories import load, observation_statistics
+
+ROBOTS = ("hopper", "halfcheetah", "walker2d")
+D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
+    "gym_hopper": (-20.272305, 3234.3),
+    "gym_halfcheetah": (-280.178953, 12135.0),
+    "gym_walker2d": (1.629008, 4592.3),
+}
+# flags that fine-tuning takes over from the pre-trained model where the command does not give them
+SHAPE = ("model_type", "K", "embed_dim", "n_layer", "n_head", "remove_pos_embs", "stochastic", "stochastic_tanh", "return_scale")
+INHERITED = (*SHAPE, "mode", "dropout", "optimizer", "learning_rate", "weight_decay", "warmup_steps")
+VOLATILE = ("max_iters", "device", "resume", "tensorboard", "log_to_wandb", "output_dir", "eval_only", "pretrained_model")
+
+
+def make_parser():
+    parser = script_parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--env", choices=ROBOTS, help="short for --env_type gym_<env>")
+    data.add_argument(
+        "--dataset",
+        "--data_type",
+        "--data_quality",
+        choices=QUALITIES,
+        default="medium",
+        help="kind of data, see get_datasets.py",
+    )
+    data.add_argument("--mode", choices=["normal", "delayed"], default="normal", help="delayed: all reward at the last step")
+    data.add_argument("--pct_traj", type=fraction, default=1.0, help="keep the best trajectories up to this share of time steps")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_type", choices=["dt", "bc"], default="dt", help="decision transformer or behaviour cloning")
+    model.add_argument(
+        "--stochastic", action="boolean", default=False, help="Gaussian policy; otherwise deterministic, squared error"
+    )
+    model.add_argument("--stochastic_tanh", action="boolean", default=False, help="squash the Gaussian by tanh")
+    model.add_argument("--remove_pos_embs", action="boolean", default=False, help="no embedding of the time step")
+    model.add_argument("--K", type=positive_int, default=20, help="time steps of a training window")
+    model.add_argument("--embed_dim", type=positive_int, default=128, help="width of the transformer")
+    model.add_argument("--n_layer", type=positive_int, default=3, help="blocks (bc: hidden layers)")
+    model.add_argument("--n_head", type=positive_int, default=1, help="attention heads")
+    model.add_argument("--dropout", type=fraction, default=0.1, help="on input, attention weights and residual branches")
+    model.add_argument("--return_scale", type=positive_float, default=1000.0, help="returns-to-go are divided by it")
+    training = parser.add_argument_group("training")
+    training.add_argument("--max_iters", type=positive_int, default=10, help="iterations; online: rounds of exploration")
+    training.add_argument("--num_steps_per_iter", type=positive_int, default=10_000, help="gradient steps of an iteration")
+    training.add_argument("--batch_size", type=positive_int, default=64, help="windows per gradient step")
+    training.add_argument("--optimizer", choices=["adamw", "lamb"], default="adamw", help="lamb: the official code's")
+    training.add_argument("--learning_rate", "-lr", type=positive_float, default=1e-4, help="after the warm-up")
+    training.add_argument("--weight_decay", "-wd", type=nonnegative_float, default=1e-4, help="of the optimiser")
+    training.add_argument("--warmup_steps", type=positive_int, default=10_000, help="linear warm-up; both phases share one")
+    training.add_argument("--bfloat16", action="boolean", default=False, help="run the transformer blocks in bfloat16")
+    entropy = parser.add_argument_group("entropy (with --stochastic)")
+    entropy.add_argument(
+        "--use_entropy", action="boolean", default=None, help="entropy bonus (default: online, or with --target_entropy)"
+    )
+    entropy.add_argument(
+        "--target_entropy", action="boolean", default=False, help="learn the temperature: entropy at minus the number of actions"
+    )
+    entropy.add_argument("--init_temperature", type=positive_float, default=0.1, help="weight of the entropy bonus at the start")
+    entropy.add_argument(
+        "--approximate_entropy_samples", type=positive_int, default=1000, help="draws per time step that estimate the entropy"
+    )
+    online = parser.add_argument_group("online phase")
+    online.add_argument("--online_training", action="boolean", default=False, help="fine-tune a pre-trained model online")
+    online.add_argument("--pretrained_model", help="folder of the model (default: where the pre-training command wrote it)")
+    online.add_argument(
+        "--online_buffer_size", type=positive_int, default=1000, help="trajectories; at first the best offline ones"
+    )
+    online.add_argument("--num_online_rollouts", type=positive_int, default=1, help="episodes played per round")
+    online.add_argument("--online_rtg", type=real, help="return asked for when exploring (default: twice --eval_rtg)")
+    online.add_argument("--relabel", action="boolean", default=True, help="train on the returns achieved, not on those asked for")
+    online.add_argument(
+        "--exploration_noise", type=nonnegative_float, default=0.1,
+        help="Gaussian noise when a deterministic policy explores, as a share of the half range of the actions",
+    )  # fmt: skip
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument("--eval_only", action="boolean", default=False, help="evaluate --pretrained_model, train nothing")
+    evaluation.add_argument("--eval_rtg", type=real, help="return asked for when evaluating (default: the best of the data)")
+    evaluation.add_argument("--eval_context", type=positive_int, help="time steps seen when acting (default: K)")
+    evaluation.add_argument("--eval_interval", type=positive_int, default=1, help="iterations between two evaluations")
+    evaluation.add_argument("--num_eval_episodes", type=positive_int, default=100, help="episodes of an evaluation")
+    evaluation.add_argument(
+        "--use_action_means", action="boolean", default=False, help="evaluate the mean action (always so online); else sample"
+    )
+    parser.add_argument("--log_to_wandb", action="boolean", default=False, help="log to Weights & Biases too (pip install wandb)")
+    return parser
+
+
+# --------------------------------------------------------------------------------------------------------------- flags
+
+
+def parse(argv=None):
+    """Flags -> namespace, with what fine-tuning inherits from its pre-trained model. Raises UserError."""
+    argv = translate(sys.argv[1:] if argv is None else list(argv))
+    args = parse_args(make_parser(), "online_dt", argv)
+    if args.online_training or args.eval_only:
+        folder = find_pretrained(args)
+        former = read_json(folder / "config.json")
+        args = parse_args(make_parser(), "online_dt", [*(f"--{key}={former[key]}" for key in INHERITED), *argv])
+        for key in ("env_type", "dataset", *SHAPE):
+            if getattr(args, key) != former[key]:
+                raise UserError(f"{folder} was made with --{key} {former[key]}, this command says {getattr(args, key)}")
+        args.pretrained_model = str(folder)
+        args.pretrained_sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if args.model_type == "dt" and args.embed_dim % args.n_head:
+        raise UserError(f"--embed_dim {args.embed_dim} must be a multiple of --n_head {args.n_head}")
+    if num_tasks(args.env.make()) != 1:
+        raise UserError(f"{args.env_type} has several tasks; this method knows only one: --env {'|'.join(ROBOTS)}")
+    args.target_entropy &= args.stochastic
+    if args.use_entropy is None:
+        args.use_entropy = args.online_training or args.target_entropy
+    args.use_entropy &= args.stochastic
+    if args.target_entropy and not args.use_entropy:
+        raise UserError("--no-use_entropy leaves nothing for --target_entropy to steer: add --no-target_entropy")
+    if args.log_to_wandb:
+        import_wandb()
+    args.eval_context = min(args.eval_context or args.K, args.K)
+    return args
+
+
+def translate(argv):
+    """The published spelling of the environment and of a GPU that is not here -> ours."""
+    first = Parser(add_help=False)
+    for flag in ("--env", "--env_type", "--device"):
+        first.add_argument(flag)
+    chosen, _ = first.parse_known_args(argv)
+    if chosen.env in ROBOTS:
+        if chosen.env_type not in (None, f"gym_{chosen.env}"):
+            raise UserError(f"--env {chosen.env} contradicts --env_type {chosen.env_type}: give one of them")
+        argv = [*argv, f"--env_type=gym_{chosen.env}"]
+    if (chosen.device or "").startswith("cuda"):
+        try:
+            find_device(chosen.device)
+        except UserError:
+            argv = [*argv, "--device=auto"]
+            print(f"--device {chosen.device} is not available here; using {find_device('auto')}", file=sys.stderr)
+    return argv
+
+
+def method_name(args, online):
+    """online_dt, or the name of the ablation or mode that the flags make of it."""
+    parts = ["online_dt"]
+    if args.model_type == "bc":
+        parts.append("bc")
+    if not args.stochastic:
+        parts.append("deterministic")
+    elif not args.stochastic_tanh:
+        parts.append("no_tanh")
+    if args.mode == "delayed":
+        parts.append("delayed")
+    if args.pct_traj < 1 and not online:
+        parts.append(f"top{100 * args.pct_traj:g}")
+    if online:
+        ablations = {
+            "no_entropy": args.stochastic and not args.use_entropy,
+            "no_relabelling": not args.relabel,
+            "same_rtg": args.online_rtg == args.eval_rtg,
+        }
+        parts += [name for name, holds in ablations.items() if holds]
+    return "-".join(parts) + args.suffix
+
+
+def run_folder(args, online):
+    """Folder of a run, and its result file."""
+    method, phase = method_name(args, online), "finetuned" if online else "pretrained"
+    parts = args.env_type, args.dataset, method
+    folder = Path(args.output_dir, "saves", *parts, phase, f"seed_{args.seed}")
+    return folder, Path(args.output_dir, "results", *parts, f"{phase}-strict", f"seed_{args.seed}.json")
+
+
+def find_pretrained(args):
+    """The folder of the model that --pretrained_model names, by default that of the pre-training command. Raises UserError."""
+    default = run_folder(args, online=False)[0]
+    folder = Path(args.pretrained_model or default)
+    if folder.suffix == ".pt":
+        if folder.exists():
+            raise UserError(f"{folder} is a pickle, which can run code when it is read; train a model with this command instead")
+        print(f"{folder} was announced by the unofficial code but never published; using {default}", file=sys.stderr)
+        folder = default
+    command = next_command(args, "-m baselines.online_dt", "--dataset", args.dataset)
+    if not (folder / "model.safetensors").exists() or not (folder / "state.pt").exists():
+        raise UserError(f"no pre-trained model in {folder}; make it: {command}, with the flags of the model")
+    if load_state(folder / "state.pt")["iteration"] < read_json(folder / "config.json")["max_iters"]:
+        raise UserError(f"the run in {folder} is not finished; the command that started it continues it")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+@main_guard
+def main(argv=None):
+    args = parse(argv)
+    trajectories = load(Path(args.output_dir) / "datasets", args.env_type, args.dataset, args.env)
+    args.dataset_sha256 = trajectories.metadata["sha256"]
+    if args.eval_rtg is None:
+        args.eval_rtg = float(trajectories.returns.max())
+    if args.online_rtg is None:
+        args.online_rtg = args.eval_rtg + abs(args.eval_rtg)
+    levels, scale = reference_levels(trajectories, args.env_type)
+    if args.mode == "delayed":
+        trajectories = dataclasses.replace(trajectories, rewards=delayed(trajectories.rewards, trajectories.lengths))
+    policy = make_policy(args, trajectories).to(args.device)
+    if args.eval_only:
+        policy.load_state_dict(load_tensors(Path(args.pretrained_model) / "model.safetensors"))
+        returns = evaluate_policy(policy, args)["returns"][0]
+        print(f"{args.pretrained_model}: return {describe(returns, scale)} over {len(returns)} episodes")
+        return
+    folder, result_file = run_folder(args, args.online_training)
+    with run_directory(folder, settings(args), args.resume, VOLATILE), StopSignal() as stop:
+        trainer = train(args, policy, trajectories, folder, scale, stop)
+        write_json(result_file, make_result(args, trainer, trajectories, levels, scale))
+    follow = ""
+    if not args.online_training:
+        words = ["--dataset", args.dataset, "--online_training", *(["--stochastic"] if args.stochastic else [])]
+        follow = "; next: " + next_command(args, "-m baselines.online_dt", *words)
+    print(f"{folder}: return {describe(trainer.last['returns'][0], scale)}; result: {result_file}{follow}")
+
+
+def make_policy(args, trajectories):
+    """A fresh policy, its scales set from the data."""
+    torch.manual_seed(args.seed)
+    space = args.env.make().action_space
+    sizes = trajectories.observations.shape[2], trajectories.actions.shape[2]
+    policy = Policy(*sizes, vars(args), args.env.max_episode_steps)
+    policy.set_scales(*observation_statistics(trajectories), space.low, space.high)
+    return policy
+
+
+def make_buffer(args, t):
+    """Pre-training: all trajectories (or the best --pct_traj of their steps). Online: the best --online_buffer_size."""
+    capacity = args.online_buffer_size if args.online_training else None
+    rows = best(t.returns, t.lengths, capacity, 1.0 if args.online_training else args.pct_traj)
+    arrays = [torch.from_numpy(array[rows]).to(args.device) for array in (t.observations, t.actions, t.rewards, t.lengths)]
+    steps = args.env.max_episode_steps if args.online_training else t.rewards.shape[1]
+    return TrajectoryBuffer(*arrays, capacity or len(rows), steps)
+
+
+def train(args, policy, trajectories, folder, scale, stop):
+    """Run the phase to its end; returns the Trainer."""
+    learner, buffer = Learner(policy, args), make_buffer(args, trajectories)
+    if args.online_training:
+        state = load_state(Path(args.pretrained_model) / "state.pt")["learner"]
+        if not read_json(Path(args.pretrained_model) / "config.json")["use_entropy"]:
+            state["temperature"] = learner.temperature.state_dict()  # it has not been learned yet
+        learner.load_state_dict(state)
+    wandb = None
+    if args.log_to_wandb:
+        name = "-".join(folder.parts[-5:])
+        wandb = import_wandb().init(project="online-dt", name=name, dir=str(folder), config=settings(args))
+    first = learner.step
+
+    def log(step, values):
+        logger.log(step, values)
+        if wandb:
+            wandb.log(values, step=step)
+
+    normalise = (lambda returns: normalised(returns, scale)) if scale else None
+    trainer = Trainer(learner, buffer, args, folder, log, normalise)
+    if (folder / "state.pt").exists():
+        trainer.restore(load_state(folder / "state.pt"))
+    total = first + args.max_iters * args.num_steps_per_iter
+    logger = Logger(folder, total, learner.step, tensorboard=args.tensorboard)
+    trainer.run(stop, logger.advance)
+    logger.close()
+    if wandb:
+        wandb.finish()
+    return trainer
+
+
+def import_wandb():
+    """The package of Weights & Biases, which nothing else needs."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--log_to_wandb needs a package: pip install wandb") from None
+    return wandb
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def reference_levels(trajectories, env_type):
+    """What a return is compared with, from the data at hand.
+
+    Returns {"random", "dataset_mean", "dataset_best", "expert"}: a return or None each; and {"minimum", "maximum", "source"}: the
+    returns that count as 0 and 100, or None. Data of our own bring the measured returns of uniform actions and of the late
+    checkpoints of the same training; D4RL's files have D4RL's constants; other data have none.
+    """
+    behaviour = [entry.get("behaviour", {}).get("0") for entry in trajectories.metadata["provenance"]]
+    imported = any("imported_from" in entry for entry in trajectories.metadata["provenance"])
+    random = expert = source = None
+    if any(behaviour):
+        facts = next(filter(None, behaviour))
+        random, expert = facts["random_return"], facts["expert_return"]
+        source = "random actions and expert of the data's own behaviour policy"
+    elif imported and env_type in D4RL_SCORES:
+        random, expert = D4RL_SCORES[env_type]
+        source = "D4RL's constants of the v2 robots"
+    returns = trajectories.returns
+    levels = {"random": random, "dataset_mean": float(returns.mean()), "dataset_best": float(returns.max()), "expert": expert}
+    scale = None if random is None or expert <= random else {"minimum": random, "maximum": expert, "source": source}
+    return levels, scale
+
+
+def normalised(returns, scale):
+    """Returns -> scores: 0 at the minimum of `scale`, 100 at its maximum."""
+    return 100 * (np.asarray(returns) - scale["minimum"]) / (scale["maximum"] - scale["minimum"])
+
+
+def describe(returns, scale):
+    """Mean return as text, with the normalised score where there is one."""
+    score = f" (normalised {normalised(np.mean(returns), scale):.1f})" if scale else ""
+    return f"{np.mean(returns):.1f}{score}"
+
+
+def make_result(args, trainer, t, levels, scale):
+    """The result file's content."""
+    return {
+        "env_type": args.env_type,
+        "quality": args.dataset,
+        "method": method_name(args, args.online_training),
+        "regime": "finetuned" if args.online_training else "pretrained",
+        "protocol": "strict",
+        "seed": args.seed,
+        "task_ids": [0],
+        **trainer.last,
+        "reference": {level: None if value is None else [round(value, 4)] for level, value in levels.items()},
+        "normalisation": scale,
+        "target_return": args.eval_rtg,
+        "target_rule": f"fixed; exploration asks for {args.online_rtg:g}" if args.online_training else "fixed",
+        "dataset": {
+            "episodes": len(t),
+            "steps": int(t.lengths.sum()),
+            "return_std": float(t.returns.std()),
+        },
+        "curve": trainer.curve,
+        "gradient_steps": trainer.learner.step,
+        "environment_steps": trainer.environment_steps,
+        "wall_clock_s": round(trainer.seconds, 1),
+        "config": settings(args),
+        **provenance(),
+    }
+
+
+if __name__ == "__main__":
+    main()

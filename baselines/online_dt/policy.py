@@ -1,0 +1,174 @@
+"""The policies, and how they act.
+
+    R̂ s a   R̂ s a   ...   R̂ s → the distribution of action a_t is read from the state token
+
+Three tokens per step and a LayerNorm, then the shared GPT-2 stack. Behaviour cloning reads the last K states with an MLP.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+
+from src.stochastic import GaussianHead
+from src.transformer import Transformer, attention_bias
+
+
+class DecisionTransformer(nn.Module):
+    """(R̂, s, a) windows -> hidden states at the state tokens.
+
+    Args:
+        observation_size, action_size: d_s, d_a. width, layers, heads, dropout: of the stack.
+        max_steps: entries of the time-step table; None for no positional embedding.
+        bfloat16: run the stack (not the embeddings) in bfloat16.
+    """
+
+    def __init__(self, observation_size, action_size, width, layers, heads, dropout, max_steps, bfloat16):
+        super().__init__()
+        self.bfloat16 = bfloat16
+        self.returns, self.states = nn.Linear(1, width), nn.Linear(observation_size, width)
+        self.actions = nn.Linear(action_size, width)
+        self.timesteps = nn.Embedding(max_steps, width) if max_steps else None
+        self.norm = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads, dropout)
+
+    def forward(self, returns, observations, actions, timesteps, mask, last=False):
+        """Scaled inputs (B, L, 1), (B, L, d_s), (B, L, d_a), (B, L), mask (B, L) -> (B, L, D), or (B, 1, D) of the last step."""
+        tokens = torch.stack([self.returns(returns), self.states(observations), self.actions(actions)], 2)  # (B, L, 3, D)
+        if self.timesteps is not None:
+            tokens = tokens + self.timesteps(timesteps)[:, :, None]
+        tokens = self.norm(tokens.flatten(1, 2))[:, :-1]  # nothing is read after the last action
+        bias = attention_bias(mask.repeat_interleave(3, 1)[:, :-1])
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.transformer(tokens, bias, readout=slice(-1, None) if last else slice(1, None, 3))[0]
+
+
+class BehaviourCloning(nn.Module):
+    """The last K states, zeros before the first one -> hidden state (B, 1, D) of an MLP with ReLU."""
+
+    def __init__(self, observation_size, history, width, layers, dropout):
+        super().__init__()
+        self.history = history
+        sizes = [history * observation_size, *[width] * layers]
+        modules = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in itertools.pairwise(sizes)]
+        self.layers = nn.Sequential(*(module for group in modules for module in group))
+
+    def forward(self, returns, observations, actions, timesteps, mask, last=True):
+        states = observations * mask[..., None]
+        missing = self.history - states.shape[1]
+        return self.layers(nn.functional.pad(states, (0, 0, missing, 0)).flatten(1))[:, None]
+
+
+class Policy(nn.Module):
+    """A body and a head. Inputs and actions in physical units; all scaling happens inside.
+
+    Args:
+        observation_size, action_size: d_s, d_a. settings: the flags of the command as a dict. max_steps: T.
+    """
+
+    def __init__(self, observation_size, action_size, settings, max_steps):
+        super().__init__()
+        width, layers, dropout = settings["embed_dim"], settings["n_layer"], settings["dropout"]
+        if settings["model_type"] == "bc":
+            self.body = BehaviourCloning(observation_size, settings["K"], width, layers, dropout)
+        else:
+            table = None if settings["remove_pos_embs"] else max_steps
+            self.body = DecisionTransformer(
+                observation_size, action_size, width, layers, settings["n_head"], dropout, table, settings["bfloat16"]
+            )
+        self.stochastic, self.return_scale = settings["stochastic"], settings["return_scale"]
+        if self.stochastic:
+            self.head = GaussianHead(width, action_size, settings["stochastic_tanh"])
+        else:
+            self.head = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
+        for name, size, value in (("observation_mean", observation_size, 0), ("observation_std", observation_size, 1),
+                                  ("action_centre", action_size, 0), ("action_range", action_size, 1)):  # fmt: skip
+            self.register_buffer(name, torch.full((size,), float(value)))
+
+    def set_scales(self, mean, std, low, high):
+        """Statistics (d_s,) of the offline observations, bounds (d_a,) of the actions; frozen from here on."""
+        self.observation_mean.copy_(torch.as_tensor(mean))
+        self.observation_std.copy_(torch.as_tensor(std) + 1e-6)
+        self.action_centre.copy_(torch.as_tensor((low + high) / 2))
+        self.action_range.copy_(torch.as_tensor((high - low) / 2))
+
+    def forward(self, window, last=False):
+        """What the head makes of a window, a dict as `EpisodeTensors.gather` gives.
+
+        Returns an ActionDistribution or actions (..., d_a), scaled to [-1, 1], with leading axes (B, L), or (B, 1) for the last
+        step only (behaviour cloning knows only that).
+        """
+        hidden = self.body(
+            window["returns_to_go"][..., None] / self.return_scale,
+            (window["observations"] - self.observation_mean) / self.observation_std,
+            self.scaled(window["actions"]),
+            window["timesteps"],
+            window["mask"],
+            last,
+        )
+        return self.head(hidden.float())
+
+    def scaled(self, actions):
+        """Physical actions (..., d_a) -> [-1, 1]."""
+        return (actions - self.action_centre) / self.action_range
+
+    def targets(self, window):
+        """The actions that `forward` predicts (N, d_a), scaled, and the mask (B, L or 1) that selects its N valid rows."""
+        cut = slice(-1, None) if isinstance(self.body, BehaviourCloning) else slice(None)
+        mask = window["mask"][:, cut]
+        return self.scaled(window["actions"][:, cut][mask]), mask
+
+    def act(self, window, generator=None):
+        """Physical actions (B, d_a) at the last step: a sample where a generator is given, else the mean."""
+        result = self(window, last=True)
+        if self.stochastic:
+            result = result.sample(generator) if generator is not None else result.centre()
+        return result[:, 0] * self.action_range + self.action_centre
+
+
+class Agent:
+    """A policy that acts in B episodes at once: the interface that src/evaluate.py asks for.
+
+    Args:
+        policy: Policy. context: steps that it sees (behaviour cloning sees K).
+        generator: torch.Generator (CPU) to sample actions; None plays the mean action.
+        spend: whether received rewards are subtracted from the return-to-go (not with delayed rewards).
+    """
+
+    def __init__(self, policy, context, generator=None, spend=True):
+        self.policy, self.generator, self.spend = policy.eval(), generator, spend
+        self.context = policy.body.history if isinstance(policy.body, BehaviourCloning) else context
+        self.device = policy.action_range.device
+
+    def start(self, observations, target_returns, prompt=None):
+        """Begin B episodes: observations (B, d_s), target_returns (B,)."""
+        self.step = 0
+        self.observations, self.actions = [self._tensor(observations)], [self._tensor(observations).new_zeros(
+            len(observations), len(self.policy.action_range))]  # fmt: skip
+        self.returns_to_go = [self._tensor(target_returns)]
+
+    @torch.inference_mode()
+    def act(self):
+        """Actions (B, d_a), numpy; without squashing they may leave the bounds."""
+        first = max(0, self.step + 1 - self.context)
+        window = {
+            "returns_to_go": torch.stack(self.returns_to_go, 1),
+            "observations": torch.stack(self.observations, 1),
+            "actions": torch.stack(self.actions, 1),  # the last one is a placeholder that nothing reads
+            "timesteps": torch.arange(first, self.step + 1, device=self.device)[None],
+            "mask": torch.ones(1, self.step + 1 - first, dtype=torch.bool, device=self.device),
+        }
+        return self.policy.act(window, self.generator).cpu().numpy()
+
+    def observe(self, actions, rewards, next_observations):
+        """What the environment answered: actions as they were played (B, d_a), rewards (B,), next observations (B, d_s)."""
+        self.step += 1
+        self.actions[-1:] = [self._tensor(actions), torch.zeros_like(self.actions[0])]
+        self.observations.append(self._tensor(next_observations))
+        self.returns_to_go.append(self.returns_to_go[-1] - (self._tensor(rewards) if self.spend else 0))
+        for values in (self.observations, self.actions, self.returns_to_go):
+            del values[: -self.context]
+
+    def _tensor(self, values):
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)

@@ -1,0 +1,228 @@
+"""Both phases: gradient steps on a trajectory buffer and, online, one roll-out before each round of them."""
+
+import time
+
+import numpy as np
+import torch
+
+from baselines.online_dt.policy import Agent
+from baselines.online_dt.replay import delayed
+from src.batch import episode_lengths, make_batch
+from src.checkpoint import require_finite, save_state, save_tensors
+from src.evaluate import evaluate, rollout
+from src.lamb import Lamb
+from src.seeding import derive, numpy_generator, torch_generator
+from src.stochastic import ActionDistribution, Temperature
+
+GRADIENT_CLIP = 0.25
+LOG_INTERVAL = 100  # gradient steps
+SAVE_INTERVAL = 300  # seconds; besides, every iteration ends with a checkpoint
+
+
+class Learner:
+    """The objective of both phases: maximum likelihood of the actions, with an entropy bonus of learned weight λ.
+
+        J(θ) = − mean log π(a_t | ...)              over the valid steps of the windows
+        H(θ) = mean entropy of π                    over the same steps, estimated by samples
+        θ minimises J − λ H, λ = exp(ν), and ν minimises exp(ν) (H − H_target), H_target = −d_a
+
+    A deterministic policy minimises the mean squared error of the scaled actions.
+    Args: policy: Policy. args: the flags of the command.
+    """
+
+    def __init__(self, policy, args):
+        self.policy, self.args, self.step = policy, args, 0
+        kind = {"adamw": torch.optim.AdamW, "lamb": Lamb}[args.optimizer]
+        self.optimizer = kind(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
+        target = -float(len(policy.action_range)) if args.target_entropy else None
+        self.temperature = Temperature(args.init_temperature, target).to(policy.action_range.device)
+
+    def update(self, window):
+        """One gradient step on a batch of windows; returns {"loss", "nll", "entropy", "temperature"} as far as they exist."""
+        args = self.args
+        for group in self.optimizer.param_groups:
+            group["lr"] = args.learning_rate * min((self.step + 1) / args.warmup_steps, 1)
+            group["weight_decay"] = args.weight_decay  # a restored optimiser would bring that of its own phase
+        torch.manual_seed(derive(args.seed, "dropout", self.step))  # dropout takes no generator
+        self.policy.train()
+        predicted, (targets, mask) = self.policy(window), self.policy.targets(window)
+        values = {}
+        if self.policy.stochastic:
+            generator = torch.Generator(targets.device).manual_seed(derive(args.seed, "entropy", self.step))
+            distribution = ActionDistribution(predicted.mean[mask], predicted.log_std[mask], predicted.squash)
+            loss = values["nll"] = -distribution.log_prob(targets).mean()
+            with torch.set_grad_enabled(args.use_entropy):  # without the term it is still logged
+                samples = args.approximate_entropy_samples if args.use_entropy else 1
+                values["entropy"] = distribution.entropy(samples, generator).mean()
+            if args.use_entropy:
+                values["temperature"] = self.temperature.value
+                loss = loss - values["temperature"] * values["entropy"]
+        else:
+            loss = (predicted[mask] - targets).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), GRADIENT_CLIP)
+        self.optimizer.step()
+        if args.use_entropy:
+            self.temperature.update(values["entropy"])
+        self.step += 1
+        return {name: float(value.detach()) for name, value in {"loss": loss, **values}.items()}
+
+    def state_dict(self):
+        parts = {name: getattr(self, name).state_dict() for name in ("policy", "optimizer", "temperature")}
+        return {"step": self.step, **parts}
+
+    def load_state_dict(self, state):
+        for name in ("policy", "optimizer", "temperature"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+
+
+class Trainer:
+    """A run of one phase. Whatever it draws depends on the seed and the number of the step or round alone, so that a run that was
+    stopped anywhere continues to the same weights.
+
+    Args:
+        learner: Learner. buffer: TrajectoryBuffer. args: the flags. directory: of the run. log: function (step, values).
+        normalise: function returns (n,) -> scores, or None.
+    """
+
+    def __init__(self, learner, buffer, args, directory, log, normalise):
+        self.learner, self.buffer, self.args, self.directory = learner, buffer, args, directory
+        self.log, self.normalise = log, normalise
+        self.iteration = self.updates = self.environment_steps = 0
+        self.episodes = []  # collected online: those that a resumed run must put back into the buffer
+        self.curve = {key: [] for key in ("gradient_steps", "environment_steps", "test_return", "exploration_return", "entropy",
+                                          "temperature")}  # fmt: skip
+        self.recent, self.means, self.explored, self.last, self.seconds = {}, {}, [], None, 0.0
+        space = args.env.make().action_space
+        self.bounds = space.low, space.high
+        self.batch = make_batch(args.env, [0] * args.num_online_rollouts) if args.online_training else None
+
+    def run(self, stop, advance):
+        """Train to the last iteration. stop: StopSignal. advance: called after every gradient step."""
+        args, saved, started = self.args, time.monotonic(), time.monotonic() - self.seconds
+        if args.online_training and self.last is None:
+            self.measure()  # the pre-trained level
+        while self.iteration < args.max_iters:
+            if args.online_training and self.updates == 0 and self.rounds_played() == self.iteration:
+                self.explore()
+            while self.updates < args.num_steps_per_iter:
+                self.update()
+                advance()
+                self.seconds = time.monotonic() - started
+                if stop.received:
+                    self.save()
+                    stop.exit(self.learner.step)
+                if time.monotonic() - saved > SAVE_INTERVAL:
+                    self.save()
+                    saved = time.monotonic()
+            self.iteration, self.updates = self.iteration + 1, 0
+            if self.iteration % args.eval_interval == 0 or self.iteration == args.max_iters:
+                self.measure()
+            self.seconds = time.monotonic() - started
+            self.save()
+            saved = time.monotonic()
+
+    def rounds_played(self):
+        """Rounds of exploration so far."""
+        return self.buffer.added // self.args.num_online_rollouts
+
+    def update(self):
+        """One gradient step."""
+        args, step = self.args, self.learner.step
+        window = self.buffer.draw(args.batch_size, args.K, torch_generator(args.seed, "batch", step))
+        for name, value in self.learner.update(window).items():
+            require_finite(value, f"the {name}")
+            self.recent.setdefault(name, []).append(value)
+        self.updates += 1
+        if self.learner.step % LOG_INTERVAL == 0 or self.updates == args.num_steps_per_iter:
+            self.means = {name: float(np.mean(values)) for name, values in self.recent.items()}
+            self.log(self.learner.step, {f"train/{name}": value for name, value in self.means.items()})
+            self.recent = {}
+
+    # -------------------------------------------------------------------------------------------------- the environment
+
+    def explore(self):
+        """Roll the policy out, asking for the exploration return, and put the trajectories into the buffer."""
+        args, names = self.args, (self.args.seed, "explore", self.iteration)
+        stochastic = self.learner.policy.stochastic
+        episodes = rollout(
+            self.agent(torch_generator(*names) if stochastic else None),
+            self.batch,
+            [derive(*names, "reset", row) % 2**31 for row in range(args.num_online_rollouts)],
+            args.env.max_episode_steps,
+            np.full(args.num_online_rollouts, args.online_rtg),
+            self.bounds,
+            noise=0.0 if stochastic else args.exploration_noise,
+            generator=numpy_generator(*names),
+        )
+        lengths, returns = episode_lengths(episodes["rewards"], episodes), episodes["rewards"].sum(1, dtype=np.float64)
+        asked = args.online_rtg - np.cumsum(episodes["rewards"], 1, dtype=np.float64) + episodes["rewards"]
+        if args.mode == "delayed":
+            episodes["rewards"], asked = delayed(episodes["rewards"], lengths), np.full_like(asked, args.online_rtg)
+        for row, length in enumerate(lengths):
+            episode = {key: torch.from_numpy(episodes[key][row, :length].copy()) for key in ("actions", "rewards")}
+            episode["observations"] = torch.from_numpy(episodes["observations"][row, : length + 1].copy())
+            if not args.relabel:
+                episode["returns_to_go"] = torch.from_numpy(asked[row, :length]).float()
+            self.store(episode)
+        self.environment_steps += int(lengths.sum())
+        self.explored.append(float(returns.mean()))
+        self.log(self.learner.step, {"explore/return": self.explored[-1], "explore/length": float(lengths.mean()),
+                                     "environment_steps": self.environment_steps})  # fmt: skip
+
+    def store(self, episode):
+        """Put a collected trajectory into the buffer, and remember it for a resumed run as long as the buffer holds it."""
+        self.buffer.add(**episode)
+        self.episodes = [*self.episodes, episode][-len(self.buffer.lengths) :]
+
+    def agent(self, generator):
+        return Agent(self.learner.policy, self.args.eval_context, generator, spend=self.args.mode == "normal")
+
+    def measure(self):
+        """Evaluate, and add a point to the curve."""
+        self.last = evaluate_policy(self.learner.policy, self.args)
+        mean = float(np.mean(self.last["returns"]))
+        point = {
+            "gradient_steps": self.learner.step,
+            "environment_steps": self.environment_steps,
+            "test_return": mean,
+            "exploration_return": float(np.mean(self.explored)) if self.explored else None,
+            "entropy": self.means.get("entropy"),
+            "temperature": self.means.get("temperature"),
+        }
+        for key, value in point.items():
+            self.curve[key].append(value)
+        self.explored = []
+        score = {"eval/normalised": float(self.normalise(mean))} if self.normalise else {}
+        lengths = {"eval/length": float(np.mean(self.last["lengths"]))} if "lengths" in self.last else {}
+        self.log(self.learner.step, {"eval/return": mean, **score, **lengths, "environment_steps": self.environment_steps})
+
+    # ---------------------------------------------------------------------------------------------------- checkpoints
+
+    STATE = ("iteration", "updates", "environment_steps", "episodes", "curve", "recent", "means", "explored", "last", "seconds")
+
+    def save(self):
+        """model.safetensors for whoever uses the policy, state.pt for the run that goes on."""
+        save_tensors(self.directory / "model.safetensors", self.learner.policy.state_dict())
+        own = {name: getattr(self, name) for name in self.STATE}
+        state = {**own, "added": self.buffer.added, "learner": self.learner.state_dict()}
+        save_state(self.directory / "state.pt", state)
+
+    def restore(self, state):
+        """Continue where `save` left off."""
+        self.learner.load_state_dict(state["learner"])
+        episodes = state["episodes"]
+        self.buffer.added = state["added"] - len(episodes)
+        for episode in episodes:
+            self.buffer.add(**episode)
+        for name in self.STATE:
+            setattr(self, name, state[name])
+
+
+def evaluate_policy(policy, args):
+    """Returns (and lengths) of the evaluation episodes, always from the same start states; see `src.evaluate.evaluate`."""
+    means = args.use_action_means or args.online_training or not policy.stochastic
+    agent = Agent(policy, args.eval_context, None if means else torch_generator(args.seed, "act"), spend=args.mode == "normal")
+    return evaluate(agent, args.env, [0], args.num_eval_episodes, 0, args.eval_rtg, derive(args.seed, "evaluate"))

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# One item of the queue in benchmarks/gpu_queue.md: go on with its training, stop in time, pack the result.
+#
+#   bash benchmarks/gpu_queue.sh ITEM [SECONDS]
+#
+# Stops itself after SECONDS (default 500), saved; the same command continues. Results of finished runs go to $OUT
+# (default runs/gpu_queue) as ITEM.tar, in parts of 15 MB where it is larger (join them with cat).
+set -u
+item=${1:?usage: gpu_queue.sh ITEM [SECONDS], see benchmarks/gpu_queue.md}
+seconds=${2:-500}
+out=${OUT:-runs/gpu_queue}
+families="cheetah_vel cheetah_dir ant_dir hopper_rand_params walker_rand_params"
+export MUJOCO_GL=disabled PYTHONUNBUFFERED=1
+
+train() { # train RUN ARGUMENTS...: one training under saves/ of runs/RUN, until it is done or the time is up
+    timeout -s TERM -k 40 "$seconds" python3 train_data_collection.py --output_dir "runs/$1" --no-tensorboard "${@:2}" \
+        >"runs/$1.log" 2>&1
+    echo "$1: status $? ($(tail -c 200 "runs/$1.log" | tr '\r' '\n' | tail -n 1))"
+}
+
+pack() { # pack RUN: what stage 2 needs, without the training state
+    (cd "runs/$1" && find saves -name '*.json' -o -name '*.safetensors' -o -name metrics.jsonl | tar cf - -T -) |
+        split -b 15M -d - "$out/$1.tar."
+    ls -l "$out/$1".tar.*
+}
+
+mkdir -p runs "$out"
+case $item in
+multitask) # all families side by side, one core each for the updates
+    for family in $families; do
+        OMP_NUM_THREADS=2 train "multitask-$family" --env_type "$family" --recipe fast --device cpu &
+    done
+    wait
+    for family in $families; do pack "multitask-$family"; done
+    ;;
+batched-*) # 50 agents in one stack
+    family=${item#batched-}
+    train "$item" --env_type "$family" --algo batched_sac --device "${DEVICE:-cuda}" --save_freq 20000
+    pack "$item"
+    ;;
+*)
+    echo "unknown item $item: multitask, or batched-FAMILY with FAMILY one of $families" >&2
+    exit 2
+    ;;
+esac

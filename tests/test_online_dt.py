@@ -1,0 +1,474 @@
+"""Online Decision Transformer: the stochastic head, the buffer, both phases end to end, and episodes that end on their own."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, TanhTransform, TransformedDistribution
+
+from baselines.online_dt.__main__ import main, method_name, parse
+from baselines.online_dt.policy import Agent, Policy
+from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
+from baselines.online_dt.training import Learner, Trainer
+from get_datasets import main as get_datasets
+from src.checkpoint import UserError, load_tensors
+from src.lamb import Lamb
+from src.seeding import torch_generator
+from src.stochastic import TEMPERATURE_RANGE, ActionDistribution, GaussianHead, Temperature
+from src.trajectories import load
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = (
+    "--env hopper --dataset medium --model_type dt --num_eval_episodes=50 --max_iters=5 --num_steps_per_iter=1000 --stochastic "
+    "--use_action_means --learning_rate=1e-4 --embed_dim=512 --weight_decay=5e-4 --K=20 --remove_pos_embs --n_layer=4 --n_head=4 "
+    "--batch_size=256 --eval_context=5 --stochastic_tanh",
+    "--env hopper --dataset medium --model_type dt --pretrained_model=./models/hopper/dt_gym-experiment-hopper-medium-506105.pt "
+    "--stochastic --use_action_means --online_training --eval_context=5 --K=20 --batch_size=256 --num_steps_per_iter=300 "
+    "--max_iters=200 --num_eval_episodes=50 --device=cuda:2 --target_entropy --stochastic_tanh",
+)
+# keep |x| below 1 for 20 steps: uniform actions last about 9 of them
+TOY = """
+import gymnasium as gym
+import numpy as np
+
+class Balance(gym.Env):
+    observation_space = gym.spaces.Box(-10, 10, (2,), np.float32)
+    action_space = gym.spaces.Box(np.float32([-2]), np.float32([2]))
+    tasks = {"width": np.array([1.0])}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.x = 0, self.np_random.uniform(-0.3, 0.3)
+        return np.float32([self.x, 0]), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.x = 1.1 * self.x + 0.3 * float(np.clip(action[0], -2, 2))
+        return np.float32([self.x, self.steps / 20]), 1.0, abs(self.x) > 1, self.steps >= 20, {}
+"""
+TOY_YAML = """
+env_name: Balance-v0
+entry_point: balance_environment:Balance
+max_episode_steps: 20
+terminates: true
+train_tasks: [0, 1]
+test_tasks: [0, 1]
+baselines:
+  online_dt: {num_eval_episodes: 10, K: 5, embed_dim: 16, n_layer: 2, batch_size: 32, stochastic: true, stochastic_tanh: true,
+    learning_rate: 3e-3, warmup_steps: 50, eval_rtg: 20, return_scale: 20, approximate_entropy_samples: 2, device: cpu,
+    use_action_means: true, tensorboard: false, target_entropy: true, online_buffer_size: 30, eval_context: 3}
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Flags that select an environment whose episodes end early, with random data in place; its folder."""
+    (tmp_path / "balance_environment.py").write_text(TOY)
+    (tmp_path / "balance.yaml").write_text(TOY_YAML)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--config", str(tmp_path / "balance.yaml"), "--output_dir", str(tmp_path)]
+    get_datasets([*flags, "--data_type", "random", "--capacity", "1000"])
+    return [*flags, "--dataset", "random"], tmp_path
+
+
+def result(folder, method="online_dt", phase="pretrained"):
+    return json.loads((folder / f"results/balance/random/{method}/{phase}-strict/seed_0.json").read_text())
+
+
+def weights(folder, method="online_dt", phase="pretrained"):
+    return load_tensors(folder / f"saves/balance/random/{method}/{phase}/seed_0/model.safetensors")
+
+
+# -------------------------------------------------------------------------------------------------- the stochastic head
+
+
+def test_log_probability_matches_torch_with_its_jacobian():
+    mean, log_std = torch.randn(2, 50, 3, dtype=torch.float64, generator=torch_generator(0, "parameters")) * 0.5
+    log_std = log_std - 1
+    ours = ActionDistribution(mean, log_std, squash=True)
+    actions = ours.sample(torch_generator(0, "sample"))
+    theirs = TransformedDistribution(Normal(mean, log_std.exp()), TanhTransform())
+    torch.testing.assert_close(ours.log_prob(actions), theirs.log_prob(actions).sum(-1), rtol=1e-6, atol=1e-6)
+    plain = ActionDistribution(mean, log_std, squash=False)
+    torch.testing.assert_close(plain.log_prob(actions), Normal(mean, log_std.exp()).log_prob(actions).sum(-1))
+    torch.testing.assert_close(plain.entropy(), Normal(mean, log_std.exp()).entropy().sum(-1))
+
+
+def test_density_and_entropy_match_numerical_integration():
+    grid = torch.linspace(-1, 1, 400_001, dtype=torch.float64)[1:-1]
+    for mean, log_std in ((0.3, -1.0), (-1.0, 0.0), (0.0, math.log(0.5))):
+        one = torch.full((1,), mean, dtype=torch.float64), torch.full((1,), log_std, dtype=torch.float64)
+        distribution = ActionDistribution(*one, squash=True)
+        log_density = distribution.log_prob(grid[:, None])
+        assert torch.trapezoid(log_density.exp(), grid).item() == pytest.approx(1, abs=1e-4)
+        entropy = torch.trapezoid(-log_density.exp() * log_density, grid).item()
+        assert distribution.entropy(200_000, torch_generator(1, "entropy")).item() == pytest.approx(entropy, abs=5e-3)
+
+
+def test_actions_on_the_bounds_have_finite_gradients():
+    head = GaussianHead(8, 3, squash=True)
+    distribution = head(torch.randn(4, 8))
+    loss = -distribution.log_prob(torch.tensor([[1.0, -1.0, 0.0]]).expand(4, -1)).mean() - distribution.entropy().mean()
+    loss.backward()
+    assert loss.isfinite() and all(parameter.grad.isfinite().all() for parameter in head.parameters())
+    far = ActionDistribution(torch.full((1, 1), 50.0), torch.full((1, 1), 2.0), squash=True)
+    assert far.entropy().isfinite().all() and far.log_prob(far.sample()).isfinite().all()
+
+
+def test_temperature_moves_towards_the_target_and_stays_bounded():
+    for entropy, sign in ((0.0, -1), (-2.0, 1)):
+        temperature = Temperature(0.1, target=-1.0)
+        temperature.update(torch.tensor(entropy))
+        assert sign * (temperature.value.item() - 0.1) > 0
+    temperature, fixed = Temperature(0.1, target=-1.0, learning_rate=0.05), Temperature(0.1, target=None)
+    for _ in range(2000):  # a policy whose entropy grows with its bonus: H = log λ
+        temperature.update(temperature.value.log())
+        fixed.update(torch.tensor(5.0))
+    assert temperature.value.item() == pytest.approx(math.exp(-1), rel=0.02)
+    assert fixed.value.item() == pytest.approx(0.1)
+    for entropy, bound in ((1e3, TEMPERATURE_RANGE[0]), (-1e3, TEMPERATURE_RANGE[1])):
+        temperature = Temperature(0.1, target=0.0, learning_rate=20.0)
+        for _ in range(5):
+            temperature.update(torch.tensor(entropy))
+        assert temperature.value.item() == pytest.approx(bound, rel=1e-4)
+
+
+def test_temperature_state_holds_its_optimizer(tmp_path):
+    entropies = torch.linspace(-3, 1, 20)
+    whole = Temperature(0.1, target=-1.0)
+    for entropy in entropies[:10]:
+        whole.update(entropy)
+    torch.save(whole.state_dict(), tmp_path / "state.pt")
+    resumed = Temperature(0.5, target=-1.0)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for entropy in entropies[10:]:
+        whole.update(entropy)
+        resumed.update(entropy)
+    assert torch.equal(whole.value, resumed.value)
+
+
+def test_lamb_against_its_formula():
+    start = torch.randn(4, 3)
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    lamb, adam = Lamb([ours], lr=0.01), torch.optim.Adam([theirs], lr=0.01)
+    for _ in range(20):
+        gradient = 3 * torch.randn(4, 3)
+        ours.grad, theirs.grad = gradient.clone(), gradient / max(1, gradient.norm().item())
+        lamb.step()
+        adam.step()
+    torch.testing.assert_close(ours, theirs)
+
+    weight, zero = torch.tensor([3.0, 4.0], requires_grad=True), torch.zeros(2, requires_grad=True)
+    lamb = Lamb([weight, zero], lr=0.1, weight_decay=0.5)
+    weight.grad, zero.grad = torch.tensor([0.3, -0.4]), torch.tensor([0.5, 0.5])
+    lamb.step()  # bias-corrected, the first step of Adam is the sign of the gradient
+    update = np.array([1.0, -1.0]) + 0.5 * np.array([3.0, 4.0])
+    expected = np.array([3.0, 4.0]) - 0.1 * 5 / np.linalg.norm(update) * update
+    np.testing.assert_allclose(weight.detach(), expected, rtol=1e-5)
+    np.testing.assert_allclose(zero.detach(), [-0.1, -0.1], rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ the buffer
+
+
+def episodes(lengths, seed=0):
+    """Trajectories of the given lengths as tensors, padded with numbers that nothing may read."""
+    generator, steps = torch_generator(seed, "episodes"), max(lengths)
+    observations = torch.randn(len(lengths), steps + 1, 2, generator=generator)
+    actions = torch.rand(len(lengths), steps, 1, generator=generator) * 2 - 1
+    rewards = torch.randn(len(lengths), steps, generator=generator)
+    for row, length in enumerate(lengths):
+        observations[row, length + 1 :], actions[row, length:], rewards[row, length:] = 1e9, 1e9, 1e9
+    return observations, actions, rewards, torch.tensor(lengths)
+
+
+def test_return_to_go_is_the_sum_of_the_stored_rewards():
+    observations, actions, rewards, lengths = episodes([7, 3, 5])
+    buffer = TrajectoryBuffer(observations, actions, rewards, lengths, 4, 9)
+    buffer.add(observations[0, :5], actions[0, :4], rewards[0, :4])
+    rewards = torch.cat([rewards, rewards[:1]])
+    window = buffer.gather(torch.arange(4), torch.tensor([2, 0, 4, 1]), 4)
+    for row, (start, length) in enumerate([(2, 7), (0, 3), (4, 5), (1, 4)]):
+        wanted = [rewards[row, step:length].sum().item() for step in range(start, min(start + 4, length))]
+        assert window["returns_to_go"][row][window["mask"][row]].tolist() == pytest.approx(wanted, rel=1e-5)
+        assert window["mask"][row].sum() == len(wanted) and window["mask"][row, -1]
+
+
+def test_sampling_is_by_length_with_uniform_starts():
+    buffer = TrajectoryBuffer(*episodes([6, 2, 4]), 5, 6)  # two rows are free
+    window = buffer.draw(24_000, 3, torch_generator(0, "draw"))
+    first = window["mask"].float().argmax(1)
+    starts = window["timesteps"][torch.arange(24_000), first]
+    left = window["returns_to_go"][torch.arange(24_000), first]
+    pairs, counts = torch.stack([starts, left], 1).unique(dim=0, return_counts=True)
+    assert len(pairs) == 12 and counts.min() > 1800 and counts.max() < 2200  # 2000 each
+
+
+def test_buffer_keeps_the_best_and_drops_the_worst_first():
+    returns, lengths = np.array([5.0, 1.0, 4.0, 2.0, 3.0]), np.array([10, 10, 10, 10, 10])
+    assert best(returns, lengths, count=3).tolist() == [4, 2, 0]
+    assert best(returns, lengths, share=0.4).tolist() == [2, 0] and best(returns, lengths, share=0.01).tolist() == [0]
+    assert best(returns, lengths).tolist() == [1, 3, 4, 2, 0]
+
+    source = episodes([2, 2, 2])
+    before = source[2].clone()
+    for capacity, expected in ((3, [13.0, 14.0, 12.0]), (5, [12.0, 13.0, 14.0, 10.0, 11.0])):  # full; two free rows first
+        buffer = TrajectoryBuffer(*source, capacity, 2)
+        for value in (10.0, 11.0, 12.0, 13.0, 14.0):
+            buffer.add(torch.zeros(3, 2), torch.zeros(2, 1), torch.tensor([0.0, value]))
+        assert buffer.rewards[:, 1].tolist() == expected
+    assert torch.equal(source[2], before)  # the dataset itself is not touched
+
+
+def test_delayed_reward_stands_at_the_last_step():
+    rewards = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]], np.float32)
+    assert delayed(rewards, np.array([3, 2])).tolist() == [[0, 0, 6], [0, 9, 0]]
+
+
+# ------------------------------------------------------------------------------------------------------------ the policy
+
+
+SETTINGS = {"embed_dim": 16, "n_layer": 2, "n_head": 2, "dropout": 0.0, "model_type": "dt", "K": 4, "remove_pos_embs": True,
+            "bfloat16": False, "stochastic": True, "return_scale": 10.0, "stochastic_tanh": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", ["dt", "bc"])
+def test_padding_never_changes_the_prediction(model_type):
+    torch.manual_seed(0)
+    policy = Policy(2, 1, {**SETTINGS, "model_type": model_type}, 9).eval()
+    policy.set_scales(np.ones(2, np.float32), np.full(2, 2, np.float32), np.float32([-2]), np.float32([2]))
+    window = TrajectoryBuffer(*episodes([2, 7, 3]), 3, 9).gather(torch.tensor([0, 1, 2]), torch.tensor([0, 3, 1]), 4)
+    mean, mask = policy(window).mean, window["mask"]
+    for row in range(3):
+        alone = {name: values[row : row + 1, mask[row]] for name, values in window.items()}
+        expected = policy(alone).mean
+        kept = mean[row : row + 1, mask[row]] if model_type == "dt" else mean[row : row + 1]
+        torch.testing.assert_close(kept, expected, rtol=1e-4, atol=1e-5)
+    poisoned = {name: torch.where(mask if values.ndim == 2 else mask[..., None], values, 77) for name, values in window.items()}
+    chosen, (targets, rows) = policy(poisoned | {"mask": mask}), policy.targets(window)
+    torch.testing.assert_close(chosen.mean[rows], mean[rows])
+    torch.testing.assert_close(
+        chosen.log_prob(policy.scaled(window["actions"][:, -mean.shape[1] :]))[rows].shape, targets.shape[:1]
+    )
+
+
+def test_acting_is_the_last_position_of_training():
+    torch.manual_seed(0)
+    policy = Policy(2, 1, {**SETTINGS, "remove_pos_embs": False}, 9)
+    observations, actions, rewards, _ = episodes([7])
+    agent = Agent(policy, context=3)
+    agent.start(observations[:, 0].numpy(), [5.0])
+    left = 5.0
+    for step in range(7):
+        played = agent.act()
+        first = max(0, step - 2)
+        spent = rewards[0, :step].cumsum(0)
+        window = {
+            "returns_to_go": torch.tensor([[5.0, *(5 - spent).tolist()][first : step + 1]]),
+            "observations": observations[:, first : step + 1],
+            "actions": actions[:, first : step + 1],
+            "timesteps": torch.arange(first, step + 1)[None],
+            "mask": torch.ones(1, step + 1 - first, dtype=torch.bool),
+        }
+        np.testing.assert_allclose(played, policy(window).centre()[:, -1].detach(), atol=1e-5)
+        agent.observe(actions[:, step].numpy(), rewards[:, step].numpy(), observations[:, step + 1].numpy())
+        left -= rewards[0, step].item()
+        assert agent.returns_to_go[-1].item() == pytest.approx(left, abs=1e-4) and len(agent.actions) <= 3
+
+
+# -------------------------------------------------------------------------------------------------------------- flags
+
+
+def test_published_commands_are_understood(tmp_path, monkeypatch, capsys):
+    first = parse(PUBLISHED[0].split())
+    assert (first.env_type, first.dataset, first.embed_dim, first.eval_context, first.eval_rtg) == (
+        "gym_hopper",
+        "medium",
+        512,
+        5,
+        3600,
+    )
+    assert first.stochastic and first.stochastic_tanh and first.remove_pos_embs and not first.use_entropy
+    assert method_name(first, online=False) == "online_dt"
+    with pytest.raises(UserError, match=r"make it: python -m baselines\.online_dt --env_type gym_hopper"):
+        parse([*PUBLISHED[1].split(), "--output_dir", str(tmp_path)])
+    assert "cuda:2 is not available" in capsys.readouterr().err or torch.cuda.device_count() > 2
+
+
+def test_booleans_and_contradictions():
+    flags = ["--env", "hopper", "--device", "cpu"]
+    for words, value in (([], True), (["False"], False), (["True"], True)):
+        assert parse([*flags, "--stochastic", *words]).stochastic is value
+    assert parse([*flags, "--log_to_wandb=False"]).log_to_wandb is False
+    assert parse([*flags, "--stochastic", "--target_entropy"]).use_entropy
+    assert not parse([*flags, "--target_entropy"]).use_entropy  # nothing to steer in a deterministic policy
+    with pytest.raises(UserError, match="no-target_entropy"):
+        parse([*flags, "--stochastic", "--target_entropy", "--no-use_entropy"])
+    with pytest.raises(UserError, match="contradicts"):
+        parse([*flags, "--env_type", "gym_walker2d"])
+    with pytest.raises(UserError, match="multiple of --n_head"):
+        parse([*flags, "--n_head", "3"])
+    with pytest.raises(UserError, match="several tasks"):
+        parse(["--env_type", "point_robot"])
+
+
+# ----------------------------------------------------------------------------------------------------------- both phases
+
+
+def test_both_phases_end_to_end(toy, capsys):
+    flags, folder = toy
+    command = [sys.executable, "-m", "baselines.online_dt", *flags, "--max_iters", "2", "--num_steps_per_iter", "150"]
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "next: python -m baselines.online_dt --config" in done.stdout
+    pretrained = result(folder)
+    assert pretrained["regime"] == "pretrained" and pretrained["curve"]["gradient_steps"] == [150, 300]
+    data = load(folder / "datasets", "balance", "random")
+    assert len(set(data.lengths.tolist())) > 3 and pretrained["reference"]["dataset_mean"] == [
+        round(float(data.returns.mean()), 4)
+    ]
+    assert np.mean(pretrained["returns"]) > 1.3 * data.returns.mean()
+
+    online = [*flags, "--online_training", "--max_iters", "6", "--num_steps_per_iter", "20", "--eval_interval", "3"]
+    main([*online, "--num_online_rollouts", "2", "--pretrained_model", "./models/balance/never_published.pt"])
+    assert "never published" in capsys.readouterr().err
+    finetuned = result(folder, phase="finetuned")
+    assert finetuned["curve"]["environment_steps"][0] == 0 and len(finetuned["curve"]["environment_steps"]) == 3
+    assert finetuned["environment_steps"] >= 12 and finetuned["gradient_steps"] == 300 + 6 * 20  # one schedule
+    assert all(value > 0 for value in finetuned["curve"]["temperature"][1:])
+    assert np.mean(finetuned["returns"]) > 1.3 * data.returns.mean()
+
+    main([*flags, "--eval_only"])
+    assert f"return {np.mean(pretrained['returns']):.1f}" in capsys.readouterr().out
+    for model, problem in (("model.pt", "pickle"), ("elsewhere", "no pre-trained model"), (None, "stochastic True")):
+        (folder / "model.pt").write_bytes(b"x")
+        words = ["--pretrained_model", str(folder / model)] if model else ["--pretrained_model", pretrained_folder(folder)]
+        with pytest.raises(SystemExit):
+            main([*online, *words, *([] if model else ["--no-stochastic"])])
+        assert problem in capsys.readouterr().err
+
+
+def pretrained_folder(folder):
+    return str(folder / "saves/balance/random/online_dt/pretrained/seed_0")
+
+
+def test_stopped_and_resumed_run_ends_with_the_same_weights(toy, monkeypatch, capsys):
+    """Also: the temperature, the optimiser and the collected trajectories are restored."""
+    flags, folder = toy
+    flags = [*flags, "--num_eval_episodes", "2"]
+    main([*flags, "--max_iters", "1", "--num_steps_per_iter", "10"])
+    online = ["--online_training", "--max_iters", "4", "--num_steps_per_iter", "6", "--num_online_rollouts", "2",
+              "--online_buffer_size", "5", "--pretrained_model", pretrained_folder(folder)]  # fmt: skip
+    main([*flags, *online])
+    whole, returns = weights(folder, phase="finetuned"), result(folder, phase="finetuned")
+
+    update = Trainer.update
+
+    def stop_at_26(self):
+        update(self)
+        if self.learner.step == 26:  # in the third round
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "update", stop_at_26)
+    with pytest.raises(SystemExit) as stop:
+        main([*flags, *online, "--no-resume"])
+    assert stop.value.code == 128 + signal.SIGTERM
+    monkeypatch.setattr(Trainer, "update", update)
+    main([*flags, *online])
+    again, repeated = weights(folder, phase="finetuned"), result(folder, phase="finetuned")
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    assert (repeated["returns"], repeated["curve"]) == (returns["returns"], returns["curve"])
+    assert len(set(returns["curve"]["temperature"][1:])) > 1
+
+    with pytest.raises(SystemExit):
+        main([*flags, *online, "--batch_size", "8"])  # other settings: refused
+    assert "batch_size" in capsys.readouterr().err
+    main([*flags, "--max_iters", "2", "--num_steps_per_iter", "10"])  # the pre-trained model goes on
+    with pytest.raises(SystemExit):
+        main([*flags, *online])
+    assert "pretrained_sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "pretraining", "words"),
+    [
+        ("online_dt-no_entropy", [], ["--no-use_entropy", "--no-target_entropy"]),
+        ("online_dt-no_relabelling", [], ["--no-relabel"]),
+        ("online_dt-same_rtg", [], ["--online_rtg", "20", "--weight_decay", "0.5"]),
+        ("online_dt-deterministic", ["--no-stochastic"], ["--no-stochastic"]),
+        ("online_dt-no_tanh", ["--no-stochastic_tanh", "--optimizer", "lamb"], ["--no-stochastic_tanh"]),
+        ("online_dt-bc-deterministic", ["--model_type", "bc", "--no-stochastic"], ["--model_type", "bc", "--no-stochastic"]),
+        ("online_dt-delayed", ["--mode", "delayed", "--bfloat16"], ["--mode", "delayed"]),
+    ],
+)
+def test_ablations_run(toy, name, pretraining, words):
+    flags, folder = toy
+    tiny = ["--num_eval_episodes", "2", "--num_steps_per_iter", "3", "--max_iters", "2"]
+    main([*flags, *tiny, *pretraining])
+    main([*flags, *tiny, "--online_training", *words])
+    found = result(folder, name, "finetuned")
+    assert found["method"] == name and found["environment_steps"] > 0
+    state = torch.load(folder / f"saves/balance/random/{name}/finetuned/seed_0/state.pt", weights_only=True)
+    wanted = 0.5 if "--weight_decay" in words else 1e-4  # inherited unless the command says otherwise
+    assert state["learner"]["optimizer"]["param_groups"][0]["weight_decay"] == wanted
+    if name == "online_dt-no_relabelling":
+        episode = state["episodes"][0]
+        asked = 40 - torch.arange(len(episode["rewards"]))
+        assert episode["returns_to_go"].tolist() == asked.tolist()  # twice the evaluation target, less one per step
+
+
+def test_entropy_term_pulls_the_entropy_to_the_target():
+    """Actions 0.5 ± 0.05: likelihood alone gives an entropy of −1.6."""
+    mean, log_std = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    temperature, optimizer = Temperature(0.1, target=-1.0, learning_rate=0.01), torch.optim.Adam([mean, log_std], lr=0.02)
+    entropies, generator = [], torch_generator(0, "entropy")
+    for _ in range(1500):
+        actions = 0.5 + 0.05 * torch.randn(64, 1, generator=generator)
+        distribution = ActionDistribution(mean.expand(64, 1), log_std.expand(64, 1), squash=True)
+        entropy = distribution.entropy(4, generator).mean()
+        optimizer.zero_grad()
+        (-distribution.log_prob(actions).mean() - temperature.value * entropy).backward()
+        optimizer.step()
+        temperature.update(entropy)
+        entropies.append(entropy.item())
+    assert np.mean(entropies[-300:]) == pytest.approx(-1, abs=0.1) and 0.1 < temperature.value.item() < 10
+
+
+def test_learner_steers_the_temperature(toy):
+    flags, _ = toy
+    args = parse([*flags, "--approximate_entropy_samples", "50"])
+    buffer = TrajectoryBuffer(*episodes([20] * 4), 4, 20)
+    for target, sign in ((-3.0, -1), (3.0, 1)):  # the entropy of a fresh policy lies in between
+        learner = Learner(Policy(2, 1, vars(args), 20), args)
+        learner.temperature.target = target
+        values = [learner.update(buffer.draw(16, 5, torch_generator(0, "batch", step))) for step in range(3)]
+        assert sign * (values[-1]["temperature"] - 0.1) > 0 and values[0]["temperature"] == pytest.approx(0.1)
+        assert values[0]["loss"] == pytest.approx(values[0]["nll"] - 0.1 * values[0]["entropy"], rel=1e-5)
+
+
+def test_wandb_is_lazy_and_optional(toy, monkeypatch, capsys):
+    flags, _ = toy
+    tiny = ["--num_eval_episodes", "1", "--num_steps_per_iter", "2", "--max_iters", "1", "--log_to_wandb=True"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SystemExit):
+        main([*flags, *tiny])
+    assert "pip install wandb" in capsys.readouterr().err
+    logged = []
+    run = types.SimpleNamespace(log=lambda values, step: logged.append(values), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+    main([*flags, *tiny])
+    assert any("eval/return" in values for values in logged)
