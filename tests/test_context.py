@@ -13,7 +13,7 @@ from src.agent import MetaDTAgent
 from src.checkpoint import UserError
 from src.context import WorldModel, context_windows, episode_contexts, load_world_model, prediction_errors
 from src.transitions import TransitionSampler
-from train_context import make_sampler, relabeller, validate
+from train_context import make_sampler, relabeller, split_episodes, validate
 
 HORIZON = 4
 
@@ -267,6 +267,8 @@ def test_windows_and_targets_are_paid_under_one_task(share, infos):
     assert (rewards == 9).double().mean() == pytest.approx(share / 2 + (1 - share) * 5 / 14, abs=0.03)
     places = observations.flatten().unique(return_counts=True)[1]
     assert len(places) == 14 and ((places - 6000 / 14).abs() < 110).all()  # targets come from the whole data
+    follows = observations[inside] == window[0][inside, -1] + 1
+    assert follows.double().mean() == pytest.approx(1 / 14, abs=0.02)  # and not from where the window ends
 
 
 def test_relabelled_rewards_are_those_of_the_environment(data_root):
@@ -321,6 +323,25 @@ def test_relabelling_uses_recorded_facts_and_names_what_lacks_them():
 
 
 # -------------------------------------------------------------------------------------------------------------- the run
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_whole_episodes_of_the_training_tasks_are_held_out(data_root, validation):
+    dataset = trajectories.load(data_root / "datasets", "point_robot", "random")
+    flags = ["--recipe", "debug", "--validation_share", "0.3", *(["--validation"] if validation else [])]
+    training, held_out = split_episodes(parsed("train_context", *flags), dataset)
+    tasks = range(40 if validation else 45)
+    for part, count in ((training, 7), (held_out, 3)):
+        np.testing.assert_array_equal(np.bincount(part.task_ids, minlength=50), [count * (task in tasks) for task in range(50)])
+        assert sorted(part.tasks) == list(tasks)
+    both = np.concatenate([training.observations, held_out.observations])
+    known = dataset.select(tasks).observations
+    assert len(np.unique(both, axis=0)) == len(both) == len(known)
+    assert np.array_equal(np.unique(both, axis=0), np.unique(known, axis=0))
+    again = split_episodes(parsed("train_context", *flags), dataset)[1]
+    other = split_episodes(parsed("train_context", *flags, "--seed", "1"), dataset)[1]
+    assert np.array_equal(again.observations, held_out.observations)
+    assert not np.array_equal(other.observations, held_out.observations)
 
 
 def test_the_saved_world_model_is_the_trained_one(model_root):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers import ROOT, point_robot, tiny_policy, tiny_world_model
 
+from envs.point_robot import PointRobotBatch, PointRobotEnv
 from src.agent import MetaDTAgent
 from src.batch import make_batch
 from src.checkpoint import UserError
@@ -139,6 +140,22 @@ def test_a_task_does_not_depend_on_the_others():
     agent = meta_dt()
     together, alone = (evaluate(agent, ENV, tasks, 2, 2, -3.0, 0) for tasks in (TESTS, [47]))
     np.testing.assert_allclose(together["returns"][2], alone["returns"][0], atol=2e-4)
+
+
+def test_resets_are_seeded_by_task_episode_and_number_alone(monkeypatch):
+    seeds = []
+
+    class Batch(PointRobotBatch):
+        def reset(self, given=None):
+            seeds.append(list(given))
+            return super().reset(given)
+
+    monkeypatch.setattr(PointRobotEnv, "batch_class", Batch)
+    evaluate(Recorder(), ENV, [45, 46], 2, 1, 0.0, 0)
+    evaluate(Recorder(), ENV, [46], 3, 1, 0.0, 0)
+    evaluate(Recorder(), ENV, [46], 1, 0, 0.0, 1)
+    assert seeds[2][:2] == seeds[0][2:] and seeds[3][:2] == seeds[1][2:]
+    assert len({*seeds[0], *seeds[1], *seeds[2], *seeds[3], *seeds[4]}) == 8 + 2 + 1
 
 
 def test_targets_one_for_all_or_one_per_task():

@@ -148,11 +148,13 @@ def whole(tmp_path_factory, data_root):
     shutil.copytree(data_root / "datasets", root / "datasets")
     run_stage("train_context", root, *STEPS["train_context"])
     run_stage("train_meta_dt", root, *STEPS["train_meta_dt"])
+    best, last = (load_tensors(root / CONTEXT / f"{name}.safetensors") for name in ("best", "last"))
+    assert not same_tensors(best, last)  # so that a continued run which forgets the best one shows
     return root
 
 
 STEPS = {
-    "train_context": ["--steps", "20", "--eval_every", "5"],
+    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.02"],
     "train_meta_dt": ["--steps", "10", "--eval_every", "3", "--warmup_episodes", "1", "--precision", "float32"],
 }
 WEIGHTS = {"train_context": (CONTEXT, ("best", "last")), "train_meta_dt": (POLICY, ("model",))}
