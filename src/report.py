@@ -188,22 +188,22 @@ def world_model_table(section):
     """Diagnostics of the world models, means over seeds."""
     probes = sorted({name for runs in section.diagnostics.values() for run in runs for name in run.get("probe") or {}})
     headers = ["world model", "seeds", "reward error / of the mean", "state error / of the mean"]
-    headers += [f"R² on {name}: train / test tasks" for name in probes]
+    headers += [f"R² on {name.replace('_', ' ')}" for name in probes]
     rows = []
     for name, runs in section.diagnostics.items():
         errors = [run.get("validation") or {} for run in runs]
-        cells = [_mean_entries(errors, f"{kind}_rmse", f"{kind}_std", ".3g") for kind in ("reward", "state")]
+        cells = [_mean_entries(errors, [f"{kind}_rmse", f"{kind}_std"], ".3g") for kind in ("reward", "state")]
         for probe in probes:
             entries = [(run.get("probe") or {}).get(probe, {}) for run in runs]
-            cells.append(_mean_entries(entries, "r2_train_tasks", "r2_test_tasks", ".2f"))
+            cells.append(_mean_entries(entries, ["r2"], ".2f"))
         rows.append([name, ", ".join(str(run["seed"]) for run in runs), *cells])
     return Table("World model: validation error, and what the context knows of the task", headers, rows)
 
 
-def _mean_entries(entries, first, second, style):
-    """Means over seeds of two keys, "0.12 / 0.80"."""
+def _mean_entries(entries, keys, style):
+    """Means over seeds of some keys, "0.12 / 0.80"."""
     means = []
-    for key in (first, second):
+    for key in keys:
         values = [entry[key] for entry in entries if entry.get(key) is not None]
         means.append(format(np.mean(values), style) if values else NONE)
     return " / ".join(means)
@@ -541,9 +541,9 @@ def main(argv=None):
 
     sections = results.group_results(results.read_results(args.results, args.env_type))
     tables = [section_tables(section) for section in sections]
-    for section, (*shown, _) in zip(sections, tables, strict=True):
+    for section, shown in zip(sections, tables, strict=True):
         print(f"\n{_name(section)}. {section_note(section)}")
-        for table in shown:
+        for table in [*shown[1:-1], shown[0]]:  # the returns last, where the eye is; the commands only in the files
             print(f"\n{text_table(table)}")
     if args.table_only:
         return

@@ -124,9 +124,11 @@ def _faults(result):
             yield key, "a text"
     if type(result.get("seed")) is not int:
         yield "seed", "an integer"
-    for key in ("gradient_steps", "wall_clock_s", "target_return"):
+    for key in ("gradient_steps", "wall_clock_s"):
         if not _numbers(result.get(key), 0, nullable=True):
             yield key, "a number or null"
+    if not any(_numbers(result.get("target_return"), depth, nullable=True) for depth in (0, 1)):
+        yield "target_return", "a number, one per task, or null"
     for key in ("reference", "curve", "trajectories", "task_parameters", "validation", "probe", "embedding"):
         if not isinstance(result.get(key) or {}, dict):
             yield key, "an object"

@@ -140,8 +140,8 @@ def write_diagnostics(root, env_type, name, parameters, seed=0):
         root, env_type, "medium", name, "diagnostics", None, seed,
         validation={"reward_rmse": 0.052, "state_rmse": 0.0031, "reward_std": 0.41, "state_std": 0.52},
         probe={
-            "dataset": {"r2_train_tasks": 0.97, "r2_test_tasks": 0.93},
-            "random_walk": {"r2_train_tasks": 0.61, "r2_test_tasks": None},
+            "dataset": {"r2": 0.97},
+            "random_walk": {"r2": 0.61},
         },
         embedding={"points": points.tolist(), "task_ids": ids.tolist(), "task_parameters": chosen.tolist()},
     )  # fmt: skip
