@@ -15,6 +15,7 @@ from src.seeding import torch_generator
 from src.windows import BatchSampler
 
 EPISODES, TASKS = 450, 45
+NO_TEXT = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}  # tokens come as embeddings
 
 
 def make_step(forward, parameters, policy, dtype):
@@ -61,7 +62,7 @@ def measure_reference(ours):
         return
     policy = make_policy()
     size = {"n_embd": WIDTH, "n_layer": 3, "n_head": 1, "n_positions": 3 * (HISTORY + PROMPT)}
-    gpt2 = GPT2Model(GPT2Config(vocab_size=1, activation_function="relu", use_cache=False, **size))
+    gpt2 = GPT2Model(GPT2Config(activation_function="relu", use_cache=False, **size, **NO_TEXT))
 
     def forward(history, prompt):
         tokens = torch.cat([policy._tokens(policy.prompt, prompt), policy._tokens(policy.history, history)], 1)
