@@ -229,7 +229,7 @@ def _gru_cell(projected, hidden, gru):
 
 
 @torch.inference_mode()
-def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.0, 1.0), chunk=65536):
+def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.0, 1.0), chunk=8192):
     """World-model error of every transition, for the choice of the prompt (meta_dt.md 2.4).
 
     Args:

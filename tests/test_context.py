@@ -11,7 +11,7 @@ from helpers import parsed, point_robot, random_episodes, tiny_policy, tiny_worl
 from src import trajectories
 from src.agent import MetaDTAgent
 from src.checkpoint import UserError
-from src.context import WorldModel, context_windows, episode_contexts, load_world_model, prediction_errors
+from src.context import RunningContexts, WorldModel, context_windows, episode_contexts, load_world_model, prediction_errors
 from src.transitions import TransitionSampler
 from train_context import make_sampler, relabeller, split_episodes, validate
 
@@ -199,8 +199,8 @@ def test_every_parameter_gets_a_gradient():
     torch.manual_seed(0)
     model, (observations, actions, rewards) = WorldModel(3, 2, HORIZON), random_episodes(40, 6, 3)
     sampler = TransitionSampler(observations, actions, rewards, torch.full((40,), 6), torch.zeros(40, dtype=int), HORIZON)
-    window, transition = sampler.gather(torch.arange(240))
-    reward_loss, state_loss = model.losses(*transition, model.encode(*window))
+    ((window, transition),) = sampler.chunks(240)
+    reward_loss, state_loss = model.losses(*transition, model.contexts(*window))
     (reward_loss + state_loss).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -220,7 +220,7 @@ def numbered(lengths=(6, 3, 5), tasks=(4, 4, 9)):
 def test_every_transition_is_gathered_once_with_its_own_window():
     sampler = TransitionSampler(*numbered(), HORIZON)
     assert sampler.size == 14
-    window, (observations, actions, rewards, after) = sampler.gather(torch.arange(14))
+    ((window, (observations, actions, rewards, after)),) = sampler.chunks(14)
     places = [100 * e + t for e, length in enumerate((6, 3, 5)) for t in range(length)]
     assert observations.flatten().tolist() == places
     assert actions.flatten().tolist() == [place + 0.5 for place in places]
@@ -231,6 +231,33 @@ def test_every_transition_is_gathered_once_with_its_own_window():
         assert real == [place % 100 - 4 + i >= 0 for i in range(4)]
         assert [value for value, inside in zip(past, real, strict=True) if inside] == [place - 4 + i for i in range(4) if real[i]]
         assert torch.equal(row[1][row[3]], row[0][row[3]] + 0.5) and torch.equal(row[2][row[3]], row[0][row[3]] + 0.25)
+
+
+def test_running_contexts_draw_whole_episodes():
+    sampler = TransitionSampler(*numbered(), 0)
+    window, transition = zip(*sampler.chunks(6), strict=True)
+    assert torch.cat([part[0] for part in transition]).flatten().tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        100,
+        101,
+        102,
+        200,
+        201,
+        202,
+        203,
+        204,
+    ]
+    assert [part[3].sum().item() for part in window] == [6, 3, 5]
+    model = WorldModel(1, 1, 0)
+    (observations, actions, rewards, mask), (_, _, decoded, _) = sampler.draw(18, torch.Generator().manual_seed(0))
+    contexts = model.contexts(observations, actions, rewards, mask)
+    assert len(observations) == 3 and len(contexts) == len(decoded) == mask.sum()
+    assert torch.equal(contexts[0], model.encode_running(observations, actions, rewards)[0, 0])
 
 
 def test_transitions_are_drawn_uniformly_and_by_the_seed():
@@ -355,3 +382,30 @@ def test_the_saved_world_model_is_the_trained_one(model_root):
     arrays = [torch.from_numpy(values) for values in (dataset.observations, dataset.actions, dataset.rewards)]
     contexts = episode_contexts(model, *arrays)
     assert F.mse_loss(contexts, contexts.mean((0, 1)).expand_as(contexts)) > 0
+
+
+# ----------------------------------------------------------------------------------------------------- running contexts
+
+
+@pytest.mark.parametrize("horizon", [0, 4])
+def test_step_by_step_as_all_at_once(horizon):
+    torch.manual_seed(0)
+    model, (observations, actions, rewards) = WorldModel(3, 2, horizon).eval(), random_episodes(5, 7, 3)
+    expected = episode_contexts(model, observations, actions, rewards)
+    with torch.inference_mode():
+        running = RunningContexts(model, 5)
+        steps = [running.current]
+        for t in range(7):
+            running.step(observations[:, t], actions[:, t], rewards[:, t])
+            steps.append(running.current)
+    torch.testing.assert_close(torch.stack(steps, 1), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_running_context_never_forgets_and_never_foresees():
+    torch.manual_seed(0)
+    model, (observations, actions, rewards) = WorldModel(3, 2, 0).eval(), random_episodes(2, 9, 3)
+    before = episode_contexts(model, observations, actions, rewards)
+    rewards[0, 4] += 1
+    after = episode_contexts(model, observations, actions, rewards)
+    changed = (before != after).any(-1)
+    assert changed[0].tolist() == [False] * 5 + [True] * 5 and not changed[1].any()

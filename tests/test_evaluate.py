@@ -78,8 +78,18 @@ def test_actions_are_clipped_before_they_are_played_and_shown():
 def test_noise_is_a_share_of_the_half_range():
     bounds = np.float32([-1e9, -2e9]), np.float32([1e9, 2e9])
     batch = make_batch(ENV, np.zeros(500, int))
-    episode = rollout(Recorder(), batch, [0] * 500, 20, np.zeros(500), bounds, None, 0.01, np.random.default_rng(0))
+    episode = rollout(Recorder(), batch, [0] * 500, 20, np.zeros(500), bounds, None, 0.01, 20, np.random.default_rng(0))
     assert episode["actions"].std((0, 1)) == pytest.approx([1e7, 2e7], rel=0.05)
+
+
+def test_noise_ends_after_its_steps():
+    bounds = np.float32([-1e9, -1e9]), np.float32([1e9, 1e9])
+    agent = Recorder()
+    plain, noisy = (
+        rollout(agent, make_batch(ENV, [0]), [0], 20, np.zeros(1), bounds, None, 0.1, steps, np.random.default_rng(0))["actions"]
+        for steps in (0, 3)
+    )
+    assert (plain != noisy).all(-1)[0].tolist() == [True] * 3 + [False] * 17
 
 
 def test_a_policy_that_diverged_is_named():

@@ -390,6 +390,8 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
     found = read_json(paths[0])
     assert found["method"] == f"meta_dt+debug-{ablation}" and ("warmup_returns" in found) == ("few_trained_no_prompt" in regimes)
     folder = models / SAVES / f"meta_dt+debug-{ablation}" / ("zero_shot" if flags else "few_shot") / "seed_0"
+    if ablation == "no_prompt":  # trained exactly as zero-shot is, and kept there
+        folder = models / SAVES / "meta_dt+debug" / "zero_shot" / "seed_0"
     assert not same_weights(folder, policy_root / POLICY, "model")
     state = load_state(folder / "state.pt")
     names = [name for name in state["policy"] if name not in ("observation_mean", "observation_std", "action_scale")]

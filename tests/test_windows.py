@@ -118,3 +118,41 @@ def test_tasks_in_any_order():
     )
     assert torch.equal(torch.tensor(mixed)[owner], torch.tensor(mixed)[other])
     assert other.unique().tolist() == [0, 1, 2, 3, 4]
+
+
+def ranked():
+    """Two tasks of four episodes; episode e returns e."""
+    rewards = torch.zeros(8, 5)
+    rewards[:, 0] = torch.arange(8.0)
+    contexts = torch.arange(8.0)[:, None, None] + torch.zeros(8, 6, 16)
+    arrays = torch.zeros(8, 6, 1), torch.zeros(8, 5, 1), rewards, torch.full((8,), 5)
+    return EpisodeTensors(*arrays, contexts, torch.zeros(8, 5)), torch.tensor([3, 4, 3, 4, 3, 4, 3, 4])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, range(8)), (0.5, [4, 5, 6, 7]), (0.3, [4, 5, 6, 7]), (0.01, [6, 7])])
+def test_top_share_imitates_the_best_of_every_task(share, expected):
+    episodes, tasks = ranked()
+    source = BatchSampler(episodes, tasks, 5, 2, 1, "random", True, top_share=share)
+    history, prompt = source.draw(400, torch.Generator().manual_seed(0), True)
+    assert set(history["returns_to_go"][:, 0].tolist()) == set(expected)
+    assert set(prompt["contexts"][:, 0, 0].tolist()) == set(range(8))  # prompts come from all episodes
+
+
+def test_hindsight_contexts_are_the_last_of_the_same_task():
+    episodes, tasks = ranked()
+    episodes.contexts[:, -1] += 100
+    source = BatchSampler(episodes, tasks, 5, 2, 1, "random", True, hindsight_share=0.5)
+    history, _ = source.draw(2000, torch.Generator().manual_seed(0), False)
+    own, seen = history["returns_to_go"][:, 0], history["contexts"][:, :, 0]
+    replaced = seen[:, 0] >= 100
+    assert replaced.float().mean() == pytest.approx(0.5, abs=0.05)
+    assert (seen == seen[:, :1]).all()
+    assert torch.equal(seen[~replaced, 0], own[~replaced])
+    assert torch.equal(seen[replaced, 0] % 2, own[replaced] % 2)  # even episodes are one task, odd ones the other
+
+
+def test_prompts_of_running_contexts_carry_the_last_one():
+    episodes, tasks = ranked()
+    episodes.contexts[:, -1] += 100
+    prompt = episodes.prompts(torch.tensor([2, 5]), 2, 0, "random", torch.Generator().manual_seed(0))
+    assert prompt["contexts"][:, :, 0].tolist() == [[102, 102], [105, 105]]
