@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2Model
 
-from src.transformer import Transformer, attention_bias, from_gpt2, to_gpt2
+from src.transformer import Transformer, attention_bias, dropout, from_gpt2, to_gpt2
 
 WIDTH, LAYERS, LENGTH = 32, 3, 10
 every_head_count = pytest.mark.parametrize("heads", [1, 4])
@@ -178,3 +178,21 @@ def test_bfloat16_stays_near_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, _ = model(x, attention_bias(mask))
     assert (found - expected)[mask].abs().mean() < 0.03 * expected[mask].abs().mean()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.05])
+@pytest.mark.parametrize("shape", [(999, 1001), (3,)])
+def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
+    torch.manual_seed(0)
+    dropped = dropout(torch.ones(shape), p)
+    assert dropped[dropped > 0].tolist() == pytest.approx([1 / (1 - p)] * int((dropped > 0).sum()), rel=1e-4)
+    if dropped.numel() > 1000:
+        assert (dropped == 0).float().mean() == pytest.approx(p, abs=2e-3)
+        assert dropped.mean() == pytest.approx(1, abs=3e-3)
+        neighbours = (dropped[:, 1:] == 0) & (dropped[:, :-1] == 0)
+        assert neighbours.float().mean() == pytest.approx(p * p, abs=2e-3)  # independent
+
+
+def test_dropout_of_nothing_is_the_identity():
+    x = torch.randn(5, 7)
+    assert torch.equal(dropout(x, 0.0), x)

@@ -152,7 +152,7 @@ def test_hindsight_contexts_are_the_last_of_the_same_task():
 
 
 def test_prompts_of_running_contexts_carry_the_last_one():
-    episodes, tasks = ranked()
+    episodes, _ = ranked()
     episodes.contexts[:, -1] += 100
     prompt = episodes.prompts(torch.tensor([2, 5]), 2, 0, "random", torch.Generator().manual_seed(0))
     assert prompt["contexts"][:, :, 0].tolist() == [[102, 102], [105, 105]]
