@@ -38,8 +38,19 @@ batched-*) # 50 agents in one stack
     train "$item" --env_type "$family" --algo batched_sac --device "${DEVICE:-cuda}" --save_freq 20000
     pack "$item"
     ;;
+paper-point_robot) # the paper's full recipe: world model of 301 epochs, 100,000 policy steps; SEED (default 0), QUALITY (medium)
+    flags="--env_type point_robot --output_dir runs/$item --no-tensorboard"
+    quality=${QUALITY:-medium}
+    chosen="$flags --data_quality $quality --seed ${SEED:-0} --device ${DEVICE:-cuda}"
+    [ -d "runs/$item/datasets/point_robot/$quality-v0" ] ||
+        { python3 train_data_collection.py $flags && python3 get_datasets.py $flags --data_type "$quality"; } || exit 1
+    timeout -s TERM -k 40 "$seconds" bash -c "python3 train_context.py $chosen && python3 train_meta_dt.py $chosen &&
+        python3 train_meta_dt.py $chosen --zero_shot True"
+    echo "$item: status $?"
+    tar cf "$out/$item-$quality-${SEED:-0}.tar" -C "runs/$item" results
+    ;;
 *)
-    echo "unknown item $item: multitask, or batched-FAMILY with FAMILY one of $families" >&2
+    echo "unknown item $item: multitask, paper-point_robot, or batched-FAMILY with FAMILY one of $families" >&2
     exit 2
     ;;
 esac
