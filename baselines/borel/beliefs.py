@@ -8,6 +8,7 @@ has T + 1 of them, the last with the final observation (its flag cleared, as a p
 """
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -134,44 +135,35 @@ class HyperCache:
     """Relabelled data on disk: one file per task, and cache.json that says what they were made from and which are done.
 
     Args:
-        directory: the cache's folder.
+        directory: the folder of all caches of a belief model; data made with other settings lie side by side in it.
         identity: JSON-able dict of all that the numbers depend on.
     """
 
     def __init__(self, directory, identity):
-        self.directory, self.identity = Path(directory), identity
+        self.identity = identity
+        self.directory = Path(directory) / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+        self.manifest = self.directory / "cache.json"
 
     def _path(self, task):
         return self.directory / f"task_{task:03d}.safetensors"
 
-    def _manifest(self):
-        path = self.directory / "cache.json"
-        return read_json(path) if path.exists() else None
+    def done(self):
+        """Tasks whose data are complete."""
+        return set(read_json(self.manifest)["done"]) if self.manifest.exists() else set()
 
-    def begin(self, keep):
-        """Prepare for writing; returns the tasks that are there already. `keep` False, or another identity, empties it."""
-        manifest = self._manifest()
-        if manifest is None or manifest["identity"] != self.identity or not keep:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            manifest = {"identity": self.identity, "done": []}
-            write_json(self.directory / "cache.json", manifest)
-        return set(manifest["done"])
+    def clear(self):
+        """Forget everything."""
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def write(self, task, arrays):
         """Store one task's arrays and note that it is done."""
         save_tensors(self._path(task), arrays)
-        manifest = self._manifest()
-        write_json(self.directory / "cache.json", {**manifest, "done": sorted({*manifest["done"], int(task)})})
+        write_json(self.manifest, {"made_from": self.identity, "done": sorted({*self.done(), int(task)})})
 
     def read(self, tasks):
-        """Arrays of all tasks, stacked: dict of (N, ...). Raises UserError where the cache is missing, partial or another."""
-        manifest, mend = self._manifest(), "run once with --transform-data-bamdp True"
-        if manifest is None:
-            raise UserError(f"no relabelled data in {self.directory}: {mend}")
-        differing = [key for key in self.identity if manifest["identity"].get(key) != self.identity[key]]
-        if differing:
-            raise UserError(f"{self.directory} was made with another {', '.join(differing)}: {mend}")
-        if not set(map(int, tasks)) <= set(manifest["done"]):
-            raise UserError(f"{self.directory} is not complete: {mend}")
+        """Arrays of all tasks, stacked: dict of (N, ...). Raises UserError where the cache is missing or partial."""
+        if not set(map(int, tasks)) <= self.done():
+            mend = "run once with --transform-data-bamdp True"
+            raise UserError(f"no complete data of these settings in {self.directory.parent}: {mend}")
         loaded = [load_tensors(self._path(task)) for task in tasks]
         return {key: torch.stack([arrays[key] for arrays in loaded]) for key in loaded[0]}

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from baselines.borel.beliefs import HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
+from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
 from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.data import data_directory, load_rollouts, relabel_rewards
 from baselines.borel.evaluate import evaluate, model_inputs, write_result
@@ -94,12 +94,12 @@ def main(argv=None):
     method = method_name(args, read_json(folder / "config.json"))
     directory = run_folder(args, args.agent_log_dir, "offline", method, f"seed_{args.seed}")
     result = Path(args.output_dir, args.results_log_dir, args.env_type, QUALITY, method, "bamdp-strict", f"seed_{args.seed}.json")
+    finished = args.resume and (directory / "finished.json").exists()
+    data = None if finished else RolloutBuffer.full(load_hyper_states(args, model, name))
     volatile = (*VOLATILE, "transform_data_bamdp")
     with run_directory(directory, {**resolved(args), "vae_model_name": name}, args.resume, volatile):
-        if not (directory / "finished.json").exists():
-            data = RolloutBuffer.full(load_hyper_states(args, model, name))
-            if not args.resume:
-                result.unlink(missing_ok=True)
+        if data is not None:
+            result.unlink(missing_ok=True)
             train(args, model, data, directory, result, method)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
     returns = np.mean(read_json(result)["returns"], axis=0)
@@ -110,7 +110,7 @@ def main(argv=None):
 def find_model(args):
     """Name and folder of the belief model. Raises UserError when none is named and there is not exactly one."""
     folder = run_folder(args, args.vae_dir, "vae")
-    names = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    names = sorted(path.parent.name for path in folder.glob(f"*/{VAE_DONE}"))
     if args.vae_model_name is None and len(names) != 1:
         known = f"choose from {', '.join(names)}" if names else f"make one: {next_command(args, 'train_vae_offline')}"
         raise UserError(f"--vae-model-name is not given and {folder} holds {len(names)} belief models: {known}")
@@ -138,7 +138,9 @@ def load_hyper_states(args, model, name):
     source = data_directory(args, data_name(args, args.data_dir))
     cache = HyperCache(source / args.relabelled_data_dir / name, identity(args, model))
     if args.transform_data_bamdp:
-        done = cache.begin(keep=args.resume)
+        if not args.resume:
+            cache.clear()
+        done = cache.done()
         if not set(tasks) <= done:
             rollouts = load_rollouts(source, problem, tasks, collect_command(args), limit=args.num_trajs_per_task)
             if args.hindsight_relabelling:

@@ -110,9 +110,12 @@ def main(argv=None):
         raise UserError("--hindsight-relabelling cannot mix tasks that differ in their dynamics; use --policy-replaying True")
     name = args.vae_model_name or f"{args.save_dir_prefix or remedy(args) + args.suffix}__seed_{args.seed}"
     directory = run_folder(args, args.save_dir, "vae", name)
+    finished = args.resume and (directory / VAE_DONE).exists()
+    rollouts = None if finished else load_data(args)
+    model = None if finished else make_model(args, rollouts.rewards)
     with run_directory(directory, resolved(args), args.resume, VOLATILE):
-        if not (directory / VAE_DONE).exists():
-            train(args, load_data(args), directory)
+        if not finished:
+            train(args, rollouts, model, directory)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
         summary = read_json(directory / VAE_DONE)
     if summary["task_spread"] < COLLAPSED:
@@ -192,12 +195,10 @@ def standardised_tasks(problem):
     return torch.from_numpy((flat - flat.mean(0)) / (flat.std(0) + 1e-8)).float()
 
 
-def train(args, rollouts, directory):
-    """Train and save the model; per epoch the roll-outs are permuted once for all tasks, and tasks are grouped at random."""
+def train(args, rollouts, model, directory):
+    """Train and save `model`; per epoch the roll-outs are permuted once for all tasks, and tasks are grouped at random."""
     data, settings = VaeData(args, rollouts), loss_settings(args)
-    model = make_model(args, rollouts.rewards)
-    parameters = list(model.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=args.vae_lr, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.vae_lr, fused=True)
     first = 0
     if (directory / "state.pt").exists():
         state = load_state(directory / "state.pt")
