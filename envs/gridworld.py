@@ -63,6 +63,8 @@ class GridworldEnv(BatchedTaskEnv):
     env_type = "gridworld"
     batch_class = GridworldBatch
     horizon = 15
+    num_cells = SIZE * SIZE
+    cell_index = staticmethod(cell_index)
     compute_rewards = staticmethod(GridworldBatch.compute_rewards)
     compute_success = staticmethod(GridworldBatch.compute_success)
 

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib
 import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ import yaml
 from src.checkpoint import UserError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+BASELINES_DIR = CONFIG_DIR.parent / "baselines"
 SCRIPTS = ("train_data_collection", "get_datasets", "train_context", "train_meta_dt")
 
 
@@ -91,8 +93,8 @@ real = _number(float, -1e300, 1e300, "a finite number")
 
 
 def boolean(value):
-    """True or False, as text or as a value."""
-    words = {"true": True, "false": False}
+    """True or False, as text or as a value; yes, no, 1 and 0 are understood too."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if str(value).lower() not in words:
         raise argparse.ArgumentTypeError(f"{value!r} is not True or False")
     return words[str(value).lower()]
@@ -116,7 +118,7 @@ class BooleanFlag(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, no abbreviations, and defaults in the help."""
+    """argparse with one-line errors, no abbreviations, and defaults in the help. --a-b and --a_b are the same flag."""
 
     def __init__(self, description=None, **kwargs):
         super().__init__(
@@ -126,6 +128,15 @@ class Parser(argparse.ArgumentParser):
             **kwargs,
         )
         self.register("action", "boolean", BooleanFlag)
+
+    def parse_known_args(self, args=None, namespace=None):
+        spellings = {string.replace("_", "-"): string for string in self._option_string_actions}
+
+        def respelled(word):
+            flag, *value = word.split("=", 1)
+            return "=".join([spellings.get(flag.replace("_", "-"), flag), *value]) if word.startswith("--") else word
+
+        return super().parse_known_args([respelled(word) for word in (sys.argv[1:] if args is None else args)], namespace)
 
     def error(self, message):
         raise UserError(message.removeprefix("argument "))
@@ -160,6 +171,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 def parse_args(parser, script, argv=None):
     """Two passes: find the environment's YAML, make its values the defaults, then parse in full.
+
+    Args:
+        script: name of the YAML section, with dots where it is nested: "train_context", "baselines.borel.online_training".
 
     Returns the namespace with `env` (EnvConfig), `env_type`, `env_name`, `suffix` ("" for the paper's recipe, "+fast" for
     another) and a checked torch device in `device`. Raises UserError.
@@ -272,10 +286,12 @@ def read_env(path, document):
             raise UserError(f"{path}: {key} must be a mapping")
     if "paper" in (document.get("recipes") or {}):
         raise UserError(f"{path}: recipes.paper is the name of the file's base: choose another")
+    check_baselines(path, document.get("baselines"), "baselines")
     for name, recipe in (document.get("recipes") or {}).items():
         for key in recipe if isinstance(recipe, dict) else [recipe]:
             if key not in (*SCRIPTS, "baselines"):
                 raise UserError(f"{path}: recipes.{name}: unknown script {key!r}{_nearest(str(key), SCRIPTS)}")
+        check_baselines(path, recipe.get("baselines"), f"recipes.{name}.baselines")
     values = {"validation_tasks": document.get("train_tasks"), "terminates": False}
     values |= {key: document[key] for key in fields & document.keys()}
     for key in sorted(fields - values.keys()):
@@ -305,9 +321,27 @@ def _check_ranges(path, values):
         raise UserError(f"{path}: validation_tasks {list(validation)} must lie inside train_tasks {list(train)}")
 
 
-def find_section(block, script):
-    """The section of a script in a settings file or in one of its recipes; those of baselines stand under `baselines`."""
-    return block.get(script) if script in SCRIPTS else (block.get("baselines") or {}).get(script)
+def check_baselines(path, section, name, folder=BASELINES_DIR):
+    """Sections of baselines are named as their files: baselines/x.py and baselines/x/__main__.py are `x:`, baselines/y/z.py is
+    `y: {z: ...}`. Raises UserError for another name."""
+    if section is None:
+        return
+    if not isinstance(section, dict):
+        raise UserError(f"{path}: {name} must be a mapping")
+    for key, value in section.items():
+        inner = folder / str(key)
+        if inner.is_dir() and not (inner / "__main__.py").exists():
+            check_baselines(path, value, f"{name}.{key}", inner)
+        elif not inner.is_dir() and not (folder / f"{key}.py").is_file():
+            known = [entry.stem for entry in folder.iterdir() if entry.stem[0] not in "._"]
+            raise UserError(f"{path}: {name}: unknown baseline {key!r}{_nearest(str(key), known)}")
+
+
+def find_section(document, script):
+    """The mapping under a dotted name, or None."""
+    for key in script.split("."):
+        document = (document or {}).get(key)
+    return document
 
 
 def apply_section(parser, path, section, name):
@@ -382,6 +416,7 @@ def next_command(args, script, *extra, keep=()):
     """The command line of the stage that follows, for the same environment, recipe, seed and folder.
 
     Args:
+        script: a file, or "-m package.module".
         extra: further words; keep: flags of this script that the next one should get too, where they were given.
     """
     words = ["python", *script.split(), *(("--config", args.config) if args.config else ("--env_type", args.env_type)), *extra]

@@ -155,6 +155,73 @@ def draw_paths(panels, columns=5):
     return _png(figure)
 
 
+@matplotlib.rc_context(STYLE)
+def draw_spread(spreads, styles, episodes):
+    """How uncertain a belief is over time: a line per method, a band over tasks, dotted lines where episodes end.
+
+    Args:
+        spreads: {method: {"spread", "low", "high": (T + 1,)}}. episodes: K.
+    """
+    figure = Figure(figsize=(7.5, 3.3), layout="constrained")
+    axes = figure.subplots()
+    for method, lines in spreads.items():
+        steps = np.arange(len(lines["spread"]))
+        axes.fill_between(steps, lines["low"], lines["high"], color=styles[method]["color"], alpha=0.15, lw=0)
+        axes.plot(steps, lines["spread"], **styles[method], lw=1.8)
+    _mark_episodes(axes, len(steps) - 1, episodes)
+    axes.set(xlabel="steps on the task", ylabel="spread of the belief", ylim=(0, None))
+    _draw_legend(figure, styles, spreads)
+    return _png(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def draw_predictions(panels, episodes, columns=3):
+    """Predicted and observed rewards over time, a panel per task: {title: (predicted (T,), observed (T,))}; episodes: K."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4 * columns, 1.9 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, (predicted, observed)) in zip(grid.flat, panels.items(), strict=False):
+        axes.plot(np.arange(1, len(observed) + 1), observed, color="#888888", lw=2.5, alpha=0.6)
+        axes.plot(np.arange(1, len(predicted) + 1), predicted, color=PALETTE[0], lw=1.3)
+        _mark_episodes(axes, len(observed), episodes)
+        axes.set(title=title, xlabel="steps on the task" if axes in grid[-1] else "")
+    handles = [Line2D([], [], color="#888888", lw=2.5, alpha=0.6, label="observed")]
+    _draw_handles(figure, [*handles, Line2D([], [], color=PALETTE[0], lw=1.3, label="predicted")])
+    return _png(figure)
+
+
+def _mark_episodes(axes, steps, episodes):
+    for end in np.arange(1, episodes) * steps / episodes:
+        axes.axvline(end, color="#999999", lw=1, ls=":")
+
+
+@matplotlib.rc_context(STYLE)
+def draw_doors(angles, panels, columns=3):
+    """At which angles a decoder lets the robot out: {title: ((K, angles) of 0 or 1, true angle or None)}, a row per episode."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4 * columns, 1.3 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    half = (angles[1] - angles[0]) / 2
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, (outside, door)) in zip(grid.flat, panels.items(), strict=False):
+        extent = (angles[0] - half, angles[-1] + half, len(outside) + 0.5, 0.5)
+        axes.imshow(outside, cmap="Blues", vmin=0, vmax=1.3, aspect="auto", extent=extent, interpolation="nearest")
+        if door is not None:
+            axes.axvline(door, color=EVALUATION_COLOUR, lw=2)
+        axes.set(title=title, yticks=range(1, len(outside) + 1))
+        axes.grid(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("after episode")
+    grid[-1, 0].set_xlabel("angle (radians)")
+    _draw_handles(figure, [Line2D([], [], color=EVALUATION_COLOUR, lw=2, label="middle of the door")])
+    return _png(figure)
+
+
 def _square(panels):
     """One frame for all panels: its middle (2,), and its half side as (-, +)."""
     paths = [path for panel in panels for path in (*panel["warmup"], *panel["evaluation"])]

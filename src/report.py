@@ -81,7 +81,8 @@ def _without_empty_columns(table):
     """Columns that say nothing in any row go."""
     kept = [place for place, cells in enumerate(zip(*table.rows, strict=True)) if set(cells) != {NONE}]
     headers, *rows = ([row[place] for place in kept] for row in (table.headers, *table.rows))
-    return dataclasses.replace(table, headers=headers, rows=rows)
+    references = [[row[place] for place in kept] for row in table.references]
+    return dataclasses.replace(table, headers=headers, rows=rows, references=references)
 
 
 def score_table(section):
@@ -130,22 +131,37 @@ def normalised_table(section):
 
 
 def episode_table(section):
-    """Mean return of warm-up episode 1..N and of the evaluation, a row per method that has them."""
+    """Mean return of warm-up episode 1..N and of the evaluation, a row per method that has them; for a sequential regime
+    also the sum of its K episodes, the share of goals visited in the last one, and the reference levels by episode.
+    """
     digits = _digits(section)
-    rows = []
+    rows, references = [], []
     for column, method, runs in _groups(section):
         episodes = results.episode_scores(runs, column[0])
         if episodes is not None:
             cells = [_with_interval(statistics.mean, scores, digits=digits) for scores in np.moveaxis(episodes, -1, 0)]
-            evaluation = _with_interval(statistics.mean, results.scores_of(runs), digits=digits)
-            rows.append((method, column, cells, NONE if column[0] in results.SEQUENTIAL else evaluation))
-    longest = max((len(cells) for _, _, cells, _ in rows), default=0)
-    headers = ["method", "regime", *(f"episode {n}" for n in range(1, longest + 1)), "evaluation"]
-    rows = [
-        [method, _column_title(column), *cells, *[NONE] * (longest - len(cells)), evaluation]
-        for method, column, cells, evaluation in rows
-    ]
-    return Table("Mean return by episode on the task: warm-up episodes, then the evaluation", headers, rows)
+            after = [_with_interval(statistics.mean, results.scores_of(runs), digits=digits), NONE, NONE]
+            if column[0] in results.SEQUENTIAL:
+                total = _with_interval(statistics.mean, episodes.sum(-1), digits=digits)
+                after = [NONE, total, _last_success(runs)]
+            rows.append((method, column, cells, after))
+    for column, methods in section.runs.items():
+        for level, episodes in results.reference_episodes(methods).items():
+            cells = [f"{value:.{digits}f}" for value in episodes]
+            references.append((level, column, cells, [NONE, f"{episodes.sum():.{digits}f}", NONE]))
+    longest = max((len(cells) for _, _, cells, _ in [*rows, *references]), default=0)
+    headers = ["method", "regime", *(f"episode {n}" for n in range(1, longest + 1)), "evaluation", "sum", "goal reached"]
+    rows, references = (
+        [[name, _column_title(column), *cells, *[NONE] * (longest - len(cells)), *after] for name, column, cells, after in group]
+        for group in (rows, references)
+    )
+    return Table("Mean return by episode on the task: warm-up episodes, then the evaluation", headers, rows, references)
+
+
+def _last_success(runs):
+    """Share of roll-outs that visited the goal in their last episode, in per cent, or a dash."""
+    shares = [np.mean([episodes[-1] for episodes in run["success"]]) for run in runs if run.get("success")]
+    return f"{100 * np.mean(shares):.0f} %" if shares else NONE
 
 
 def details_table(section):
@@ -327,7 +343,7 @@ def section_pictures(section):
     """The pictures of one section for which there are data, in display order."""
     styles = figures.method_styles(section.methods)
     makers = curve_pictures(section, styles), online_pictures(section, styles), adaptation_pictures(section, styles)
-    return list(chain(*makers, path_pictures(section), context_pictures(section)))
+    return list(chain(*makers, path_pictures(section), belief_pictures(section, styles), context_pictures(section)))
 
 
 def curve_pictures(section, styles):
@@ -414,6 +430,43 @@ def _path_panels(run, sequential, digits):
             title = f"task {task}: return {np.mean(returns):.{digits}f}".replace("-", "−")
             panels.append({"title": title, "goal": goal, "warmup": warmup, "evaluation": evaluation})
     return panels
+
+
+def belief_pictures(section, styles):
+    """What methods with a belief over tasks store: its spread over time, predicted rewards, and the map of the door."""
+    for column, methods in section.runs.items():
+        spreads = {}
+        for method, runs in methods.items():
+            known = [run["belief"] for run in runs if run.get("belief")]
+            if known and len({len(belief["spread"]) for belief in known}) == 1:
+                spreads[method] = {key: np.mean([belief[key] for belief in known], axis=0) for key in known[0]}
+        name = f"{slug(section)}-belief-{_safe(*column)}.png"
+        if spreads:
+            title = f"How sure the belief is: {_column_title(column)}"
+            caption = "Mean standard deviation of the latent. Line: mean over tasks; band: lowest to highest task. Episodes end at the dotted lines."  # noqa: E501
+            episodes = len(next(iter(methods.values()))[0]["returns"][0])
+            yield Picture(name, title, caption, figures.draw_spread(spreads, styles, episodes))
+    for column, method, runs in _groups(section):
+        run = next((run for run in runs if run.get("reward_prediction")), None)
+        suffix = f"{_safe(method, *column)}.png"
+        if run:
+            predicted, observed = (run["reward_prediction"][key] for key in ("predicted", "observed"))
+            panels = {f"task {task}": (np.array(predicted[task]), np.array(observed[task])) for task in predicted}
+            title = f"Predicted and observed reward: {method}, {_column_title(column)}"
+            caption = f"Seed {run['seed']}. Prediction: expected under the belief before each step."
+            png = figures.draw_predictions(panels, len(run["returns"][0]))
+            yield Picture(f"{slug(section)}-rewards-{suffix}", title, caption, png)
+        run = next((run for run in runs if run.get("door_map")), None)
+        if run:
+            angles, maps = np.array(run["door_map"]["angles"]), run["door_map"]["outside"]
+            doors = {task: (run.get("task_parameters") or {}).get(task, {}).get("angle") for task in maps}
+            panels = {f"task {task}": (np.array(rows), doors[task]) for task, rows in maps.items()}
+            title = f"Where the decoder sees a door: {method}, {_column_title(column)}"
+            caption = (
+                f"Seed {run['seed']}. Dark: an outward step at this angle is predicted to leave the room, after each episode."
+            )
+            png = figures.draw_doors(angles, panels)
+            yield Picture(f"{slug(section)}-doors-{suffix}", title, caption, png)
 
 
 def context_pictures(section):

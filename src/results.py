@@ -3,9 +3,10 @@
 results/<env_type>/<quality>/<method>/<regime>-<protocol>/seed_<s>.json, written at the end of a run. Required keys:
 env_type, quality, method, regime, protocol, command (texts), seed, task_ids, returns (per task, a number per evaluation
 episode). Optional: reference, warmup_returns, curve, trajectories, task_parameters, target_return, gradient_steps,
-wall_clock_s, hardware, commit, and any further key. A file of regime "diagnostics" describes a world model instead, by
-validation, probe, embedding, and has no protocol. A run that learns online adds environment_steps, entropy, temperature to its
-curve, and normalisation (minimum, maximum, source): the returns that count as 0 and 100.
+wall_clock_s, hardware, commit, the keys that `_belief_faults` checks, and any further one. A file of regime
+"diagnostics" describes a world model instead, by validation, probe, embedding, and has no protocol. A run that learns online
+adds environment_steps, entropy, temperature to its curve, and normalisation (minimum, maximum, source): the returns that count
+as 0 and 100.
 """
 
 import dataclasses
@@ -129,7 +130,8 @@ def _faults(result):
             yield key, "a number or null"
     if not any(_numbers(result.get("target_return"), depth, nullable=True) for depth in (0, 1)):
         yield "target_return", "a number, one per task, or null"
-    for key in ("reference", "curve", "trajectories", "task_parameters", "validation", "probe", "embedding"):
+    objects = ("reference", "curve", "trajectories", "task_parameters", "validation", "probe", "embedding")
+    for key in (*objects, "reference_episodes", "belief", "reward_prediction", "door_map"):
         if not isinstance(result.get(key) or {}, dict):
             yield key, "an object"
     yield from _diagnostics_faults(result) if diagnostics else _run_faults(result)
@@ -155,6 +157,32 @@ def _run_faults(result):
     if scale and not (isinstance(scale, dict) and _numbers([scale.get("minimum"), scale.get("maximum")], 1)):
         yield "normalisation", "null, or an object with the numbers minimum and maximum"
     yield from _picture_faults(result)
+    yield from _belief_faults(result)
+
+
+def _belief_faults(result):
+    """Keys that only methods with a belief over tasks write."""
+    tasks, returns = result["task_ids"], result["returns"]
+    shape = [len(episodes) for episodes in returns]
+    success = result.get("success")
+    if success is not None and (not _numbers(success, 2) or [len(row) for row in success] != shape):
+        yield "success", "as many numbers as returns"
+    for level, values in (result.get("reference_episodes") or {}).items():
+        if not _numbers(values, 2) or len(values) != len(tasks) or len({len(row) for row in values}) > 1:
+            yield f"reference_episodes.{level}", "one list of numbers per task, all of one length"
+    for key, wanted in (("belief", ("spread", "low", "high")), ("reward_prediction", ()), ("door_map", ("angles",))):
+        entry = result.get(key)
+        if entry is None:
+            continue
+        lists = [entry.get(name) for name in wanted]
+        if not all(_numbers(values, 1) for values in lists) or len({len(values) for values in lists}) > 1:
+            yield key, "lists of numbers of one length"
+        elif key == "reward_prediction":
+            predicted, observed = (entry.get(name) or {} for name in ("predicted", "observed"))
+            if predicted.keys() != observed.keys() or not _numbers([*predicted.values(), *observed.values()], 2):
+                yield key, "two objects of lists of numbers"
+        elif key == "door_map" and not _numbers(list((entry.get("outside") or {}).values()), 3):
+            yield "door_map.outside", "an object of lists of lists of numbers"
 
 
 def _picture_faults(result):
@@ -224,6 +252,13 @@ def reference_levels(column):
             if values is not None:
                 found.setdefault(level, []).append(values)
     return {level: np.mean(found[level], axis=0) for level in level_order(found)}
+
+
+def reference_episodes(column):
+    """{method: results} of one column -> {level: returns by episode (K,)}, means over the tasks, where files give them."""
+    known = [run["reference_episodes"] for runs in column.values() for run in runs if run.get("reference_episodes")]
+    levels = known[0] if known else {}
+    return {level: np.mean(levels[level], axis=0) for level in level_order(levels)}
 
 
 def level_order(levels):

@@ -145,11 +145,11 @@ def make_parser():
 def parse(argv=None):
     """Flags -> namespace, with what fine-tuning inherits from its pre-trained model. Raises UserError."""
     argv = translate(sys.argv[1:] if argv is None else list(argv))
-    args = parse_args(make_parser(), "online_dt", argv)
+    args = parse_args(make_parser(), "baselines.online_dt", argv)
     if args.online_training or args.eval_only:
         folder = find_pretrained(args)
         former = read_json(folder / "config.json")
-        args = parse_args(make_parser(), "online_dt", [*(f"--{key}={former[key]}" for key in INHERITED), *argv])
+        args = parse_args(make_parser(), "baselines.online_dt", [*(f"--{key}={former[key]}" for key in INHERITED), *argv])
         for key in ("env_type", "dataset", *SHAPE):
             if getattr(args, key) != former[key]:
                 raise UserError(f"{folder} was made with --{key} {former[key]}, this command says {getattr(args, key)}")

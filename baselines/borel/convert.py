@@ -1,0 +1,126 @@
+"""Convert data that the original code wrote into this project's layout.
+
+    python -m baselines.borel.convert --env-type gridworld --source batch_data/GridNavi-v2/data
+
+Reads folders `seed_<seed>_goal_<g1>_<g2>...` with obs, actions, rewards, next_obs as .npy arrays: flat (N, dim) with the
+roll-outs in sequence, or (T, roll-outs, dim). Nothing but plain arrays is opened, so the files can run no code. The task
+is the one of configs/tasks/<env_type>.json that has the rounded parameters of the folder's name.
+
+The original records the last observation of an episode in place of the next one's start. task.json notes that
+(`starts_recorded`), and decoders that read s then leave the first step of later episodes out.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from baselines.borel.data import data_directory, task_directory, write_task
+from baselines.borel.settings import borel_parser, data_name, next_command, parse
+from src.checkpoint import UserError, main_guard
+
+NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
+ROUNDING = 6e-4  # of three decimals, with a little slack
+
+
+def make_parser():
+    parser = borel_parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--source", required=True, help="folder that holds the folders seed_..._goal_...")
+    data.add_argument("--save-dir", help="name of the data set to write (default: log, with the recipe's suffix)")
+    return parser
+
+
+@main_guard
+def main(argv=None):
+    args = parse(make_parser(), "convert", argv)
+    found = {}
+    for path, parameters, seed in find_folders(args.source):
+        task = match_task(args.problem, parameters, path)
+        if task in found:
+            raise UserError(f"{found[task][0]} and {path} both hold task {task}: move one of them elsewhere")
+        found[task] = path, seed, read_folder(args.problem, path)  # all is read and checked before anything is written
+    target = data_directory(args, data_name(args, args.save_dir))
+    for task, (path, seed, arrays) in sorted(found.items()):
+        if "rewards" not in arrays:  # the ant's collector stores terms of another, dense reward
+            arrays["rewards"] = args.problem.rewards(task, arrays["obs"], arrays["actions"], arrays["next_obs"])
+        description = {"seed": seed, "starts_recorded": args.problem.episodes == 1, "source": path.name}
+        write_task(task_directory(target, task), args.problem, task, arrays, description)
+    print(f"{len(found)} tasks in {target}; next: {next_command(args, 'train_vae_offline')}")
+
+
+def find_folders(source):
+    """[(path, parameters, seed or None)] of the task folders in `source`. Raises UserError when there is none."""
+    folders = []
+    for path in sorted(path for path in Path(source).glob("*") if path.is_dir()):
+        match = NAME.fullmatch(path.name)
+        if match:
+            try:
+                parameters = [float(part) for part in match["parameters"].split("_")]
+            except ValueError:
+                raise UserError(f"{path}: the task's parameters cannot be read from the folder's name") from None
+            folders.append((path, parameters, int(match["seed"]) if match["seed"] else None))
+    if not folders:
+        raise UserError(f"--source {source} holds no folder called seed_<seed>_goal_<parameters>")
+    return folders
+
+
+def match_task(problem, parameters, path):
+    """The one task with these rounded parameters. Raises UserError when there is none, or more than one."""
+    rows = np.concatenate([values.reshape(problem.num_tasks, -1) for values in problem.tasks.values()], 1)
+    if rows.shape[1] != len(parameters):
+        raise UserError(f"{path}: the name gives {len(parameters)} parameters, a {problem.env.env_type} task has {rows.shape[1]}")
+    matching = np.flatnonzero(np.abs(rows - parameters).max(1) <= ROUNDING)
+    if len(matching) != 1:
+        raise UserError(
+            f"{path}: {len(matching)} tasks of configs/tasks/{problem.env.env_type}.json have the parameters {parameters}; "
+            "put the tasks of your data there, or into an environment of your own"
+        )
+    return int(matching[0])
+
+
+def read_folder(problem, path):
+    """dict of obs, actions, next_obs and, where they are stored, rewards: (R, T, ...). Raises UserError for a bad file."""
+    action = 1 if problem.discrete else problem.action_size
+    sizes = {"obs": problem.observation_size, "next_obs": problem.observation_size, "actions": action, "rewards": 1}
+    arrays = {}
+    for key, size in sizes.items():
+        file = path / f"{key}.npy"
+        if file.exists():
+            arrays[key] = read_array(file, problem, size)
+        elif key != "rewards":
+            raise UserError(f"{file} is missing")
+    counts = {len(values) for values in arrays.values()}
+    if len(counts) > 1:
+        raise UserError(f"{path}: the arrays hold different numbers of roll-outs ({', '.join(map(str, sorted(counts)))})")
+    if "rewards" in arrays:
+        arrays["rewards"] = arrays["rewards"][..., 0]
+    if problem.discrete:
+        arrays["actions"] = arrays["actions"][..., 0].astype(np.int64)
+    return arrays
+
+
+def read_array(file, problem, size):
+    """One .npy file -> (R, T, size) float32; one-hot actions become their index."""
+    try:
+        values = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not a plain numpy array ({str(error).splitlines()[0]})") from None
+    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        raise UserError(f"{file} holds something else than finite numbers")
+    values = values.astype(np.float32)
+    if values.ndim == 3:  # (T, roll-outs, dim)
+        values = values.swapaxes(0, 1)
+    elif values.ndim <= 2 and len(values) % problem.steps == 0:
+        values = values.reshape(-1, problem.steps, values.shape[1] if values.ndim == 2 else 1)
+    if values.ndim != 3 or values.shape[1] != problem.steps:
+        raise UserError(f"{file} has shape {values.shape}, which is no whole number of roll-outs of {problem.steps} steps")
+    if file.stem == "actions" and problem.discrete and values.shape[-1] == problem.action_size:
+        values = values.argmax(-1)[..., None].astype(np.float32)
+    if values.shape[-1] != size:
+        raise UserError(f"{file} has {values.shape[-1]} numbers per step, {problem.env.env_type} has {size}")
+    return values
+
+
+if __name__ == "__main__":
+    main()

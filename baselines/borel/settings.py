@@ -1,0 +1,94 @@
+"""What the BOReL scripts share: flags, folders, agents made from flags."""
+
+from pathlib import Path
+
+import torch
+
+from baselines.borel.agents import DQN, SAC
+from baselines.borel.problem import Problem
+from src import config
+from src.checkpoint import UserError
+from src.config import fraction, nonnegative_float, positive_float, positive_int, script_parser
+
+QUALITY = "log"  # of the data: complete logs of training
+VOLATILE = ("resume", "tensorboard", "threads", "output_dir", "device")  # settings that may change when a run is resumed
+
+
+def borel_parser(docstring):
+    """A parser with the flags that all five scripts have."""
+    parser = script_parser(docstring)
+    parser.set_defaults(device="cpu")  # these networks are too small for a GPU to pay
+    problem = parser.add_argument_group("problem")
+    problem.add_argument("--max-rollouts-per-task", type=positive_int, default=2, help="K, episodes of a roll-out")
+    problem.add_argument("--threads", type=positive_int, default=1, help="of torch; more hardly help networks this small")
+    files = parser.add_argument_group("folders, below --output_dir")
+    files.add_argument("--main-data-dir", "--main-save-dir", default="datasets", help="main folder of the data")
+    files.add_argument("--agent-log-dir", default="saves", help="main folder of training logs and checkpoints")
+    return parser
+
+
+def add_agent_flags(parser, policy, batch_size):
+    """Flags of DQN and SAC; `policy` and `batch_size` are defaults."""
+    agent = parser.add_argument_group("agent")
+    agent.add_argument("--policy", choices=["dqn", "sac"], default=policy, help="dqn for discrete actions, sac for others")
+    agent.add_argument("--hidden-layers", type=positive_int, nargs="+", default=[128, 128], help="widths, of critics and policy")
+    agent.add_argument("--batch-size", type=positive_int, default=batch_size, help="transitions per task in an update")
+    agent.add_argument("--critic-lr", type=positive_float, default=3e-4, help="learning rate of Adam for the critics (and DQN)")
+    agent.add_argument("--actor-lr", type=positive_float, default=3e-4, help="learning rate of Adam for the policy of SAC")
+    agent.add_argument("--gamma", type=fraction, default=0.99, help="discount")
+    agent.add_argument("--soft-target-tau", type=fraction, default=0.005, help="share of the target network replaced per update")
+    agent.add_argument("--entropy-alpha", type=nonnegative_float, default=0.2, help="fixed weight of the entropy (SAC)")
+    agent.add_argument("--automatic-entropy-tuning", action="boolean", default=False, help="learn the weight of the entropy")
+    agent.add_argument("--clip-grad-value", type=positive_float, help="largest absolute gradient (default: no limit)")
+    agent.add_argument("--bootstrap-rollout-end", action="boolean", default=True,
+                       help="value the observation after a roll-out's last step; False: nothing follows it")  # fmt: skip
+    return agent
+
+
+def parse(parser, script, argv):
+    """The namespace of src/config.py, and the Problem in `problem`. Raises UserError."""
+    args = config.parse_args(parser, f"baselines.borel.{script}", argv)
+    torch.set_num_threads(args.threads)
+    args.problem = Problem(args.env, args.max_rollouts_per_task)
+    if hasattr(args, "policy") and (args.policy == "dqn") != args.problem.discrete:
+        kind = "discrete" if args.problem.discrete else "continuous"
+        raise UserError(f"--policy {args.policy} does not fit the {kind} actions of {args.env_type}")
+    return args
+
+
+def resolved(args):
+    """The settings as saved in config.json."""
+    return config.settings(args, exclude=("problem",))
+
+
+def make_agent(args, agents, observation_size, generator, cql=0.0):
+    """A stack of DQN or SAC agents on the chosen device."""
+    shape = agents, observation_size, args.problem.action_size, args.hidden_layers, generator
+    common = {"gamma": args.gamma, "tau": args.soft_target_tau, "critic_lr": args.critic_lr, "device": args.device}
+    common["clip_grad_value"] = args.clip_grad_value
+    if args.policy == "dqn":
+        return DQN(*shape, **common)
+    entropy = {"alpha": args.entropy_alpha, "automatic_alpha": args.automatic_entropy_tuning}
+    return SAC(*shape, **common, **entropy, actor_lr=args.actor_lr, cql=cql)
+
+
+def run_folder(args, main, *names):
+    """Folder of logs and checkpoints: <output_dir>/<main>/<env_type>/log/borel/..."""
+    return Path(args.output_dir, main, args.env_type, QUALITY, "borel", *names)
+
+
+def data_name(args, name):
+    """The folder name of a data set: `name` where given, else "log" with the recipe's suffix."""
+    return name or QUALITY + args.suffix
+
+
+def collect_command(args):
+    """The command that makes the logs of all training tasks."""
+    low, high = args.env.train_tasks
+    extra = ("--task-id-start", str(low), "--task-id-end", str(high))
+    return next_command(args, "train_single_agent", *extra)
+
+
+def next_command(args, script, *extra):
+    """The command of a stage that follows."""
+    return config.next_command(args, f"-m baselines.borel.{script}", *extra)

@@ -1,0 +1,265 @@
+"""Stage 3: offline meta-RL. Turn the logs into hyper-states with a trained belief, and train DQN or SAC on them.
+
+    python -m baselines.borel.train_offline_agent --env-type gridworld --transform-data-bamdp True \\
+        --vae-model-name relabel__seed_0
+
+`--transform-data-bamdp True` runs the encoder over the data and stores what it makes; later runs read it with False (the
+default). Gridworld: 20 minutes on one core. The same command continues an interrupted run. Writes
+results/<env_type>/log/<method>/bamdp-strict/seed_<s>.json and the policy in saves/.
+"""
+
+import contextlib
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
+from baselines.borel.buffer import RolloutBuffer
+from baselines.borel.data import data_directory, load_rollouts, relabel_rewards
+from baselines.borel.evaluate import evaluate, model_inputs, write_result
+from baselines.borel.settings import (
+    QUALITY,
+    VOLATILE,
+    add_agent_flags,
+    borel_parser,
+    collect_command,
+    data_name,
+    make_agent,
+    next_command,
+    parse,
+    resolved,
+    run_folder,
+)
+from src.checkpoint import (
+    StopSignal,
+    UserError,
+    load_state,
+    main_guard,
+    read_json,
+    require_finite,
+    run_directory,
+    save_state,
+    save_tensors,
+    write_json,
+)
+from src.config import fraction, nonnegative_float, positive_int
+from src.logger import Logger
+from src.seeding import derive, numpy_generator, torch_generator
+
+
+def make_parser():
+    parser = borel_parser(__doc__)
+    belief = parser.add_argument_group("belief model")
+    belief.add_argument("--vae-dir", default="saves", help="main folder of belief models, below --output_dir")
+    belief.add_argument("--vae-model-name", help="which model (default: the only one there is)")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data-dir", help="name of the data set (default: log, with the recipe's suffix)")
+    data.add_argument("--num-trajs-per-task", type=positive_int, help="the first so many roll-outs (default: all)")
+    data.add_argument("--transform-data-bamdp", action="boolean", default=False, help="make the hyper-states; False: read them")
+    data.add_argument("--relabelled-data-dir", default="data_bamdp", help="folder of the hyper-states inside the data's")
+    data.add_argument("--hindsight-relabelling", action="boolean", default=False,
+                      help="mix tasks by recomputed rewards here too, before the encoder")  # fmt: skip
+    data.add_argument("--relabelling-fraction", type=fraction, default=1.0, help="share of the roll-outs that RR rewrites")
+    data.add_argument("--belief-rewards", action="boolean", default=False, help="rewards expected under the belief, not observed")
+    data.add_argument("--num-belief-samples", type=positive_int, default=20, help="draws from the belief per expected reward")
+    data.add_argument("--terminate-in-goal", action="boolean", default=False,
+                      help="no value after a step that ends in the goal, as in the original")  # fmt: skip
+    agent = add_agent_flags(parser, policy="sac", batch_size=256)
+    agent.add_argument("--use-cql", action="boolean", default=False, help="add the CQL regulariser to SAC's critics")
+    agent.add_argument("--alpha-cql", type=nonnegative_float, default=2.0, help="its weight")
+    schedule = parser.add_argument_group("schedule")
+    schedule.add_argument("--num-iters", type=positive_int, default=1000, help="iterations; tasks are drawn once in each")
+    schedule.add_argument("--rl-updates-per-iter", type=positive_int, default=1000, help="updates per iteration")
+    schedule.add_argument("--meta-batch", type=positive_int, default=16, help="tasks in an update, drawn with replacement")
+    schedule.add_argument("--log-interval", type=positive_int, default=10, help="iterations between two evaluations")
+    schedule.add_argument("--save-interval", type=positive_int, default=100, help="iterations between two checkpoints")
+    schedule.add_argument("--eval-deterministic", action="boolean", default=True, help="evaluate the mean policy")
+    schedule.add_argument("--eval-rollouts", type=positive_int, default=1,
+                          help="roll-outs per evaluation task; more than one where starts or actions are random")  # fmt: skip
+    output = parser.add_argument_group("output")
+    output.add_argument("--method", help="name in tables (default: borel, borel-no_relabelling or borel-no_replaying)")
+    output.add_argument("--results-log-dir", default="results", help="main folder of result files, below --output_dir")
+    return parser
+
+
+@main_guard
+def main(argv=None):
+    args = parse(make_parser(), "train_offline_agent", argv)
+    if args.use_cql and args.policy == "dqn":
+        raise UserError("--use-cql True needs --policy sac")
+    name, folder = find_model(args)
+    model = load_belief_model(folder, args.problem, next_command(args, "train_vae_offline")).to(args.device)
+    method = method_name(args, read_json(folder / "config.json"))
+    directory = run_folder(args, args.agent_log_dir, "offline", method, f"seed_{args.seed}")
+    result = Path(args.output_dir, args.results_log_dir, args.env_type, QUALITY, method, "bamdp-strict", f"seed_{args.seed}.json")
+    finished = args.resume and (directory / "finished.json").exists()
+    data = None if finished else RolloutBuffer.full(load_hyper_states(args, model, name))
+    volatile = (*VOLATILE, "transform_data_bamdp")
+    with run_directory(directory, {**resolved(args), "vae_model_name": name}, args.resume, volatile):
+        if data is not None:
+            result.unlink(missing_ok=True)
+            train(args, model, data, directory, result, method)
+        (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
+    returns = np.mean(read_json(result)["returns"], axis=0)
+    episodes = ", ".join(f"{value:.2f}" for value in returns)
+    print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: python -m src.report")
+
+
+def find_model(args):
+    """Name and folder of the belief model. Raises UserError when none is named and there is not exactly one."""
+    folder = run_folder(args, args.vae_dir, "vae")
+    names = sorted(path.parent.name for path in folder.glob(f"*/{VAE_DONE}"))
+    if args.vae_model_name is None and len(names) != 1:
+        known = f"choose from {', '.join(names)}" if names else f"make one: {next_command(args, 'train_vae_offline')}"
+        raise UserError(f"--vae-model-name is not given and {folder} holds {len(names)} belief models: {known}")
+    name = args.vae_model_name or names[0]
+    return name, folder / name
+
+
+def method_name(args, vae):
+    """The method's name in tables, with the recipe's suffix: what is missing of the remedies is part of it."""
+    remedied = vae["hindsight_relabelling"] or vae["policy_replaying"]
+    missing = "" if remedied else "-no_replaying" if vae["decode_state"] else "-no_relabelling"
+    return (args.method or f"borel{missing}") + args.suffix
+
+
+# ------------------------------------------------------------------------------------------------------------- the data
+
+
+def load_hyper_states(args, model, name):
+    """The relabelled data of all training tasks: dict of states (N, R, T + 1, D), actions, rewards, terminated (N, R, T).
+
+    The order is fixed: rewards are relabelled first, then the encoder reads them, so that a belief never comes from
+    rewards of another task than the one the policy is trained on.
+    """
+    problem, tasks = args.problem, range(*args.env.train_tasks)
+    source = data_directory(args, data_name(args, args.data_dir))
+    cache = HyperCache(source / args.relabelled_data_dir / name, identity(args, model))
+    if args.transform_data_bamdp:
+        if not args.resume:
+            cache.clear()
+        done = cache.done()
+        if not set(tasks) <= done:
+            rollouts = load_rollouts(source, problem, tasks, collect_command(args), limit=args.num_trajs_per_task)
+            if args.hindsight_relabelling:
+                generator = numpy_generator(args.seed, "relabelling for the policy")
+                rollouts = relabel_rewards(rollouts, problem, args.relabelling_fraction, generator)
+            for row, task in enumerate(tasks):
+                if task not in done:
+                    arrays = {key: values[row] for key, values in rollouts.arrays().items()}
+                    cache.write(task, transform(args, model, task, arrays))
+    return cache.read(tasks)
+
+
+def identity(args, model):
+    """What the relabelled data depend on."""
+    keys = ("num_trajs_per_task", "hindsight_relabelling", "belief_rewards", "terminate_in_goal")
+    chosen = {key: getattr(args, key) for key in keys}
+    if args.hindsight_relabelling:
+        chosen |= {"relabelling_fraction": args.relabelling_fraction, "seed": args.seed}
+    if args.belief_rewards:
+        chosen |= {"num_belief_samples": args.num_belief_samples, "seed": args.seed}
+    chosen["data"] = [task_stamp(args, task) for task in range(*args.env.train_tasks)]
+    return {**chosen, "belief_model": model_fingerprint(model)}
+
+
+def task_stamp(args, task):
+    """Size and settings of a task's log: tells one data set from another without reading it."""
+    folder = data_directory(args, data_name(args, args.data_dir)) / f"task_{task:03d}"
+    if not (folder / "task.json").exists():
+        raise UserError(f"no data of task {task} in {folder}; make them: {collect_command(args)}")
+    document = read_json(folder / "task.json")
+    return [task, document["num_rollouts"], document.get("seed"), derive(0, str(document.get("settings")))]
+
+
+def transform(args, model, task, arrays):
+    """One task's roll-outs (R, T, ...) as numpy arrays -> tensors of the cache."""
+    problem = args.problem
+    hyper = hyper_states(model, problem, **arrays, device=args.device)
+    rewards = torch.from_numpy(arrays["rewards"])
+    if args.belief_rewards:
+        beliefs = hyper[:, :-1, problem.observation_size :].to(args.device)
+        inputs = {key: values.to(args.device) for key, values in model_inputs(problem, model, arrays).items()}
+        generator = torch_generator(args.seed, "belief rewards", task)
+        rewards = belief_rewards(model, beliefs, inputs, args.num_belief_samples, generator).cpu()
+    terminated = torch.zeros(rewards.shape, dtype=torch.bool)
+    if args.terminate_in_goal:
+        reached = problem.success(task, arrays["next_obs"])
+        if reached is None:
+            raise UserError(f"--terminate-in-goal: {args.env_type} has no goal")
+        terminated = torch.from_numpy(reached)
+    return {"states": hyper, "actions": torch.from_numpy(arrays["actions"]), "rewards": rewards, "terminated": terminated}
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def train(args, model, data, directory, result, method):
+    """Train the meta-agent, evaluating as it goes; writes policy, result file and, last, finished.json."""
+    generator = torch_generator(args.seed, "meta-agent")
+    agent = make_agent(args, 1, data.arrays["states"].shape[-1], generator, cql=args.alpha_cql if args.use_cql else 0.0)
+    curve = {"gradient_steps": [], "train_return": [], "validation_return": [], "test_return": []}
+    first, before = 0, 0.0
+    if (directory / "state.pt").exists():
+        state = load_state(directory / "state.pt")
+        agent.load_state_dict(state["agent"])
+        first, curve, before = state["iteration"], state["curve"], state["seconds"]
+    clock = time.monotonic() - before
+    logger = Logger(directory, args.num_iters, first, unit="iteration", tensorboard=args.tensorboard)
+    with StopSignal() as stop, contextlib.closing(logger):
+        for iteration in range(first, args.num_iters):
+            losses = train_iteration(args, agent, data, torch_generator(args.seed, "iteration", iteration))
+            logger.advance()
+            done = iteration + 1
+            if done % args.log_interval == 0 or done == args.num_iters:
+                require_finite(float(losses["critic_loss"]), "the critic's loss")
+                returns = measure(args, model, agent, curve, done)
+                logger.log(done, {**returns, **{f"train/{key}": float(value) for key, value in losses.items()}})
+            if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
+                state = {"iteration": done, "agent": agent.state_dict(), "curve": curve}
+                save_state(directory / "state.pt", {**state, "seconds": time.monotonic() - clock})
+            if stop.received:
+                stop.exit(done)
+    save_tensors(directory / "policy.safetensors", agent.policy_network().state_dict())
+    tasks = np.arange(*args.env.test_tasks)
+    final = evaluate(args.problem, model, agent, tasks, args.eval_rollouts, args.seed, args.eval_deterministic, pictures=True)
+    steps = args.num_iters * args.rl_updates_per_iter
+    seconds = time.monotonic() - clock
+    write_result(result, args, method, QUALITY, tasks, final, curve, steps, seconds, read_json(directory / "config.json"))
+    write_json(directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
+
+
+def train_iteration(args, agent, data, generator):
+    """Draw tasks with replacement, then update on them; returns the last losses."""
+    tasks = torch.randint(len(data.counts), (args.meta_batch,), generator=generator)
+    return update_meta_agent(args, agent, data, tasks, generator)
+
+
+def update_meta_agent(args, agent, buffer, tasks, generator):
+    """One iteration's updates on hyper-states of `tasks`, pooled into one batch; returns the last losses."""
+    for _ in range(args.rl_updates_per_iter):
+        batch = buffer.draw(tasks, args.batch_size, generator, args.bootstrap_rollout_end)
+        losses = agent.update(*(values.flatten(0, 1)[None].to(agent.device) for values in batch), generator)
+    return losses
+
+
+def measure(args, model, agent, curve, done):
+    """Mean return by episode on the training and the evaluation tasks; appended to the curve, returned for the log."""
+    groups = {"train_return": args.env.train_tasks, "test_return": args.env.test_tasks}
+    curve["gradient_steps"].append(done * args.rl_updates_per_iter)
+    values, known = {}, {}
+    for series, tasks in groups.items():
+        if tasks not in known:
+            options = args.eval_rollouts, args.seed, args.eval_deterministic
+            known[tasks] = np.mean(evaluate(args.problem, model, agent, np.arange(*tasks), *options)["returns"], axis=0)
+        curve[series].append(round(float(known[tasks].mean()), 4))
+        for k, value in enumerate(known[tasks].tolist()):
+            values[f"{series}/episode_{k + 1}"] = value
+        values[f"{series}/sum"] = float(known[tasks].sum())
+    return values
+
+
+if __name__ == "__main__":
+    main()
