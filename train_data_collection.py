@@ -83,6 +83,12 @@ def make_parser():
     shared.add_argument("--relabel_share", type=fraction, default=0.5, help="share of a batch moved to other tasks' rewards")
     output = parser.add_argument_group("checkpoints")
     output.add_argument("--save_freq", type=positive_int, default=10_000, help="steps between two checkpoints")
+    output.add_argument(
+        "--save_seconds",
+        type=nonnegative_float,
+        default=60,
+        help="seconds between two saves of the training state, which a kill costs at most; sac saves at every checkpoint",
+    )
     output.add_argument("--eval_episodes", type=positive_int, default=10, help="episodes that measure each checkpoint")
     return parser
 

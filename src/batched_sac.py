@@ -28,7 +28,6 @@ from src.replay import Replay
 from src.seeding import derive, torch_generator
 from src.stacked_sac import StackedSAC
 
-SAVE_SECONDS = 60  # at least every so often the state is saved; a kill costs no more
 CHUNK = 16  # updates whose random numbers are drawn together
 RETURNS = ("stochastic_returns", "deterministic_returns")
 
@@ -147,7 +146,7 @@ class _Run:
                 require_finite(value, f"{name} of tasks {self.tasks}")
             if self.step == checkpoint:
                 self.keep_checkpoint(logs, losses)
-            if self.step == checkpoint or stop.received or time.monotonic() - saved > SAVE_SECONDS:
+            if stop.received or time.monotonic() - saved > args.save_seconds or self.step == args.num_steps:
                 save_state(self.state_file, self.snapshot())
                 saved = time.monotonic()
             report((self.step - start) * len(self.pending))

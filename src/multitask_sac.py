@@ -30,8 +30,6 @@ from src.replay import Replay
 from src.seeding import derive, numpy_generator, torch_generator
 from src.stacked_sac import StackedSAC
 
-SAVE_SECONDS = 60  # at least every so often the state is saved; a kill costs no more
-
 
 def family_settings(args, tasks):
     """Everything that the weights depend on: config.json of the run's folder, compared when a run resumes."""
@@ -184,10 +182,9 @@ class _Run:
                 require_finite(value, name)
             log.advance(self.step - former)
             log.log(self.step, values)
-            checkpoint = self.step // args.save_freq > former // args.save_freq or self.step >= args.num_steps
-            if checkpoint:
+            if self.step // args.save_freq > former // args.save_freq or self.step >= args.num_steps:
                 log.log(self.step, self.keep_checkpoint())
-            if checkpoint or stop.received or time.monotonic() - saved > SAVE_SECONDS:
+            if stop.received or time.monotonic() - saved > args.save_seconds or self.step >= args.num_steps:
                 save_state(state_file, self.snapshot())
                 saved = time.monotonic()
             if stop.received:

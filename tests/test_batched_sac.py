@@ -23,7 +23,7 @@ from src.trajectories import load
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--learning_starts", "40", "--batch_size", "16", "--hidden_sizes", "16", "16", "--eval_episodes", "2"]
-TINY += ["--no-tensorboard", "--entropy_coefficient", "auto"]
+TINY += ["--no-tensorboard", "--entropy_coefficient", "auto", "--save_seconds", "0"]
 BATCHED = ["--algo", "batched_sac", "--num_steps", "160", "--save_freq", "30", "--task_id_end", "3", *TINY]
 SHARED = ["--algo", "multitask_sac", "--num_steps", "1600", "--save_freq", "200", "--num_envs", "4", *TINY]
 
@@ -234,7 +234,7 @@ def kill_when_saved(flags):
     """Run stage 1 in a process of its own and kill it as soon as it has saved its state for the first time."""
     process = subprocess.Popen([sys.executable, "train_data_collection.py", *flags], cwd=ROOT, stderr=subprocess.DEVNULL)
     folder = Path(flags[flags.index("--output_dir") + 1]) / "saves"
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while not list(folder.rglob("state.pt")) and time.time() < deadline and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
