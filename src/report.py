@@ -41,8 +41,9 @@ LEGEND = {
         methods within one column.""",
     "Reference levels": """trivial: a policy that does nothing. task_blind: the best policy that ignores the
         task; a method that does not beat it has not adapted. dataset_mean, dataset_best: mean and best return of
-        the test tasks' own offline episodes. oracle: a policy that knows the task. They have no seeds, hence no
-        interval.""",
+        the test tasks' own offline episodes. oracle: a policy that knows the task. thompson, walk_and_redraw,
+        bayes_optimal, arc_sweep, door_probe: explorers that need no learning, defined in configs/references/.
+        single_task_agents: mean over the agents whose logs are the data. They have no seeds, hence no interval.""",
     "Normalised": """100 × (return − minimum) / (maximum − minimum), with the minimum and the maximum named in the row's
         last cell. Scores are comparable only where these, the data and the robots are the same.""",
     "20th percentile": "Over tasks, of the mean over seeds: how the hard tasks fare.",

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -486,7 +487,8 @@ def test_pipeline_by_shell(grid):
     (result,) = read_results(folder / "results")
     assert (result["method"], result["quality"], result["regime"]) == ("borel+debug", "log", "bamdp")
     assert np.shape(result["returns"]) == np.shape(result["success"]) == (21, 4)
-    assert set(result["reference"]) >= {"trivial", "oracle", "thompson", "walk_and_redraw", "bayes_optimal"}
+    levels = {"trivial", "oracle", "thompson", "walk_and_redraw", "bayes_optimal", "single_task_agents"}
+    assert set(result["reference"]) >= levels
     assert sum(np.mean(result["reference_episodes"]["bayes_optimal"], axis=0)) == pytest.approx(37.214, abs=1e-3)
     assert len(result["belief"]["spread"]) == 61 and result["curve"]["gradient_steps"] == [6, 12]
     paths = result["trajectories"]["0"]
@@ -641,6 +643,13 @@ def test_every_training_script_resumes(grid, tmp_path, monkeypatch):
     interrupted(monkeypatch, offline, [*flags, "--no-resume"], 2)
     offline.main(flags)
     assert finished_data(folder)[0] == before
+    decaying = [*flags, "--decay-lr", "True", "--method", "decaying"]
+    offline.main(decaying)
+    whole = finished_data(folder, "decaying+debug")[0]
+    interrupted(monkeypatch, offline, [*decaying, "--no-resume"], 2)
+    offline.main(decaying)
+    assert finished_data(folder, "decaying+debug")[0] == whole != before
+    shutil.rmtree(folder / "results/gridworld/log/decaying+debug")  # other tests rely on there being one result
 
 
 def test_online_training_with_sac_and_tensorboard(tmp_path):

@@ -74,6 +74,9 @@ class Agent:
         """Networks and optimisers by name: all that a checkpoint holds."""
         return {"network": self.network, "target": self.target, "optimizer": self.optimizer}
 
+    def optimizers(self):
+        return [module for module in self.modules().values() if isinstance(module, torch.optim.Optimizer)]
+
     def state_dict(self):
         return {name: module.state_dict() for name, module in self.modules().items()}
 

@@ -181,9 +181,9 @@ def reference_episodes(problem, task_ids, seed=0):
     return levels
 
 
-def write_result(path, args, method, quality, task_ids, evaluation, curve, gradient_steps, seconds, config):
-    """The result file of a finished run (src/results.py describes the format)."""
-    references = reference_episodes(args.problem, task_ids)
+def write_result(path, args, method, quality, task_ids, evaluation, curve, gradient_steps, seconds, config, levels=None):
+    """The result file of a finished run (src/results.py describes the format); levels: further references (tasks, K)."""
+    references = {**reference_episodes(args.problem, task_ids), **(levels or {})}
     result = {
         "env_type": args.env_type,
         "quality": quality,

@@ -72,6 +72,12 @@ def make_agent(args, agents, observation_size, generator, cql=0.0):
     return SAC(*shape, **common, **entropy, actor_lr=args.actor_lr, cql=cql)
 
 
+def decay_learning_rates(optimizers, iteration, total):
+    """Learning rates fall linearly: those given × (1 − iteration / total), a pure function of the iteration."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * (1 - iteration / total)
+
+
 def run_folder(args, main, *names):
     """Folder of logs and checkpoints: <output_dir>/<main>/<env_type>/log/borel/..."""
     return Path(args.output_dir, main, args.env_type, QUALITY, "borel", *names)

@@ -17,8 +17,10 @@ import torch
 
 from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.data import data_directory, load_rollouts, relabel_rewards
+from baselines.borel.data import data_directory, load_rollouts, relabel_rewards, task_directory
 from baselines.borel.evaluate import evaluate, model_inputs, write_result
+from baselines.borel.hindsight_data_collection import load_agents
+from baselines.borel.problem import episode_returns, play
 from baselines.borel.settings import (
     QUALITY,
     VOLATILE,
@@ -26,12 +28,14 @@ from baselines.borel.settings import (
     borel_parser,
     collect_command,
     data_name,
+    decay_learning_rates,
     make_agent,
     next_command,
     parse,
     resolved,
     run_folder,
 )
+from baselines.borel.train_single_agent import exploring
 from src.checkpoint import (
     StopSignal,
     UserError,
@@ -73,6 +77,7 @@ def make_parser():
     schedule.add_argument("--num-iters", type=positive_int, default=1000, help="iterations; tasks are drawn once in each")
     schedule.add_argument("--rl-updates-per-iter", type=positive_int, default=1000, help="updates per iteration")
     schedule.add_argument("--meta-batch", type=positive_int, default=16, help="tasks in an update, drawn with replacement")
+    schedule.add_argument("--decay-lr", action="boolean", default=False, help="let the learning rates fall to 0 linearly")
     schedule.add_argument("--log-interval", type=positive_int, default=10, help="iterations between two evaluations")
     schedule.add_argument("--save-interval", type=positive_int, default=100, help="iterations between two checkpoints")
     schedule.add_argument("--eval-deterministic", action="boolean", default=True, help="evaluate the mean policy")
@@ -167,7 +172,7 @@ def identity(args, model):
 
 def task_stamp(args, task):
     """Size and settings of a task's log: tells one data set from another without reading it."""
-    folder = data_directory(args, data_name(args, args.data_dir)) / f"task_{task:03d}"
+    folder = task_directory(data_directory(args, data_name(args, args.data_dir)), task)
     if not (folder / "task.json").exists():
         raise UserError(f"no data of task {task} in {folder}; make them: {collect_command(args)}")
     document = read_json(folder / "task.json")
@@ -210,6 +215,8 @@ def train(args, model, data, directory, result, method):
     logger = Logger(directory, args.num_iters, first, unit="iteration", tensorboard=args.tensorboard)
     with StopSignal() as stop, contextlib.closing(logger):
         for iteration in range(first, args.num_iters):
+            if args.decay_lr:
+                decay_learning_rates(agent.optimizers(), iteration, args.num_iters)
             losses = train_iteration(args, agent, data, torch_generator(args.seed, "iteration", iteration))
             logger.advance()
             done = iteration + 1
@@ -227,8 +234,20 @@ def train(args, model, data, directory, result, method):
     final = evaluate(args.problem, model, agent, tasks, args.eval_rollouts, args.seed, args.eval_deterministic, pictures=True)
     steps = args.num_iters * args.rl_updates_per_iter
     seconds = time.monotonic() - clock
-    write_result(result, args, method, QUALITY, tasks, final, curve, steps, seconds, read_json(directory / "config.json"))
+    config, levels = read_json(directory / "config.json"), single_task_returns(args, tasks)
+    write_result(result, args, method, QUALITY, tasks, final, curve, steps, seconds, config, levels)
     write_json(directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
+
+
+def single_task_returns(args, task_ids):
+    """How the agents whose logs are the data fare on `task_ids`: {level: (tasks, K)}, means over the agents; {} without them."""
+    source, train_tasks = data_directory(args, data_name(args, args.data_dir)), range(*args.env.train_tasks)
+    if not all((task_directory(source, task) / "agent.safetensors").exists() for task in train_tasks):
+        return {}
+    actor = exploring(load_agents(args, train_tasks), len(train_tasks), torch_generator(args.seed, "single"), deterministic=True)
+    played = play(args.problem, np.tile(task_ids, len(train_tasks)), actor, (args.seed, "single-task agents"))
+    returns = episode_returns(args.problem, played["rewards"]).reshape(len(train_tasks), len(task_ids), -1)
+    return {"single_task_agents": returns.mean(0).round(4).tolist()}
 
 
 def train_iteration(args, agent, data, generator):

@@ -174,6 +174,8 @@ def write(args, tasks, agent, log, directory, data):
     problem = args.problem
     final = exploring(agent, len(tasks), torch_generator(args.seed, "final", *tasks), deterministic=args.eval_deterministic)
     returns = episode_returns(problem, play(problem, tasks, final, (args.seed, "final", *tasks))["rewards"])
+    if not np.isfinite(returns).all():
+        raise UserError("the returns of the agents are not finite: lower the learning rates")
     weights = agent.policy_network().state_dict()
     settings = resolved(args)
     for index, task in enumerate(tasks):
@@ -188,8 +190,6 @@ def write(args, tasks, agent, log, directory, data):
                 arrays["rewards"] = problem.rewards(task, *transitions)
             description = {"seed": args.seed, "settings": settings, "agent_returns": returns[index].tolist()}
             write_task(folder, problem, task, arrays, description)
-    if not np.isfinite(returns).all():
-        raise UserError("the returns of the agents are not finite: lower the learning rates")
     write_json(directory / SUMMARY, {"returns": {str(task): row for task, row in zip(tasks, returns.tolist(), strict=True)}})
 
 

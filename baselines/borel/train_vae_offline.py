@@ -19,6 +19,7 @@ from baselines.borel.settings import (
     borel_parser,
     collect_command,
     data_name,
+    decay_learning_rates,
     next_command,
     parse,
     resolved,
@@ -58,6 +59,7 @@ def make_parser():
     schedule = parser.add_argument_group("schedule")
     schedule.add_argument("--num-iters", type=positive_int, default=100, help="epochs over the roll-outs")
     schedule.add_argument("--tasks-batch-size", type=positive_int, default=8, help="tasks in an update")
+    schedule.add_argument("--decay-lr", action="boolean", default=False, help="let the learning rate fall to 0 linearly")
     schedule.add_argument("--log-interval", type=positive_int, default=1, help="epochs between two records")
     schedule.add_argument("--save-interval", type=positive_int, default=5, help="epochs between two checkpoints")
     output = parser.add_argument_group("output")
@@ -209,6 +211,8 @@ def train(args, rollouts, model, directory):
     record = {}
     with StopSignal() as stop, contextlib.closing(logger):
         for epoch in range(first, args.num_iters):
+            if args.decay_lr:
+                decay_learning_rates([optimizer], epoch, args.num_iters)
             parts = train_epoch(args, model, optimizer, data, settings, torch_generator(args.seed, "epoch", epoch))
             logger.advance()
             done = epoch + 1
