@@ -78,7 +78,7 @@ def test_actions_are_clipped_before_they_are_played_and_shown():
 def test_noise_is_a_share_of_the_half_range():
     bounds = np.float32([-1e9, -2e9]), np.float32([1e9, 2e9])
     batch = make_batch(ENV, np.zeros(500, int))
-    episode = rollout(Recorder(), batch, [0] * 500, 20, np.zeros(500), bounds, None, 0.01, np.random.default_rng(0))
+    episode = rollout(Recorder(), batch, [0] * 500, 20, np.zeros(500), bounds, None, 0.01, 20, np.random.default_rng(0))
     assert episode["actions"].std((0, 1)) == pytest.approx([1e7, 2e7], rel=0.05)
 
 
@@ -127,6 +127,18 @@ def test_noise_disturbs_the_warmup_only():
     plain, noisy = (evaluate(agent, ENV, [45], 4, 2, 0.0, 0, explore=(noise, 20)) for noise in (0.0, 0.5))
     assert plain["returns"] == noisy["returns"]  # this agent ignores what happened
     assert plain["warmup_returns"] != noisy["warmup_returns"]
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_only_the_first_steps_explore(warmup):
+    """Of episodes without a prompt and of warm-up episodes; the evaluation after a warm-up is played as it is."""
+    agent = Recorder()
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3))
+    actions = np.stack([actions for actions, _, _ in agent.observed]).reshape(warmup + 1, 20, 4, 2)
+    for number, episode in enumerate(actions):
+        expected = np.stack([np.arange(4) * 1e-3, np.full(4, number * 1e-2)], 1)
+        noisy = (~np.isclose(episode, expected, atol=1e-7)).all((1, 2))
+        assert noisy.tolist() == [step < 3 and (number < warmup or not warmup) for step in range(20)]
 
 
 def test_same_seed_same_numbers():
