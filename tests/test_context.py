@@ -11,11 +11,14 @@ from helpers import parsed, point_robot, random_episodes, tiny_policy, tiny_worl
 from src import trajectories
 from src.agent import MetaDTAgent
 from src.checkpoint import UserError
-from src.context import RunningContexts, WorldModel, context_windows, episode_contexts, load_world_model, prediction_errors
+from src.context import WorldModel, context_windows, episode_contexts, load_world_model, prediction_errors
 from src.transitions import TransitionSampler
 from train_context import make_sampler, relabeller, split_episodes, validate
 
 HORIZON = 4
+
+
+both_kinds = pytest.mark.parametrize("horizon", [HORIZON, 0], ids=["windows", "running"])
 
 
 def windows_by_hand(observations, actions, rewards, step):
@@ -49,15 +52,16 @@ def test_context_windows_by_hand():
     assert indices.tolist() == [[0, 0, 0], [0, 0, 1], [2, 3, 4]]
 
 
-def test_a_context_does_not_know_its_own_step_nor_anything_later():
-    model, episodes = tiny_world_model(), random_episodes()
+@both_kinds
+def test_a_context_does_not_know_its_own_step_nor_anything_later(horizon):
+    model, episodes = tiny_world_model(horizon=horizon), random_episodes()
     contexts = episode_contexts(model, *episodes)
     for step in range(7):
         changed = [values.clone() for values in episodes]
         for values in changed:
             values[:, step:] = 100.0
         found = episode_contexts(model, *changed)
-        assert torch.equal(found[:, : step + 1], contexts[:, : step + 1])
+        torch.testing.assert_close(found[:, : step + 1], contexts[:, : step + 1], atol=1e-6, rtol=0)
         assert not torch.isclose(found[:, step + 1], contexts[:, step + 1]).all(1).any()  # and z_t+1 does know it
 
 
@@ -71,8 +75,21 @@ def test_a_context_knows_the_last_h_transitions_and_none_before():
     torch.testing.assert_close(found[:, HORIZON + 1 :], contexts[:, HORIZON + 1 :])
 
 
-def test_another_episode_changes_nothing():
-    model, episodes = tiny_world_model(), random_episodes()
+def test_a_running_context_knows_the_whole_past():
+    model, (observations, actions, rewards) = tiny_world_model(horizon=0), random_episodes()
+    contexts = episode_contexts(model, observations, actions, rewards)
+    for step in range(8):  # a context is the end of the same recurrence over the past alone
+        inputs = model.embed(observations[:, :step], actions[:, :step], rewards[:, :step, None])
+        hidden = model.gru(inputs)[1][0] if step else torch.zeros(3, 128)
+        torch.testing.assert_close(contexts[:, step], model.to_context(hidden), atol=1e-6, rtol=1e-6)
+    observations[:, 0] = -100.0
+    found = episode_contexts(model, observations, actions, rewards)
+    assert not torch.isclose(found[:, 1:], contexts[:, 1:]).all(2).any()
+
+
+@both_kinds
+def test_another_episode_changes_nothing(horizon):
+    model, episodes = tiny_world_model(horizon=horizon), random_episodes()
     contexts = episode_contexts(model, *episodes)
     for values in episodes:
         values[1] = 100.0
@@ -82,14 +99,16 @@ def test_another_episode_changes_nothing():
     torch.testing.assert_close(alone, contexts[:1])
 
 
-def test_the_first_context_is_one_vector():
-    model = tiny_world_model()
+@both_kinds
+def test_the_first_context_is_one_vector(horizon):
+    model = tiny_world_model(horizon=horizon)
     first = torch.cat([episode_contexts(model, *random_episodes(seed=seed))[:, 0] for seed in (0, 1)])
     assert torch.equal(first, first[:1].expand_as(first)) and first.abs().sum() > 0
 
 
-def test_acting_and_training_know_the_same_contexts():
-    model, (observations, actions, rewards) = tiny_world_model(horizon=3), random_episodes(steps=9)
+@pytest.mark.parametrize("horizon", [3, 0])
+def test_acting_and_training_know_the_same_contexts(horizon):
+    model, (observations, actions, rewards) = tiny_world_model(horizon=horizon), random_episodes(steps=9)
     agent = MetaDTAgent(tiny_policy(), model, 5, 2)
     agent.start(observations[:, 0].numpy(), np.zeros(3))
     for step in range(9):
@@ -145,16 +164,17 @@ def test_initialisation():
 # ------------------------------------------------------------------------------------------------- units and gradients
 
 
-def test_a_change_of_units_changes_nothing():
+@both_kinds
+def test_a_change_of_units_changes_nothing(horizon):
     """Data in centimetres with statistics in centimetres: same contexts, same losses, errors in centimetres."""
     scales, episodes = (100.0, 10.0, 1000.0), random_episodes(4, 9)
     found = []
     for factors in ((1.0, 1.0, 1.0), scales):
         observations, actions, rewards = (values * factor for values, factor in zip(episodes, factors, strict=True))
-        model = tiny_world_model()
+        model = tiny_world_model(horizon=horizon)
         model.set_normaliser(observations.flatten(0, 1), actions.flatten(0, 1), rewards.flatten()[:, None])
         sampler = TransitionSampler(
-            observations, actions, rewards, torch.tensor([9, 9, 4, 7]), torch.tensor([0, 0, 1, 1]), HORIZON
+            observations, actions, rewards, torch.tensor([9, 9, 4, 7]), torch.tensor([0, 0, 1, 1]), horizon
         )
         found.append((episode_contexts(model, observations, actions, rewards), validate(model, sampler, torch.device("cpu"))))
     torch.testing.assert_close(found[1][0], found[0][0], atol=1e-4, rtol=1e-4)
@@ -162,10 +182,11 @@ def test_a_change_of_units_changes_nothing():
         assert found[1][1][name] == pytest.approx(factor * found[0][1][name], rel=1e-3), name
 
 
-def test_validation_by_hand():
-    model, (observations, actions, rewards) = tiny_world_model(), random_episodes(2, 5)
+@both_kinds
+def test_validation_by_hand(horizon):
+    model, (observations, actions, rewards) = tiny_world_model(horizon=horizon), random_episodes(2, 5)
     lengths = torch.tensor([5, 3])
-    sampler = TransitionSampler(observations, actions, rewards, lengths, torch.tensor([0, 1]), HORIZON)
+    sampler = TransitionSampler(observations, actions, rewards, lengths, torch.tensor([0, 1]), horizon)
     contexts = episode_contexts(model, observations, actions, rewards)
     reward_errors, state_errors, true = [], [], []
     for episode, length in enumerate(lengths):
@@ -175,7 +196,7 @@ def test_validation_by_hand():
             reward_errors.append(reward[0, 0] * model.reward_std[0] + model.reward_mean[0] - rewards[episode, t])
             state_errors.append(state[0] * model.observation_std + model.observation_mean - observations[episode, t + 1])
             true.append(rewards[episode, t])
-    scores = validate(model, sampler, torch.device("cpu"), chunk=3)
+    scores = validate(model, sampler, torch.device("cpu"), chunk=6)
     assert scores["reward_rmse"] == pytest.approx(torch.stack(reward_errors).square().mean().sqrt().item(), rel=1e-4)
     assert scores["state_rmse"] == pytest.approx(torch.stack(state_errors).square().mean().sqrt().item(), rel=1e-4)
     assert scores["reward_std"] == pytest.approx(torch.stack(true).std(correction=0).item(), rel=1e-4)
@@ -195,16 +216,16 @@ def test_prediction_errors_by_hand():
     torch.testing.assert_close(only_reward[1, 3], (reward[0, 0] - true_reward).abs()[0])
 
 
-def test_every_parameter_gets_a_gradient():
+@both_kinds
+def test_every_parameter_gets_a_gradient(horizon):
     torch.manual_seed(0)
-    model, (observations, actions, rewards) = WorldModel(3, 2, HORIZON), random_episodes(40, 6, 3)
-    sampler = TransitionSampler(observations, actions, rewards, torch.full((40,), 6), torch.zeros(40, dtype=int), HORIZON)
+    model, (observations, actions, rewards) = WorldModel(3, 2, horizon), random_episodes(40, 6, 3)
+    sampler = TransitionSampler(observations, actions, rewards, torch.full((40,), 6), torch.zeros(40, dtype=int), horizon)
     ((window, transition),) = sampler.chunks(240)
     reward_loss, state_loss = model.losses(*transition, model.contexts(*window))
     (reward_loss + state_loss).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-    assert not any("embedding" in name and (p.grad == 0).all(1).all() for name, p in model.named_parameters() if p.ndim == 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- transitions
@@ -217,55 +238,53 @@ def numbered(lengths=(6, 3, 5), tasks=(4, 4, 9)):
     return place[..., None], place[:, :-1, None] + 0.5, place[:, :-1] + 0.25, torch.tensor(lengths), torch.tensor(tasks)
 
 
-def test_every_transition_is_gathered_once_with_its_own_window():
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_every_transition_is_gathered_once_with_its_own_window(size):
     sampler = TransitionSampler(*numbered(), HORIZON)
     assert sampler.size == 14
-    ((window, (observations, actions, rewards, after)),) = sampler.chunks(14)
-    places = [100 * e + t for e, length in enumerate((6, 3, 5)) for t in range(length)]
-    assert observations.flatten().tolist() == places
-    assert actions.flatten().tolist() == [place + 0.5 for place in places]
-    assert rewards.flatten().tolist() == [place + 0.25 for place in places]
-    assert after.flatten().tolist() == [place + 1 for place in places]
-    for place, *row in zip(places, *window, strict=True):
-        past, real = row[0].flatten().tolist(), row[3].tolist()
+    windows, transitions = zip(*sampler.chunks(size), strict=True)
+    assert all(len(part[0]) <= size for part in windows)
+    window = [torch.cat(parts) for parts in zip(*windows, strict=True)]
+    observations, actions, rewards, after = (torch.cat(parts) for parts in zip(*transitions, strict=True))
+    assert observations.flatten().tolist() == PLACES
+    assert actions.flatten().tolist() == [place + 0.5 for place in PLACES]
+    assert rewards.flatten().tolist() == [place + 0.25 for place in PLACES]
+    assert after.flatten().tolist() == [place + 1 for place in PLACES]
+    for place, *row in zip(PLACES, *window, strict=True):
+        real = row[3].tolist()
         assert real == [place % 100 - 4 + i >= 0 for i in range(4)]
-        assert [value for value, inside in zip(past, real, strict=True) if inside] == [place - 4 + i for i in range(4) if real[i]]
+        assert row[0][row[3]].flatten().tolist() == [place - 4 + i for i in range(4) if real[i]]
         assert torch.equal(row[1][row[3]], row[0][row[3]] + 0.5) and torch.equal(row[2][row[3]], row[0][row[3]] + 0.25)
 
 
-def test_running_contexts_draw_whole_episodes():
-    sampler = TransitionSampler(*numbered(), 0)
-    window, transition = zip(*sampler.chunks(6), strict=True)
-    assert torch.cat([part[0] for part in transition]).flatten().tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        100,
-        101,
-        102,
-        200,
-        201,
-        202,
-        203,
-        204,
-    ]
-    assert [part[3].sum().item() for part in window] == [6, 3, 5]
-    model = WorldModel(1, 1, 0)
-    (observations, actions, rewards, mask), (_, _, decoded, _) = sampler.draw(18, torch.Generator().manual_seed(0))
-    contexts = model.contexts(observations, actions, rewards, mask)
-    assert len(observations) == 3 and len(contexts) == len(decoded) == mask.sum()
-    assert torch.equal(contexts[0], model.encode_running(observations, actions, rewards)[0, 0])
+@pytest.mark.parametrize("size", [1, 12, 100])
+def test_whole_episodes_are_gathered_once_with_all_their_steps(size):
+    windows, transitions = zip(*TransitionSampler(*numbered(), 0).chunks(size), strict=True)
+    assert sorted({len(part[0]) for part in windows}) == {1: [1], 12: [1, 2], 100: [3]}[size]
+    assert torch.cat([part[0] for part in transitions]).flatten().tolist() == PLACES
+    assert torch.cat([part[3] for part in transitions]).flatten().tolist() == [place + 1 for place in PLACES]
+    for window, transition in zip(windows, transitions, strict=True):
+        assert torch.equal(window[0][window[3]], transition[0]) and torch.equal(window[2][window[3]], transition[2])
 
 
-def test_transitions_are_drawn_uniformly_and_by_the_seed():
-    sampler = TransitionSampler(*numbered(), HORIZON)
-    draws = [sampler.draw(14_000, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    assert torch.equal(draws[0][1][0], draws[1][1][0]) and not torch.equal(draws[0][1][0], draws[2][1][0])
-    _, counts = draws[0][1][0].unique(return_counts=True)
-    assert len(counts) == 14 and ((counts - 1000).abs() < 150).all()  # five standard deviations
+@both_kinds
+def test_transitions_are_drawn_uniformly_and_by_the_seed(horizon):
+    """Single transitions with windows; with running contexts whole episodes, each equally likely."""
+    sampler = TransitionSampler(*numbered(), horizon)
+    draws = [sampler.draw(18_000, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0][1][0], draws[1][1][0])
+    assert draws[0][1][0].shape != draws[2][1][0].shape or not torch.equal(draws[0][1][0], draws[2][1][0])
+    places, counts = draws[0][1][0].unique(return_counts=True)
+    assert places.tolist() == PLACES
+    expected = 18_000 / 14 if horizon else 18_000 / 6 / 3  # six steps to an episode's array, three episodes
+    assert ((counts - expected).abs() < 5 * expected**0.5).all()
+    if not horizon:
+        window, (observations, _, rewards, after) = draws[0]
+        assert torch.equal(window[0][window[3]], observations) and torch.equal(window[2][window[3]], rewards)
+        assert torch.equal(after, observations + 1)
+
+
+PLACES = [100 * e + t for e, length in enumerate((6, 3, 5)) for t in range(length)]
 
 
 def task_as_reward(observations, actions, following, infos, tasks):
@@ -275,6 +294,20 @@ def task_as_reward(observations, actions, following, infos, tasks):
     if infos:
         np.testing.assert_array_equal(infos["speed"], observations[..., 0] + 0.75)
     return np.broadcast_to(tasks, observations.shape[:-1])
+
+
+def test_running_episodes_and_their_targets_are_paid_under_one_task():
+    """As above for whole episodes: every step of an episode is paid under the episode's task, and so are its targets."""
+    sampler = TransitionSampler(*numbered(), 0, task_as_reward, 0.3)
+    window, (observations, _, rewards, after) = sampler.draw(18_000, torch.Generator().manual_seed(0))
+    paid, mask = window[2][..., 0], window[3]
+    rows = mask.nonzero()[:, 0]
+    task = paid[:, 0]
+    assert (paid[mask] == task[rows]).all() and (rewards[:, 0] == task[rows]).all() and torch.equal(after, observations + 1)
+    own = torch.where(window[0][:, 0, 0] >= 200, 9.0, 4.0)
+    assert (task != own).double().mean() == pytest.approx(0.15, abs=0.03)
+    places, counts = observations.unique(return_counts=True)
+    assert places.tolist() == PLACES and ((counts - len(rows) / 14).abs() < 160).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -382,30 +415,3 @@ def test_the_saved_world_model_is_the_trained_one(model_root):
     arrays = [torch.from_numpy(values) for values in (dataset.observations, dataset.actions, dataset.rewards)]
     contexts = episode_contexts(model, *arrays)
     assert F.mse_loss(contexts, contexts.mean((0, 1)).expand_as(contexts)) > 0
-
-
-# ----------------------------------------------------------------------------------------------------- running contexts
-
-
-@pytest.mark.parametrize("horizon", [0, 4])
-def test_step_by_step_as_all_at_once(horizon):
-    torch.manual_seed(0)
-    model, (observations, actions, rewards) = WorldModel(3, 2, horizon).eval(), random_episodes(5, 7, 3)
-    expected = episode_contexts(model, observations, actions, rewards)
-    with torch.inference_mode():
-        running = RunningContexts(model, 5)
-        steps = [running.current]
-        for t in range(7):
-            running.step(observations[:, t], actions[:, t], rewards[:, t])
-            steps.append(running.current)
-    torch.testing.assert_close(torch.stack(steps, 1), expected, atol=1e-6, rtol=1e-5)
-
-
-def test_running_context_never_forgets_and_never_foresees():
-    torch.manual_seed(0)
-    model, (observations, actions, rewards) = WorldModel(3, 2, 0).eval(), random_episodes(2, 9, 3)
-    before = episode_contexts(model, observations, actions, rewards)
-    rewards[0, 4] += 1
-    after = episode_contexts(model, observations, actions, rewards)
-    changed = (before != after).any(-1)
-    assert changed[0].tolist() == [False] * 5 + [True] * 5 and not changed[1].any()

@@ -139,6 +139,18 @@ def test_noise_disturbs_the_warmup_only():
     assert plain["warmup_returns"] != noisy["warmup_returns"]
 
 
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_only_the_first_steps_explore(warmup):
+    """Of episodes without a prompt and of warm-up episodes; the evaluation after a warm-up is played as it is."""
+    agent = Recorder()
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3))
+    actions = np.stack([actions for actions, _, _ in agent.observed]).reshape(warmup + 1, 20, 4, 2)
+    for number, episode in enumerate(actions):
+        expected = np.stack([np.arange(4) * 1e-3, np.full(4, number * 1e-2)], 1)
+        noisy = (~np.isclose(episode, expected, atol=1e-7)).all((1, 2))
+        assert noisy.tolist() == [step < 3 and (number < warmup or not warmup) for step in range(20)]
+
+
 def test_same_seed_same_numbers():
     agent = meta_dt(select="sample", pool="top3")
     results = [evaluate(agent, ENV, TESTS, 3, 3, -3.0, seed, explore=(0.5, 20)) for seed in (0, 0, 1)]

@@ -6,7 +6,7 @@ import torch
 from helpers import random_episodes, random_steps, tiny_policy, tiny_world_model
 
 from src.agent import MetaDTAgent, build_episodes
-from src.context import episode_contexts
+from src.context import episode_contexts, prediction_errors
 from src.meta_dt import MetaDT, action_loss
 from src.windows import EpisodeTensors
 from train_meta_dt import return_bounds, training_errors
@@ -119,10 +119,10 @@ def test_act_is_the_last_position_of_forward(length, prompted, heads):
 
 
 @pytest.mark.parametrize("prompted", [False, True])
-@pytest.mark.parametrize("use_context", [True, False])
-def test_an_episode_longer_than_k_is_acted_as_it_was_trained(prompted, use_context):
+@pytest.mark.parametrize(("use_context", "horizon"), [(True, 4), (True, 0), (False, 4)])
+def test_an_episode_longer_than_k_is_acted_as_it_was_trained(prompted, use_context, horizon):
     """The agent against the training path: windows gathered from the finished episode, contexts computed at once."""
-    policy, world_model, steps = tiny_policy(), tiny_world_model(), 11
+    policy, world_model, steps = tiny_policy(), tiny_world_model(horizon=horizon), 11
     observations, actions, rewards = random_episodes(4, steps)
     agent = MetaDTAgent(policy, world_model, K, PROMPT, use_context=use_context)
     prompt = random_steps(4, PROMPT, seed=1) if prompted else None
@@ -194,6 +194,19 @@ def test_the_prompt_is_cut_from_the_rows_own_best_episode():
         to_go = [float(arrays[2][0, t:].sum()) for t in range(start, start + PROMPT)]
         np.testing.assert_allclose(prompt["returns_to_go"][row], to_go, atol=1e-5)
         torch.testing.assert_close(prompt["contexts"][row], episode.contexts[0, start : start + PROMPT])
+
+
+def test_prompts_of_running_contexts_are_what_the_last_context_misses():
+    world_model, arrays = tiny_world_model(horizon=0), random_episodes(3, 9)
+    lengths = torch.tensor([9, 6, 9])
+    episodes = build_episodes(world_model, *arrays, lengths, (2.0, 3.0))
+    contexts = episode_contexts(world_model, *arrays)
+    torch.testing.assert_close(episodes.contexts, contexts)
+    final = contexts[torch.arange(3), lengths]
+    expected = prediction_errors(world_model, *arrays, final[:, None].expand(-1, 9, -1), (2.0, 3.0))
+    torch.testing.assert_close(episodes.errors, expected)
+    prompt = episodes.prompts(torch.arange(3), PROMPT, 0, "argmax", None)
+    torch.testing.assert_close(prompt["contexts"], final[:, None].expand(-1, PROMPT, -1))
 
 
 def test_top3_draws_among_the_three_best():
@@ -275,7 +288,8 @@ def test_loss_by_hand():
     actions = torch.tensor([[[0.0, 2.0], [3.0, 0.0]], [[2.0, 4.0], [0.0, 0.0]]])
     mask = torch.tensor([[True, True], [True, False]])
     # squared errors in units of the scale (1, 2): (1, 0), (0, 4), (4, 4)
-    assert action_loss(predicted, actions, mask, torch.tensor([1.0, 2.0])).item() == pytest.approx(13 / 6)
+    scale = torch.tensor([1.0, 2.0])
+    assert action_loss(predicted, actions, mask, scale).item() == pytest.approx(13 / 6)
 
 
 @pytest.mark.parametrize("prompt_context", [False, True])

@@ -1,6 +1,7 @@
 """The product: four scripts in sequence, killed and continued, twice with one seed, on an environment of a user's own."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shlex
@@ -123,7 +124,7 @@ def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
         ("train_context", []),
         ("train_meta_dt", []),
     ):
-        __import__(script).main([*common, *flags])
+        importlib.import_module(script).main([*common, *flags])
         assert "--config" in capsys.readouterr().out.splitlines()[-1] or script == "train_meta_dt"
     found = {(r["env_type"], r["quality"], r["method"], r["regime"]): r for r in read_results(tmp_path / "results")}
     policy = found["slide", "medium", "meta_dt", "few_shot"]
@@ -389,9 +390,8 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
     assert paths == [folder / f"{regime}-strict" / "seed_0.json" for regime in regimes]
     found = read_json(paths[0])
     assert found["method"] == f"meta_dt+debug-{ablation}" and ("warmup_returns" in found) == ("few_trained_no_prompt" in regimes)
-    folder = models / SAVES / f"meta_dt+debug-{ablation}" / ("zero_shot" if flags else "few_shot") / "seed_0"
-    if ablation == "no_prompt":  # trained exactly as zero-shot is, and kept there
-        folder = models / SAVES / "meta_dt+debug" / "zero_shot" / "seed_0"
+    method = "meta_dt+debug" if ablation == "no_prompt" else f"meta_dt+debug-{ablation}"  # trained as zero-shot is
+    folder = models / SAVES / method / ("few_shot" if "few_trained_no_prompt" in regimes else "zero_shot") / "seed_0"
     assert not same_weights(folder, policy_root / POLICY, "model")
     state = load_state(folder / "state.pt")
     names = [name for name in state["policy"] if name not in ("observation_mean", "observation_std", "action_scale")]
@@ -405,29 +405,35 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
 @pytest.mark.parametrize(
     "flags",
     [
-        [
-            "--prompt_context",
-            "--rescale_actions",
-            "--full_windows",
-            "--clamp_returns",
-            "--explore_noise",
-            "0.3",
-            "--explore_steps",
-            "2",
-        ],
-        ["--prompt_select", "sample", "--prompt_pool", "best", "--target", "pool_max", "--prompt_dropout", "0"],
-        ["--precision", "bfloat16", "--heads", "2", "--lr_schedule", "cosine", "--prompt_select", "last"],
-        ["--precision", "float32", "--history_length", "30", "--prompt_length", "20", "--prompt_start_step", "0"],
-        ["--history_length", "1", "--prompt_length", "1", "--dropout", "0", "--curve_episodes", "2"],
+        "--prompt_context --rescale_actions --full_windows --clamp_returns --explore_noise 0.3 --explore_steps 2",
+        "--prompt_select sample --prompt_pool best --target pool_max --prompt_dropout 0 --hindsight_share 0.5",
+        "--precision bfloat16 --heads 2 --lr_schedule cosine --prompt_select last --top_share 0.3",
+        "--precision float32 --history_length 30 --prompt_length 20 --prompt_start_step 0",
+        "--history_length 1 --prompt_length 1 --dropout 0 --curve_episodes 2",
     ],
 )
 def test_other_settings_run(models, flags):
     short = ["--steps", "6", "--eval_every", "6", "--eval_episodes", "1", "--warmup_episodes", "1"]
-    run_stage("train_meta_dt", models, *short, *flags)
+    run_stage("train_meta_dt", models, *short, *flags.split())
     found = result(models, "meta_dt+debug/few_shot-strict")
     assert np.isfinite(found["returns"]).all() and ("--target" in flags) == (found["target_rule"] == "pool_max")
     bounds = load_tensors(models / POLICY / "model.safetensors")["action_scale"].tolist()
     assert bounds == pytest.approx([0.1, 0.1] if "--rescale_actions" in flags else [1, 1])
+
+
+def test_running_contexts_run_and_resume(data, tmp_path, monkeypatch):
+    """Both stages with contexts of the whole episode so far; stopped and continued, the world model is the same."""
+    flags = ["--context_horizon", "0", "--steps", "12", "--eval_every", "4"]
+    twin = shutil.copytree(data, tmp_path / "twin")
+    run_stage("train_context", data, *flags)
+    stop_at(monkeypatch, 7, signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        run_stage("train_context", twin, *flags)
+    monkeypatch.undo()
+    run_stage("train_context", twin, *flags)
+    assert same_weights(data / CONTEXT, twin / CONTEXT, "best", "last")
+    run_stage("train_meta_dt", data, "--prompt_context", "--hindsight_share", "0.5")
+    assert np.isfinite(result(data, "meta_dt+debug/few_shot-strict")["returns"]).all()
 
 
 def test_our_own_recipe_runs(data):
@@ -461,6 +467,29 @@ def test_episodes_of_unequal_length(tmp_path):
     run_stage("train_context", tmp_path)
     run_stage("train_meta_dt", tmp_path, "--clamp_returns", "--full_windows", "--prompt_length", "6")
     assert np.isfinite(result(tmp_path, "meta_dt+debug/few_shot-strict")["returns"]).all()
+
+
+def test_episodes_that_end_on_their_own(tmp_path, monkeypatch):
+    """An environment that says `terminates: true`: warm-up episodes of a round may all be shorter than the longest."""
+    code, settings = ((ROOT / f"tests/toy/slide.{kind}").read_text() for kind in ("py", "yaml"))
+    (tmp_path / "fragile_slide.py").write_text(code.replace("reward, False,", "reward, bool(abs(self.state[0]) > 0.4),"))
+    changed = settings.replace("tests.toy.slide", "fragile_slide").replace("max_episode", "terminates: true\nmax_episode", 1)
+    (tmp_path / "fragile.yaml").write_text(changed)
+    monkeypatch.syspath_prepend(tmp_path)
+    common = [
+        "--config",
+        str(tmp_path / "fragile.yaml"),
+        "--output_dir",
+        str(tmp_path),
+        "--data_type",
+        "random",
+        "--no-tensorboard",
+    ]
+    for script in ("get_datasets", "train_context", "train_meta_dt"):
+        importlib.import_module(script).main(common)
+    (found,) = (r for r in read_results(tmp_path / "results") if r["regime"] == "few_shot")
+    assert np.shape(found["returns"]) == np.shape(found["lengths"]) == (2, 2) and np.shape(found["warmup_returns"]) == (2, 2, 3)
+    assert np.max(found["lengths"]) <= 6 and np.isfinite(found["returns"]).all()
 
 
 def test_data_of_a_single_task(tmp_path, capsys):

@@ -104,6 +104,52 @@ def test_prompts_follow_the_errors():
     assert torch.equal(prompt["timesteps"], torch.stack([lengths - 2, lengths - 1], 1)) and prompt["mask"].all()
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.01, [1, 3]), (0.5, [1, 2, 3]), (0.67, [0, 1, 2, 3, 4]), (1.0, [0, 1, 2, 3, 4])])
+def test_the_best_share_of_every_task_is_imitated(share, kept):
+    """Task 7 has two episodes, task 3 has three; at least one of each stays. Prompts come from all of them."""
+    episodes = numbered()
+    episodes.returns_to_go[:, 0] = torch.tensor([1.0, 2.0, 5.0, 6.0, 4.0])
+    chosen = BatchSampler(episodes, torch.tensor(TASKS), K, 2, 1, "random", False, top_share=share)
+    history, prompt = chosen.draw(4000, torch.Generator().manual_seed(0), True)
+    owner, other = (
+        steps["observations"][:, -1 if steps is history else 0, 0].sub(1).div(10).long() for steps in (history, prompt)
+    )
+    assert owner.unique().tolist() == kept and other.unique().tolist() == [0, 1, 2, 3, 4]
+    first = history["mask"].int().argmax(1)
+    _, counts = history["observations"][torch.arange(4000), first, 0].unique(return_counts=True)
+    expected = 4000 / sum(LENGTHS[episode] for episode in kept)
+    assert len(counts) == sum(LENGTHS[episode] for episode in kept) and ((counts - expected).abs() < 5 * expected**0.5).all()
+
+
+def test_hindsight_gives_windows_the_last_context_of_an_episode_of_the_task():
+    own, _ = sampler().draw(6000, torch.Generator().manual_seed(0), False)
+    chosen = BatchSampler(numbered(), torch.tensor(TASKS), K, 2, 1, "random", False, hindsight_share=0.25)
+    history, _ = chosen.draw(6000, torch.Generator().manual_seed(0), False)
+    for name, values in own.items():
+        assert name == "contexts" or torch.equal(values.nan_to_num(), history[name].nan_to_num())
+    place, was = history["contexts"][..., 0], own["contexts"][..., 0]
+    last = torch.tensor([10.0 * e + length + 1 for e, length in enumerate(LENGTHS)])  # z after each whole episode
+    moved = torch.isin(place[:, -1], last)  # no window of `own` reaches z after the end
+    assert moved.double().mean() == pytest.approx(0.25, abs=0.03) and torch.equal(place[~moved], was[~moved])
+    assert (place[moved] == place[moved][:, :1]).all()
+    owner, giver = own["observations"][moved][:, -1, 0].sub(1).div(10).long(), place[moved][:, 0].sub(1).div(10).long()
+    tasks = torch.tensor(TASKS)
+    assert torch.equal(tasks[owner], tasks[giver]) and giver.unique().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_prompts_of_running_contexts_know_their_whole_episode():
+    prompts = [
+        BatchSampler(numbered(), torch.tensor(TASKS), K, 2, horizon, "random", False).draw(
+            300, torch.Generator().manual_seed(0), True
+        )[1]
+        for horizon in (1, 0)
+    ]
+    episode = prompts[1]["observations"][:, 0, 0].sub(1).div(10).long()
+    last = 10.0 * episode + torch.tensor(LENGTHS)[episode] + 1
+    assert torch.equal(prompts[1]["contexts"][..., 0], last[:, None].expand(-1, 2))
+    assert torch.equal(prompts[0]["contexts"][..., 0], prompts[0]["observations"][..., 0])
+
+
 def test_same_seed_same_batches():
     draws = [sampler().draw(50, torch.Generator().manual_seed(seed), True) for seed in (0, 0, 1)]
     flat = [torch.cat([values.double().flatten() for steps in draw for values in steps.values()]) for draw in draws]
