@@ -86,7 +86,7 @@ def make_parser():
     output.add_argument(
         "--save_seconds",
         type=nonnegative_float,
-        default=60,
+        default=60.0,
         help="seconds between two saves of the training state, which a kill costs at most; sac saves at every checkpoint",
     )
     output.add_argument("--eval_episodes", type=positive_int, default=10, help="episodes that measure each checkpoint")
