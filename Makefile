@@ -13,7 +13,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/installed
 endif
 
-.PHONY: help setup demo test test-slow lint format bench report reproduce
+.PHONY: help setup demo test test-slow lint format bench report reproduce datasets
 
 help:
 	@echo "make demo        the four scripts on Point-Robot, then the table (about a quarter of an hour on two cores)"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint        ruff                  make format      let ruff rewrite the files"
 	@echo "make bench       speed of the hot paths, into benchmarks/results/"
 	@echo "make report      tables and figures of RESULTS=results, into report/"
+	@echo "make datasets    the data of all MuJoCo families from the committed policies, with checksums"
 	@echo "make reproduce   every run behind the committed tables of ENV=point_robot; ARGS=--dry_run prints them"
 
 setup: $(READY)
@@ -61,3 +62,6 @@ report: $(READY)
 
 reproduce: $(READY)
 	$(PYTHON) -m src.reproduce --env_type $(ENV) $(ARGS)
+
+datasets: $(READY)
+	$(PYTHON) -m src.make_datasets $(ARGS)

@@ -45,6 +45,7 @@ from src.logger import Logger, read_metrics
 from src.machine import keep_memory, schedule_factor
 from src.paths import context_directory, result_path
 from src.probe import full_contexts, linear_probe, project, random_walk, task_matrix
+from src.relabel import relabeller
 from src.seeding import derive, numpy_generator, torch_generator
 from src.transitions import TransitionSampler
 
@@ -164,27 +165,6 @@ def make_sampler(args, environment, episodes, relabel=False):
         return TransitionSampler(*arrays, args.context_horizon)
     infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
     return TransitionSampler(*arrays, args.context_horizon, relabeller(environment, episodes), args.relabel_share, infos)
-
-
-def relabeller(environment, episodes):
-    """Function (observations, actions, next_observations, infos, task ids) -> rewards of those tasks.
-
-    Raises UserError where the environment cannot tell them, or not from what the dataset recorded.
-    """
-    environment = environment.unwrapped
-    if not hasattr(environment, "compute_rewards"):
-        raise UserError(f"--relabel needs {type(environment).__name__}.compute_rewards, which it lacks: pass --no-relabel")
-
-    def relabel(observations, actions, following, infos, tasks):
-        parameters = {key: values[tasks] for key, values in environment.tasks.items()}
-        return environment.compute_rewards(observations, actions, following, parameters, *([infos] if infos else []))
-
-    first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
-    try:
-        relabel(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"--relabel: {error}; make the dataset again so that it holds them, or pass --no-relabel") from None
-    return relabel
 
 
 def make_model(args, training):

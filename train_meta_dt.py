@@ -54,13 +54,14 @@ from src.meta_dt import MetaDT, action_loss
 from src.paths import context_directory, policy_directory, result_path
 from src.prompts import SELECTIONS
 from src.references import reference_levels
+from src.relabel import with_best_of_other_tasks
 from src.seeding import derive, torch_generator
 from src.windows import BatchSampler
 
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
     "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "warmup_episodes",
-    "explore_noise", "explore_steps", "zero_shot", "ablation", "target", "target_return", "prompt_pool",
+    "later_episodes", "explore_noise", "explore_steps", "zero_shot", "ablation", "target", "target_return", "prompt_pool",
 )  # fmt: skip
 
 
@@ -106,6 +107,9 @@ def make_parser():
         "--top_share", type=fraction, default=1.0, help="imitate this best share of each task's episodes (ours)"
     )
     training.add_argument(
+        "--relabel", action="boolean", default=False, help="imitate other tasks' episodes too, paid by this task (ours)"
+    )
+    training.add_argument(
         "--hindsight_share", type=fraction, default=0.0, help="windows that get another episode's last z (ours)"
     )
     training.add_argument("--full_windows", action="boolean", default=False, help="draw only windows of K steps (ours)")
@@ -120,6 +124,9 @@ def make_parser():
     test.add_argument("--curve_episodes", type=positive_int, default=5, help="evaluation episodes per task during training")
     test.add_argument(
         "--warmup_episodes", type=positive_int, default=3, help="N: few-shot episodes before each evaluation episode"
+    )
+    test.add_argument(
+        "--later_episodes", type=natural, default=2, help="few-shot episodes after the evaluated one, for the adaptation figure"
     )
     test.add_argument(
         "--explore_noise", type=nonnegative_float, default=0.0, help="action noise, in half-ranges, of the first (ours)"
@@ -223,6 +230,8 @@ class Run:
         if not self.train_tasks:
             raise UserError("the dataset holds none of the training tasks: generate some of them")
         training = dataset.select(self.train_tasks)
+        if args.relabel:
+            training = with_best_of_other_tasks(training, environment, args.top_share)
         arrays = [
             torch.from_numpy(getattr(training, name)).to(device) for name in ("observations", "actions", "rewards", "lengths")
         ]
@@ -403,6 +412,7 @@ def measure(args, run, directory, dataset, state, config):
         )
     else:
         regime = "few_shot" if few_shot else "zero_shot"
+        options["later"] = args.later_episodes
         results[regime] = evaluate(agent, args.env, run.test_tasks, episodes, warmup, target, args.seed, **options)
         if run.with_prompts and args.prompt_dropout:  # trained without prompts too, so it may be asked without one
             results["few_trained_no_prompt"] = evaluate(

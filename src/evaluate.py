@@ -51,7 +51,7 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
     return {key: np.stack(values, 1) for key, values in parts.items()}
 
 
-def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0, 0), pool_max=False, keep=0):
+def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0, 0), pool_max=False, keep=0, later=0):
     """Returns of `agent` on `task_ids`.
 
     Args:
@@ -62,8 +62,9 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0,
             out: warm-up episodes, and zero-shot ones. An evaluation episode with a prompt is played without it.
         pool_max: raise the target to the best return of the warm-up episodes so far.
         keep: store the paths of the first `keep` evaluation episodes of every task.
+        later: few-shot episodes that go on after the evaluation episode, which joins the pool then; they show the adaptation.
     Returns: {"returns": (tasks, M), "lengths": (tasks, M) where episodes can end on their own, "warmup_returns": (tasks, M, N),
-    "trajectories"}, JSON-able lists.
+    "later_returns": (tasks, M, later), "trajectories"}, JSON-able lists.
     """
     rows = np.repeat(np.asarray(task_ids), episodes)
     targets = np.repeat(np.broadcast_to(np.asarray(target, dtype=np.float64), len(task_ids)), episodes)
@@ -71,24 +72,28 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0,
     space = env.make().action_space
     bounds = space.low, space.high
     pool, prompt = [], None
-    for number in range(warmup + 1):
+    last = warmup + later if warmup else 0
+    for number in range(last + 1):
         seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
         generator = numpy_generator(seed, "noise", number)
         noise, noisy_steps = explore if number < warmup or not warmup else (0.0, 0)
         episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, noise, noisy_steps, generator)
         pool.append(episode)
-        if number < warmup:
+        if number < last:
             prompt = agent.make_prompt(pool, torch_generator(seed, "prompt", number))
             targets = np.maximum(targets, episode["rewards"].sum(1)) if pool_max else targets
-    returns = np.stack([episode["rewards"].sum(1, dtype=np.float64) for episode in pool], 1)  # (rows, N + 1)
-    returns = returns.reshape(len(task_ids), episodes, warmup + 1)
-    result = {"returns": returns[:, :, -1].round(4).tolist()}
+    returns = np.stack([episode["rewards"].sum(1, dtype=np.float64) for episode in pool], 1)  # (rows, N + 1 + later)
+    returns = returns.reshape(len(task_ids), episodes, last + 1).round(4)
+    result = {"returns": returns[:, :, warmup].tolist()}
     if env.terminates:
-        result["lengths"] = episode_lengths(pool[-1]["rewards"], pool[-1]).reshape(len(task_ids), episodes).tolist()
+        lengths = episode_lengths(pool[warmup]["rewards"], pool[warmup])
+        result["lengths"] = lengths.reshape(len(task_ids), episodes).tolist()
     if warmup:
-        result["warmup_returns"] = returns[:, :, :-1].round(4).tolist()
+        result["warmup_returns"] = returns[:, :, :warmup].tolist()
+    if last > warmup:
+        result["later_returns"] = returns[:, :, warmup + 1 :].tolist()
     if keep:
-        result["trajectories"] = _paths(pool, task_ids, episodes, keep)
+        result["trajectories"] = _paths(pool[: warmup + 1], task_ids, episodes, keep)
     return result
 
 

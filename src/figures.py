@@ -85,31 +85,30 @@ def draw_online(panels, styles):
 
 @matplotlib.rc_context(STYLE)
 def draw_adaptation(panels, styles):
-    """Return by episode on a task: a line over the warm-up episodes, then a point with its interval for the evaluation.
+    """Return by the number of episodes that were played on the task before: a line, and on it the evaluated episode.
 
     Args:
-        panels: [{"title", "lines": {method: (warmup (N, 3), evaluation (3,) or None)}, "references": {level: value}}];
-            the three numbers are mean, low and high.
+        panels: [{"title", "lines": {method: (warmup (N, 3), evaluation (3,) or None, later (L, 3) or None)}, "references"}]; the
+            three numbers are mean, low and high. The evaluated episode comes after the N warm-up episodes.
     """
     figure = Figure(figsize=(max(5.2 * len(panels), 6.5), 4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        last = max(len(warmup) for warmup, _ in panel["lines"].values())
-        ticks = [str(n) for n in range(1, last + 1)]
         spread = min(0.08, 0.6 / len(panel["lines"]))  # evaluations stand side by side, so that their bars stay readable
-        for place, (method, (warmup, evaluation)) in enumerate(panel["lines"].items()):
-            colour, episodes = styles[method]["color"], np.arange(1, len(warmup) + 1)
-            axes.fill_between(episodes, warmup[:, 1], warmup[:, 2], color=colour, alpha=0.15, lw=0)
-            axes.plot(episodes, warmup[:, 0], marker="o", **styles[method], lw=1.8, ms=4.5)
+        last = 0
+        for place, (method, (warmup, evaluation, later)) in enumerate(panel["lines"].items()):
+            colour, parts = styles[method]["color"], [warmup]
             if evaluation is not None:
-                x = last + 1 + spread * (place - (len(panel["lines"]) - 1) / 2)
+                parts.append(evaluation[None])
                 centre, low, high = evaluation
-                axes.plot([len(warmup), x], [warmup[-1, 0], centre], ":", color=colour, lw=1.2)
+                x = len(warmup) + spread * (place - (len(panel["lines"]) - 1) / 2)
                 axes.errorbar(x, centre, [[centre - low], [high - centre]], fmt="D", color=colour, ms=6, capsize=3)
-        if any(evaluation is not None for _, evaluation in panel["lines"].values()):
-            ticks.append("evaluation")
-        axes.set_xticks(range(1, len(ticks) + 1), ticks)
-        axes.set_xlim(0.7, len(ticks) + 0.4)
-        axes.set(title=panel["title"], xlabel="episode on the task", ylabel="mean return")
+            values = np.concatenate([*parts, *([later] if later is not None else [])])
+            axes.fill_between(np.arange(len(values)), values[:, 1], values[:, 2], color=colour, alpha=0.15, lw=0)
+            axes.plot(values[:, 0], marker="o", **styles[method], lw=1.8, ms=4.5)
+            last = max(last, len(values) - 1)
+        axes.set_xticks(range(last + 1))
+        axes.set_xlim(-0.3, last + 0.4)
+        axes.set(title=panel["title"], xlabel="episodes played on the task before", ylabel="mean return")
         _draw_references(axes, panel["references"])
     _draw_legend(figure, styles, {method for panel in panels for method in panel["lines"]})
     return _png(figure)

@@ -387,9 +387,12 @@ def adaptation_pictures(section, styles):
         for method, runs in column.items():
             episodes = results.episode_scores(runs, key[0])
             if episodes is not None:
-                warmup = np.array([_mean_low_high(scores) for scores in np.moveaxis(episodes, -1, 0)])
+                warmup, later = (
+                    None if scores is None else np.array([_mean_low_high(values) for values in np.moveaxis(scores, -1, 0)])
+                    for scores in (episodes, results.later_scores(runs))
+                )
                 evaluated = key[0] not in results.SEQUENTIAL
-                lines[method] = warmup, _mean_low_high(results.scores_of(runs)) if evaluated else None
+                lines[method] = warmup, _mean_low_high(results.scores_of(runs)) if evaluated else None, later
         if lines:
             panels.append({"title": _column_title(key), "lines": lines, "references": _mean_levels(column)})
     if panels:

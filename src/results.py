@@ -2,7 +2,7 @@
 
 results/<env_type>/<quality>/<method>/<regime>-<protocol>/seed_<s>.json, written at the end of a run. Required keys:
 env_type, quality, method, regime, protocol, command (texts), seed, task_ids, returns (per task, a number per evaluation
-episode). Optional: reference, warmup_returns, curve, trajectories, task_parameters, target_return, gradient_steps,
+episode). Optional: reference, warmup_returns, later_returns, curve, trajectories, task_parameters, target_return, gradient_steps,
 wall_clock_s, hardware, commit, the keys that `_belief_faults` checks, and any further one. A file of regime
 "diagnostics" describes a world model instead, by validation, probe, embedding, and has no protocol. A run that learns online
 adds environment_steps, entropy, temperature to its curve, and normalisation (minimum, maximum, source): the returns that count
@@ -143,8 +143,9 @@ def _run_faults(result):
         yield "task_ids", "a list of integers"
     if not _numbers(returns, 2) or len(returns) != len(tasks) or not all(returns):
         yield "returns", "one list of finite numbers per task, none empty"
-    if warmups is not None and (not _numbers(warmups, 3) or len(warmups) != len(tasks) or not num_warmups(warmups)):
-        yield "warmup_returns", "tasks × episodes × warm-ups finite numbers, equally many warm-ups everywhere"
+    for name, values in (("warmup_returns", warmups), ("later_returns", result.get("later_returns"))):
+        if values is not None and (not _numbers(values, 3) or len(values) != len(tasks) or not num_warmups(values)):
+            yield name, "tasks × episodes × further episodes finite numbers, equally many everywhere"
     for level, values in (result.get("reference") or {}).items():
         if values is not None and (not _numbers(values, 1) or len(values) != len(tasks)):
             yield f"reference.{level}", "null or one finite number per task"
@@ -278,6 +279,14 @@ def episode_scores(runs, regime):
     if None in warmups or len(set(map(num_warmups, warmups))) > 1:
         return None
     return np.array([[np.mean(episodes, axis=0) for episodes in tasks] for tasks in warmups])
+
+
+def later_scores(runs):
+    """Returns of the few-shot episodes that followed the evaluation episode -> (seeds, tasks, L), or None."""
+    later = [run.get("later_returns") for run in runs]
+    if None in later or len(set(map(num_warmups, later))) > 1:
+        return None
+    return np.array([[np.mean(episodes, axis=0) for episodes in tasks] for tasks in later])
 
 
 def common_curve(runs, series, axis="gradient_steps"):

@@ -12,8 +12,9 @@ from src import trajectories
 from src.agent import MetaDTAgent
 from src.checkpoint import UserError
 from src.context import WorldModel, context_windows, episode_contexts, load_world_model, prediction_errors
+from src.relabel import relabeller
 from src.transitions import TransitionSampler
-from train_context import make_sampler, relabeller, split_episodes, validate
+from train_context import make_sampler, split_episodes, validate
 
 HORIZON = 4
 

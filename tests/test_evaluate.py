@@ -132,6 +132,19 @@ def test_no_warmup_is_zero_shot(noise):
     assert few["returns"] != zero["returns"]
 
 
+def test_later_episodes_change_nothing_before_them():
+    agent = Recorder()
+    longer = evaluate(agent, ENV, [45, 48], 3, 2, 0.0, 0, keep=1, later=2)
+    plain = evaluate(Recorder(), ENV, [45, 48], 3, 2, 0.0, 0, keep=1)
+    assert {key: value for key, value in longer.items() if key != "later_returns"} == plain
+    assert [len(pool) for pool in agent.pools] == [1, 2, 3, 4]  # the evaluated episode joins the pool
+    sums = np.stack([episode["rewards"].sum(1) for episode in agent.pools[-1]], 1).reshape(2, 3, 4)
+    later = np.array(longer["later_returns"])
+    assert later.shape == (2, 3, 2)
+    np.testing.assert_allclose(later[:, :, 0], sums[:, :, 3], atol=1e-3)
+    assert "later_returns" not in evaluate(Recorder(), ENV, [45], 2, 0, 0.0, 0, later=2)  # zero-shot has no later episodes
+
+
 def test_noise_disturbs_the_warmup_only():
     agent = Recorder()
     plain, noisy = (evaluate(agent, ENV, [45], 4, 2, 0.0, 0, explore=(noise, 20)) for noise in (0.0, 0.5))

@@ -166,7 +166,7 @@ def _reference_document(env_type):
 def reference_episodes(problem, task_ids, seed=0):
     """Reference returns: level -> (tasks, K), from configs/references where they were computed for these K and H."""
     document = _reference_document(problem.env.env_type)
-    if document and (document["episodes"], document["max_episode_steps"]) == (problem.episodes, problem.horizon):
+    if document and (document.get("episodes"), document["max_episode_steps"]) == (problem.episodes, problem.horizon):
         return {level: [values[task] for task in task_ids] for level, values in document["per_task"].items()}
     env_class = type(problem.environment)
     levels = {}

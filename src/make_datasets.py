@@ -1,0 +1,66 @@
+"""Make the datasets of all families whose behaviour policies come with the repository, and compare their checksums.
+
+    python -m src.make_datasets
+    python -m src.make_datasets --env_types cheetah_vel ant_dir --qualities medium replay
+
+Runs get_datasets.py with the committed policies (configs/behaviour) for every family and quality, over all cores; a dataset that
+is there with the recorded checksum is skipped, so the same command goes on where it stopped. Writes datasets/manifest.json with
+the SHA-256 of each and says which agree with the recorded ones (configs/behaviour/manifest.json): all of them on the same kind
+of processor with the same versions; elsewhere the last bits of the physics may differ. --record True replaces the record.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from src.behaviour import SHARED, is_finished
+from src.checkpoint import UserError, main_guard, provenance, read_json, write_json
+from src.config import CONFIG_DIR, Parser, known_env_types
+from src.trajectories import dataset_directory
+
+RECORD = CONFIG_DIR / "behaviour" / "manifest.json"
+QUALITIES = ("medium", "expert", "mixed", "replay", "random")
+
+
+@main_guard
+def main(argv=None):
+    families = [name for name in known_env_types() if is_finished(CONFIG_DIR / "behaviour" / name / SHARED)]
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--env_types", nargs="+", choices=families, default=families, help="families")
+    parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=list(QUALITIES), help="kinds of data")
+    parser.add_argument("--output_dir", default=".", help="root under which datasets/ is written")
+    parser.add_argument("--record", action="boolean", default=False, help="make what is written the recorded checksums")
+    args = parser.parse_args(argv)
+    recorded = read_json(RECORD)["sha256"] if RECORD.exists() else {}
+    root, began = Path(args.output_dir) / "datasets", time.time()
+    manifest = root / "manifest.json"
+    written = read_json(manifest)["sha256"] if manifest.exists() else {}
+    for env_type in args.env_types:
+        for quality in args.qualities:
+            name = f"{env_type}/{quality}"
+            if name not in recorded or checksum(root, env_type, quality) != recorded[name]:
+                words = ["--env_type", env_type, "--data_type", quality, "--output_dir", str(root.parent.resolve())]
+                words.append("--no-resume")
+                if quality != "random":
+                    words += ["--behaviour", "committed"]
+                if subprocess.run([sys.executable, "get_datasets.py", *words], cwd=CONFIG_DIR.parent).returncode:
+                    raise UserError(f"{name} failed; mend what it says, then run the same command again")
+            written[name] = checksum(root, env_type, quality)
+            write_json(manifest, {"sha256": written, **provenance()})
+    if args.record:
+        write_json(RECORD, {"sha256": {**recorded, **written}, **provenance()})
+        print(f"recorded in {RECORD}")
+    same = sum(recorded.get(name) == value for name, value in written.items())
+    minutes = (time.time() - began) / 60
+    print(f"{len(written)} datasets, {same} with the recorded SHA-256, {minutes:.1f} minutes: {manifest}; next: train_context.py")
+
+
+def checksum(root, env_type, quality):
+    """SHA-256 of a dataset's arrays as its metadata tells, or None where there is no dataset."""
+    path = dataset_directory(root, env_type, quality) / "data" / "metadata.json"
+    return read_json(path)["sha256"] if path.exists() else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Reward relabelling across tasks: rewards are those of the environment, and the best episodes of other tasks are found."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import point_robot
+
+from src import trajectories
+from src.checkpoint import UserError
+from src.relabel import relabeller, with_best_of_other_tasks
+
+STEPS, TASKS = 4, (2, 11, 30)
+
+
+@pytest.fixture
+def episodes():
+    """Three tasks of Point-Robot, four episodes each; episode e stands still near the goal of task number e % 3."""
+    environment = point_robot().make()
+    goals = environment.unwrapped.tasks["goal"][list(TASKS)]
+    count = 12
+    observations = np.zeros((count, STEPS + 1, 2), np.float32)
+    for episode in range(count):
+        observations[episode] = goals[episode % 3] + 0.01 * episode
+    task_ids = np.repeat(TASKS, 4)
+    rewards = -np.linalg.norm(observations[:, 1:] - environment.unwrapped.tasks["goal"][task_ids][:, None], axis=-1)
+    return trajectories.Trajectories(
+        observations, np.zeros((count, STEPS, 2), np.float32), rewards.astype(np.float32), np.full(count, STEPS), task_ids,
+        trajectories.task_parameters(environment, TASKS),
+    )  # fmt: skip
+
+
+def test_the_best_episodes_of_other_tasks_join(episodes):
+    environment = point_robot().make()
+    joined = with_best_of_other_tasks(episodes, environment, 0.5)
+    assert len(joined) == 12 + 3 * 2  # half of each task's four
+    for name in ("observations", "actions", "rewards", "lengths", "task_ids"):
+        assert np.array_equal(getattr(joined, name)[:12], getattr(episodes, name))  # the task's own come first, untouched
+    added = joined.take(np.arange(12, 18))
+    assert added.task_ids.tolist() == [2, 2, 11, 11, 30, 30]
+    # nearest to the goal of task number n are episodes n, n + 3, ...; those among 4 n ... 4 n + 3 are the task's own
+    expected = [6, 9, 1, 10, 2, 5]
+    assert np.array_equal(added.observations, episodes.observations[expected])
+    goals = environment.unwrapped.tasks["goal"][added.task_ids]
+    distance = np.linalg.norm(added.observations[:, 1:] - goals[:, None], axis=-1)
+    assert np.allclose(added.rewards, -distance, atol=1e-6) and added.rewards.dtype == np.float32
+
+
+def test_at_least_one_episode_joins_each_task_and_never_its_own(episodes):
+    joined = with_best_of_other_tasks(episodes, point_robot().make(), 0.01)
+    assert joined.task_ids[12:].tolist() == list(TASKS)
+    own = {task: episodes.observations[episodes.task_ids == task] for task in TASKS}
+    for task, observations in zip(joined.task_ids[12:], joined.observations[12:], strict=True):
+        assert not any(np.array_equal(observations, mine) for mine in own[task])
+
+
+def test_steps_beyond_an_episode_earn_nothing(episodes):
+    short = dataclasses.replace(episodes, lengths=np.full(12, 2))
+    joined = with_best_of_other_tasks(short, point_robot().make(), 0.5)
+    assert (joined.rewards[12:, 2:] == 0).all() and (joined.rewards[12:, :2] < 0).any()
+
+
+def test_an_environment_that_cannot_tell_is_named(episodes):
+    class Silent:
+        tasks: dict = {}  # noqa: RUF012
+
+    environment = Silent()
+    environment.unwrapped = environment
+    with pytest.raises(UserError, match=r"--relabel needs Silent\.compute_rewards.*--no-relabel"):
+        relabeller(environment, episodes)
