@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import point_robot
 
 import get_datasets
 import train_data_collection
-from src import behaviour, export_behaviour
+from src import behaviour, export_behaviour, measure_references
 from src.behaviour import BehaviourPolicies, Source, for_task, load_behaviour, task_features
 from src.checkpoint import UserError, load_tensors, read_json
 from src.config import parse_args
@@ -338,6 +339,21 @@ def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         dataset(tmp_path / "other", "expert", "--behaviour", "committed")
     assert "no committed behaviour policies" in capsys.readouterr().err
+
+
+def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
+    (tmp_path / "references").mkdir()
+    monkeypatch.setattr(measure_references, "CONFIG_DIR", tmp_path)
+    measure_references.main(command(trained, "--eval_episodes", "2", "--cloning_steps", "20"))
+    found = read_json(tmp_path / "references" / "point_robot.json")
+    scores = found["task_blind"]["training_tasks"]
+    experts = [name for name in scores if name.startswith("expert of task")]
+    assert len(experts) == 45 and len(scores) == 47  # every training task's expert, the shared agent, the cloned policy
+    assert scores[found["task_blind"]["chosen"]] == max(scores.values())
+    levels = {name: np.array(values) for name, values in found["per_task"].items()}
+    assert set(levels) == {"trivial", "task_blind", "oracle"} and all(len(values) == 50 for values in levels.values())
+    goals = point_robot().make().unwrapped.tasks["goal"]
+    np.testing.assert_allclose(levels["trivial"], -20 * np.linalg.norm(goals, axis=1), atol=0.05)  # it stays at the start
 
 
 def test_choice_of_checkpoints_to_keep():

@@ -1,0 +1,108 @@
+"""Write the tables of README.md from the result files, so that none of its returns is typed by hand.
+
+    python -m src.readme
+    python -m src.readme --check True
+
+A table stands between `<!-- table: point_robot -->` (one family: every method and regime, a column per kind of data) or
+`<!-- table: cheetah_vel ant_dir -->` (several: few-shot and zero-shot beside the reference levels) and `<!-- end of table -->`.
+--check True changes nothing and fails where the README is not what the results say.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from src import results, statistics
+from src.checkpoint import UserError, atomic_path, main_guard
+from src.config import Parser
+
+MARK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+@main_guard
+def main(argv=None):
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--readme", default="README.md", help="file whose tables are written")
+    parser.add_argument("--results", default="results", help="folder of the result files")
+    parser.add_argument("--check", action="boolean", default=False, help="only compare")
+    args = parser.parse_args(argv)
+    path = Path(args.readme)
+    text = path.read_text()
+    written = MARK.sub(lambda match: match[1] + table(args.results, match[2].split()) + match[3], text)
+    if args.check and written != text:
+        raise UserError(f"{path} does not show the results under {args.results}: run python -m src.readme")
+    if written != text:
+        with atomic_path(path) as temporary:
+            temporary.write_text(written)
+    print(f"{path}: {len(MARK.findall(text))} tables agree with {args.results}")
+
+
+def table(folder, env_types):
+    """Markdown of one table. Raises UserError where a family has no results."""
+    sections = results.group_results(results.read_results(folder, env_types))
+    return family_table(sections) if len(env_types) == 1 else overview_table(sections, env_types)
+
+
+def family_table(sections):
+    """All methods and regimes of one family, a column per kind of data."""
+    columns = {section.quality: section for section in sections if section.runs}
+    rows, levels = {}, {}
+    for quality, section in columns.items():
+        for (regime, protocol), methods in section.runs.items():
+            for level, values in results.reference_levels(methods).items():
+                levels.setdefault(level, {})[quality] = f"{values.mean():.2f}"
+            for method, runs in methods.items():
+                name = f"{method}, {regime.replace('_', ' ')}" + ("" if protocol == "strict" else f", protocol {protocol}")
+                rows.setdefault(name, {})[quality] = score(runs)
+    ordered = [*((level, levels[level]) for level in results.level_order(levels)), *rows.items()]
+    lines = [["", *columns], *([name, *(cells.get(quality, "–") for quality in columns)] for name, cells in ordered)]
+    return markdown(lines)
+
+
+def overview_table(sections, env_types):
+    """One row per family and kind of data: few-shot and zero-shot of Meta-DT between the reference levels.
+
+    The share says how much of what the oracle gains over the task-blind level few-shot gains.
+    """
+    lines = [["family, data", "trivial", "task-blind", "data mean", "zero-shot", "few-shot", "oracle", "share of the gain"]]
+    for section in sorted(sections, key=lambda section: (env_types.index(section.env_type), section.quality)):
+        runs = {key: methods for key, methods in section.runs.items() if key[1] == "strict"}
+        few = pick(runs, "few_shot")
+        if not few:
+            continue
+        levels = {level: float(values.mean()) for level, values in results.reference_levels({"": few}).items()}
+        blind, oracle = levels.get("task_blind"), levels.get("oracle")
+        known = blind is not None and oracle is not None
+        gain = f"{(results.scores_of(few).mean() - blind) / (oracle - blind):.0%}" if known else "–"
+        zero = pick(runs, "zero_shot") or pick(runs, "few_trained_no_prompt")
+        shown = ("trivial", "task_blind", "dataset_mean", "oracle")
+        *before, best = (f"{levels[name]:.1f}" if name in levels else "–" for name in shown)
+        cells = [*before, score(zero, 1) if zero else "–", score(few, 1), best, gain]
+        lines.append([f"{section.env_type}, {section.quality}", *cells])
+    return markdown(lines)
+
+
+def pick(runs, regime):
+    """Results of Meta-DT itself (no ablation) in a regime of the strict protocol, or None."""
+    methods = runs.get((regime, "strict"), {})
+    return next((found for method, found in methods.items() if method.startswith("meta_dt") and "-" not in method), None)
+
+
+def score(runs, digits=2):
+    """Mean over seeds and tasks, its 95 % interval, and the number of seeds."""
+    scores = results.scores_of(runs)
+    low, high = statistics.bootstrap_interval(statistics.mean, scores)
+    seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
+    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if len(runs) > 1 else ""
+    return f"{np.mean(scores):.{digits}f}{interval}, {seeds}"
+
+
+def markdown(lines):
+    """Rows of cells, the first of them the head."""
+    rows = ["| " + " | ".join(line) + " |\n" for line in lines]
+    return "".join([rows[0], "|" + "---|" * len(lines[0]) + "\n", *rows[1:]])
+
+
+if __name__ == "__main__":
+    main()

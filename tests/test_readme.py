@@ -1,0 +1,56 @@
+"""The README's tables are what the committed results say; the tool that writes them keeps the rest of the text."""
+
+import json
+
+import pytest
+from helpers import ROOT, shell
+
+from src import readme
+
+
+def write(folder, env_type, quality, regime, seed, returns, **more):
+    path = folder / env_type / quality / "meta_dt+fast" / f"{regime}-strict" / f"seed_{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "env_type": env_type, "quality": quality, "method": "meta_dt+fast", "regime": regime, "protocol": "strict", "seed": seed,
+        "task_ids": [8, 9], "returns": returns, "command": "python x.py",
+        "reference": {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "oracle": [10, 14]}, **more,
+    }  # fmt: skip
+    path.write_text(json.dumps(document))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "results", "slide", "medium", "few_shot", 0, [[6, 8], [7, 7]])
+    write(tmp_path / "results", "slide", "medium", "zero_shot", 0, [[4, 4], [5, 5]])
+    write(tmp_path / "results", "slope", "replay", "few_shot", 0, [[6, 8], [7, 7]])
+    write(tmp_path / "results", "slope", "replay", "few_shot", 1, [[8, 8], [8, 8]])
+    text = (
+        "before\n<!-- table: slide -->\nold\n<!-- end of table -->\nbetween\n<!-- table: slide slope -->\n<!-- end of table -->\n"
+    )
+    (tmp_path / "README.md").write_text(text)
+    return tmp_path
+
+
+def test_tables_are_written_between_their_marks(folder, capsys):
+    flags = ["--readme", str(folder / "README.md"), "--results", str(folder / "results")]
+    with pytest.raises(SystemExit):
+        readme.main([*flags, "--check", "True"])
+    assert "run python -m src.readme" in capsys.readouterr().err
+    readme.main(flags)
+    lines = (folder / "README.md").read_text().splitlines()
+    assert lines[0] == "before" and "between" in lines and "old" not in lines
+    assert "| trivial | 0.00 |" in lines and "| oracle | 12.00 |" in lines
+    assert "| meta_dt+fast, few shot | 7.00, 1 seed |" in lines and "| meta_dt+fast, zero shot | 4.50, 1 seed |" in lines
+    # (7 - 2) / (12 - 2) of the gain; the second family has two seeds, means 7 and 8, and no zero-shot result
+    assert "| slide, medium | 0.0 | 2.0 | 2.5 | 4.5, 1 seed | 7.0, 1 seed | 12.0 | 50% |" in lines
+    assert any(
+        line.startswith("| slope, replay | 0.0 | 2.0 | 2.5 | – | 7.5 [") and line.endswith("| 12.0 | 55% |") for line in lines
+    )
+    readme.main([*flags, "--check", "True"])
+
+
+def test_the_readme_shows_the_committed_results():
+    done = shell("-m src.readme", "--check", "True")
+    assert done.returncode == 0, done.stderr
+    assert "<!-- table: point_robot -->" in (ROOT / "README.md").read_text()
