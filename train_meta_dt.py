@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from envs.render import record
 from src import trajectories
 from src.agent import MetaDTAgent, build_episodes
 from src.checkpoint import (
@@ -60,8 +61,9 @@ from src.windows import BatchSampler
 
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
-    "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "warmup_episodes",
-    "later_episodes", "explore_noise", "explore_steps", "zero_shot", "ablation", "target", "target_return", "prompt_pool",
+    "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "render",
+    "warmup_episodes", "later_episodes", "explore_noise", "explore_steps", "zero_shot", "ablation", "target", "target_return",
+    "prompt_pool",
 )  # fmt: skip
 
 
@@ -128,6 +130,7 @@ def make_parser():
     test.add_argument(
         "--later_episodes", type=natural, default=2, help="few-shot episodes after the evaluated one, for the adaptation figure"
     )
+    test.add_argument("--render", metavar="FILE.gif", help="film the first evaluation episode on the first test task")
     test.add_argument(
         "--explore_noise", type=nonnegative_float, default=0.0, help="action noise, in half-ranges, of the first (ours)"
     )
@@ -185,8 +188,20 @@ def check_args(args):
             f"--prompt_start_step {args.prompt_start_step} is not below --steps {args.steps}: the policy would be tested with "
             "prompts that it never saw; lower it, or pass --zero_shot True"
         )
+    if args.render:
+        check_film(args)
     if args.prompt_length > args.env.max_episode_steps:
         raise UserError(f"--prompt_length {args.prompt_length} is longer than an episode ({args.env.max_episode_steps} steps)")
+
+
+def check_film(args):
+    """Whether --render can work, before anything is trained. Raises UserError."""
+    if args.protocol == "paper" or not args.render.endswith(".gif"):
+        raise UserError("--render films the strict protocol, into a file that ends in .gif")
+    if not Path(args.render).resolve().parent.is_dir():
+        raise UserError(f"--render {args.render}: there is no such folder; make it first")
+    if "rgb_array" not in type(args.env.make().unwrapped).metadata.get("render_modes", []):
+        raise UserError(f"{args.env.env_name} has no camera: leave --render out")
 
 
 def method_name(args):
@@ -412,7 +427,7 @@ def measure(args, run, directory, dataset, state, config):
         )
     else:
         regime = "few_shot" if few_shot else "zero_shot"
-        options["later"] = args.later_episodes
+        options |= {"later": args.later_episodes, "watch": film(args) if args.render else None}
         results[regime] = evaluate(agent, args.env, run.test_tasks, episodes, warmup, target, args.seed, **options)
         if run.with_prompts and args.prompt_dropout:  # trained without prompts too, so it may be asked without one
             results["few_trained_no_prompt"] = evaluate(
@@ -439,6 +454,17 @@ def measure(args, run, directory, dataset, state, config):
         written.append(path)
         report(document, path)
     return written
+
+
+def film(args):
+    """Function for `evaluate` that plays the actions of its first row again, in front of the camera."""
+
+    def watch(task_ids, seeds, episode):
+        actions = iter(episode["actions"][0])
+        returned = record(args.env.make("rgb_array"), lambda _: next(actions), args.render, int(task_ids[0]), int(seeds[0]))
+        print(f"task {task_ids[0]}, return {returned:.4g}: {args.render}")
+
+    return watch
 
 
 def is_planar(dataset):

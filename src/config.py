@@ -35,12 +35,15 @@ class EnvConfig:
     validation_tasks: tuple[int, int]
     terminates: bool = False  # episodes may end before max_episode_steps
 
-    def make(self):
-        """A fresh environment. Raises UserError when it cannot be imported, or its tasks or action space do not fit."""
+    def make(self, render_mode=None):
+        """A fresh environment, with a camera where `render_mode` is "rgb_array".
+
+        Raises UserError when it cannot be imported, or its tasks or action space do not fit.
+        """
         where = f"entry_point {self.entry_point!r} of {self.env_type}"
         try:
             module, name = self.entry_point.split(":")
-            environment = getattr(importlib.import_module(module), name)()
+            environment = getattr(importlib.import_module(module), name)(**({"render_mode": render_mode} if render_mode else {}))
         except (ValueError, ImportError, AttributeError) as error:
             raise UserError(f"{where} cannot be made ({error})") from None
         if not getattr(getattr(environment, "unwrapped", None), "tasks", None):

@@ -51,7 +51,7 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
     return {key: np.stack(values, 1) for key, values in parts.items()}
 
 
-def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0, 0), pool_max=False, keep=0, later=0):
+def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0, 0), pool_max=False, keep=0, later=0, watch=None):
     """Returns of `agent` on `task_ids`.
 
     Args:
@@ -62,6 +62,7 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0,
             out: warm-up episodes, and zero-shot ones. An evaluation episode with a prompt is played without it.
         pool_max: raise the target to the best return of the warm-up episodes so far.
         keep: store the paths of the first `keep` evaluation episodes of every task.
+        watch: called after the evaluation episode with the rows' task ids and reset seeds and the episode as `rollout` gives it.
         later: few-shot episodes that go on after the evaluation episode, which joins the pool then; they show the adaptation.
     Returns: {"returns": (tasks, M), "lengths": (tasks, M) where episodes can end on their own, "warmup_returns": (tasks, M, N),
     "later_returns": (tasks, M, later), "trajectories"}, JSON-able lists.
@@ -79,6 +80,8 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0,
         noise, noisy_steps = explore if number < warmup or not warmup else (0.0, 0)
         episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, noise, noisy_steps, generator)
         pool.append(episode)
+        if number == warmup and watch:
+            watch(rows, seeds, episode)
         if number < last:
             prompt = agent.make_prompt(pool, torch_generator(seed, "prompt", number))
             targets = np.maximum(targets, episode["rewards"].sum(1)) if pool_max else targets
