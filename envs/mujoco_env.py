@@ -123,7 +123,7 @@ class MujocoEnv(gym.Env):
     info_keys = ()
     horizon = HORIZON
 
-    def __init__(self, render_mode=None, width=480, height=360):
+    def __init__(self, render_mode=None, width=320, height=240):
         self.render_mode, self.width, self.height = render_mode, width, height
         self.tasks = load_tasks(self.env_type)
         self._renderer = None
