@@ -352,6 +352,8 @@ def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
     assert scores[found["task_blind"]["chosen"]] == max(scores.values())
     levels = {name: np.array(values) for name, values in found["per_task"].items()}
     assert set(levels) == {"trivial", "task_blind", "oracle"} and all(len(values) == 50 for values in levels.values())
+    assert len(found["oracle"]) == 50 and set(found["oracle"]) <= {*scores, "its own expert"}
+    assert levels["oracle"].mean() >= levels["task_blind"].mean() - 0.5  # chosen on other episodes
     goals = point_robot().make().unwrapped.tasks["goal"]
     np.testing.assert_allclose(levels["trivial"], -20 * np.linalg.norm(goals, axis=1), atol=0.05)  # it stays at the start
 
