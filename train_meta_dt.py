@@ -254,8 +254,9 @@ class Run:
         self.use_context = args.ablation != "no_context"
         self.world_model = world_model
         self.dtype = autocast_dtype(args.precision, device)
-        self.error_scale = training_errors(world_model, *arrays)
-        self.episodes = build_episodes(world_model, *arrays, self.error_scale, self.use_context)
+        contexts = episode_contexts(world_model, *arrays[:3])
+        self.error_scale = training_errors(world_model, *arrays, contexts)
+        self.episodes = build_episodes(world_model, *arrays, self.error_scale, self.use_context, contexts)
         self.sampler = BatchSampler(
             self.episodes, torch.from_numpy(training.task_ids).to(device), args.history_length, args.prompt_length,
             world_model.horizon, self.select(args), args.full_windows, args.top_share, args.hindsight_share,
@@ -301,9 +302,8 @@ def best_returns(dataset, tasks):
     return [float(dataset.returns[dataset.task_ids == task].max()) for task in tasks]
 
 
-def training_errors(world_model, observations, actions, rewards, lengths):
+def training_errors(world_model, observations, actions, rewards, lengths, contexts):
     """Root mean square of each head's error on the training data: what the errors that choose a prompt are divided by."""
-    contexts = episode_contexts(world_model, observations, actions, rewards)
     inside = torch.arange(rewards.shape[1], device=rewards.device) < lengths[:, None]
     heads = ((1.0, math.inf), (math.inf, 1.0))
     errors = [prediction_errors(world_model, observations, actions, rewards, contexts, scale)[inside] for scale in heads]

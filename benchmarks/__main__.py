@@ -9,11 +9,13 @@ import os
 import time
 from pathlib import Path
 
-from benchmarks import evaluation, policy_step, preparation, world_model
+from benchmarks import evaluation, policy_step, preparation, scale, world_model
 from benchmarks.timing import make_parser, prepare, show
 from src.checkpoint import main_guard, provenance, write_json
 
-PARTS = {"policy_step": policy_step, "preparation": preparation, "evaluation": evaluation, "world_model": world_model}
+PARTS = {
+    "policy_step": policy_step, "preparation": preparation, "evaluation": evaluation, "world_model": world_model, "scale": scale,
+}  # fmt: skip
 
 
 @main_guard

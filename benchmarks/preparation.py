@@ -28,12 +28,12 @@ EPISODES, TASKS, REPEATS = 500, 50, 5
 MIB_AIM = 100
 
 
-def write_dataset(root):
-    """EPISODES episodes of random numbers as a dataset of Cheetah-Vel."""
+def write_dataset(root, episodes=EPISODES):
+    """Episodes of random numbers as a dataset of Cheetah-Vel."""
     path = CONFIG_DIR / f"{ENVIRONMENT}.yaml"
     env = read_env(path, read_yaml(path))
-    observations, actions, rewards, lengths = (array.numpy() for array in make_arrays(EPISODES))
-    tasks = np.repeat(np.arange(TASKS), EPISODES // TASKS)
+    observations, actions, rewards, lengths = (array.numpy() for array in make_arrays(episodes))
+    tasks = np.repeat(np.arange(TASKS), episodes // TASKS)
     parameters = trajectories.task_parameters(env.make(), range(TASKS))
     dataset = trajectories.Trajectories(observations, actions, rewards, lengths, tasks, parameters)
     trajectories.save(dataset, root, env, QUALITY, {"seed": 0})

@@ -107,14 +107,16 @@ class MetaDTAgent:
         return episodes.prompts(rows, self.prompt_length, self.world_model.horizon, self.select, generator)
 
 
-def build_episodes(world_model, observations, actions, rewards, lengths, error_scale, use_context=True):
+def build_episodes(world_model, observations, actions, rewards, lengths, error_scale, use_context=True, contexts=None):
     """EpisodeTensors with contexts and world-model errors; tensors as there, lengths None means full length.
 
-    use_context False leaves zeros in place of z; the errors, which choose the prompt, still come from the world model.
+    contexts: those of `episode_contexts`, where they are known already.
+    use_context: False leaves zeros in place of z; the errors, which choose the prompt, still come from the world model.
     """
     if lengths is None:
         lengths = torch.full((len(rewards),), rewards.shape[1], device=rewards.device)
-    contexts = episode_contexts(world_model, observations, actions, rewards)
+    if contexts is None:
+        contexts = episode_contexts(world_model, observations, actions, rewards)
     known = contexts
     if not world_model.horizon:  # the prompt carries the episode's last z, so its segment is what even that z misses
         known = contexts[torch.arange(len(lengths), device=lengths.device), lengths][:, None].expand(-1, rewards.shape[1], -1)

@@ -228,10 +228,10 @@ def test_top3_draws_among_the_three_best():
 def test_error_scale_is_the_root_mean_square_of_each_head():
     world_model, (observations, actions, rewards) = tiny_world_model(), random_episodes(3, 7)
     lengths = torch.tensor([7, 4, 2])
-    reward_scale, state_scale = training_errors(world_model, observations, actions, rewards, lengths)
+    contexts = episode_contexts(world_model, observations, actions, rewards)
+    reward_scale, state_scale = training_errors(world_model, observations, actions, rewards, lengths, contexts)
     inside = torch.arange(7) < lengths[:, None]
-    contexts = episode_contexts(world_model, observations, actions, rewards)[:, :7]
-    reward, state = world_model.decode(observations[:, :7], actions, observations[:, 1:], contexts)
+    reward, state = world_model.decode(observations[:, :7], actions, observations[:, 1:], contexts[:, :7])
     errors = (reward - world_model.standardise("reward", rewards[..., None]))[..., 0]
     assert reward_scale == pytest.approx(errors[inside].square().mean().sqrt().item(), rel=1e-5)
     errors = (state - world_model.standardise("observation", observations[:, 1:])).abs().sum(-1)
