@@ -3,8 +3,12 @@
     python -m src.readme
     python -m src.readme --check True
 
-A table stands between `<!-- table: point_robot -->` (one family: every method and regime, a column per kind of data) or
-`<!-- table: cheetah_vel ant_dir -->` (several: few-shot and zero-shot beside the reference levels) and `<!-- end of table -->`.
+A table stands between a mark and `<!-- end of table -->`. The marks:
+
+    <!-- table: point_robot -->                              one family: every method and regime, a column per kind of data
+    <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
+    <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
+
 --check True changes nothing and fails where the README is not what the results say.
 """
 
@@ -14,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from src import results, statistics
-from src.checkpoint import UserError, atomic_path, main_guard
+from src.checkpoint import UserError, atomic_path, main_guard, read_json
 from src.config import Parser
 
-MARK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table: ([\w ./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 @main_guard
@@ -39,9 +43,33 @@ def main(argv=None):
 
 
 def table(folder, env_types):
-    """Markdown of one table. Raises UserError where a family has no results."""
+    """Markdown of one table: of families, or of a benchmark's file. Raises UserError where there are no results."""
+    if env_types[0].endswith(".json"):
+        return speed_table(read_json(Path(env_types[0])))
     sections = results.group_results(results.read_results(folder, env_types))
     return family_table(sections) if len(env_types) == 1 else overview_table(sections, env_types)
+
+
+def speed_table(document):
+    """The figures of `python -m benchmarks`, with their aims and shares of the matrix-multiply peak of the same run."""
+    lines = [["", "measured", "aim", "share of the float32 / bfloat16 peak"]]
+    for figure in document["figures"]:
+        aim = f"{figure['aim']}, {'met' if figure['met'] else 'missed'}" if "aim" in figure else "–"
+        shares = " / ".join(f"{share:.2f}" for share in figure["share_of_peak"].values()) if figure["gflop"] else "–"
+        lines.append([figure["name"], f"{number(figure['value'])} {figure['unit']}", aim, shares])
+        for name, unit, goal, met in (
+            ("peak_mib_above_data", "MiB", "aim_mib", "mib_met"),
+            ("peak_to_data", "× the data", "aim_peak_to_data", "peak_met"),
+        ):
+            if name in figure:
+                aim = f"{figure[goal]}, {'met' if figure[met] else 'missed'}"
+                lines.append(["… its memory", f"{figure[name]:g} {unit}", aim, "–"])
+    return markdown(lines)
+
+
+def number(value):
+    """Four digits, thousands separated."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def family_table(sections):
