@@ -72,13 +72,13 @@ def main(argv=None):
     scores = {name: float(values[training].mean()) for name, values in trials.items()}
     chosen = max(scores, key=scores.get)
     own = play(args, everyone, tasks, "choice")[2].mean(1)
-    reported = {name: play(args, policies[name], tasks)[2] for name in {chosen, *(best_of(trials, task) for task in tasks)}}
     oracle, oracle_policies = play(args, everyone, tasks)[2], ["its own expert"] * len(tasks)
     for task in tasks:
-        name = best_of(trials, task)
+        name = max(trials, key=lambda name, task=task: trials[name][task])
         if trials[name][task] > own[task]:
-            oracle[task], oracle_policies[task] = reported[name][task], name
-    levels = {"trivial": play(args, lambda _: zeros, tasks)[2], "task_blind": reported[chosen], "oracle": oracle}
+            oracle[task], oracle_policies[task] = play(args, policies[name], [task])[2][0], name
+    blind = play(args, policies[chosen], tasks)[2]
+    levels = {"trivial": play(args, lambda _: zeros, tasks)[2], "task_blind": blind, "oracle": oracle}
     measured = {name: values.mean(1).round(2).tolist() for name, values in levels.items()}
     formulas = getattr(environment.unwrapped, "reference_levels", lambda *_: {})(environment.unwrapped.tasks, training)
     per_task = measured | {name: np.round(values, 2).tolist() for name, values in formulas.items()}
@@ -98,11 +98,6 @@ def main(argv=None):
     test = range(*args.env.test_tasks)
     means = ", ".join(f"{name} {np.mean([values[task] for task in test]):.4g}" for name, values in per_task.items())
     print(f"{path}: on the test tasks {means}; task-blind is the {chosen}")
-
-
-def best_of(trials, task):
-    """Name of the policy that earned most on a task: trials {name: (tasks,)}."""
-    return max(trials, key=lambda name: trials[name][task])
 
 
 def play(args, act, tasks, purpose="reference", episodes=None):
