@@ -405,7 +405,7 @@ def test_record_writes_a_film(tmp_path):
     total = record(env, lambda observation: np.zeros(3), tmp_path / "hopper.gif", task=46, seed=0)
     assert total > 100
     with Image.open(tmp_path / "hopper.gif") as film:
-        assert film.size == (64, 48) and 60 <= film.n_frames <= 70  # 3.2 s at 20 frames per second
+        assert film.size == (64, 48) and 30 <= film.n_frames <= 35  # 3.2 s at 10 frames per second
     env.close()
 
 

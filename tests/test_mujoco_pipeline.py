@@ -62,5 +62,5 @@ def test_relabelled_imitation_and_a_film(root, tmp_path):
     except RuntimeError as error:
         pytest.skip(str(error))  # no OpenGL here
     with Image.open(film) as picture:
-        assert picture.n_frames == 200  # 10 s at 20 frames per second
+        assert picture.n_frames == 100  # 10 s at 10 frames per second
     assert json.loads(path.read_text())["config"]["relabel"] is True
