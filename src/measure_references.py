@@ -2,11 +2,11 @@
 
     python -m src.measure_references --env_type ant_dir
 
-Candidates for the best task-blind policy are every training task's expert, acting without noise on all tasks, the shared agent
-told the average task, and a policy cloned from the pooled data of all experts; the one with the highest mean return on the
-training tasks is the level. The oracle of a task is the best of its own expert and these candidates: what is known to be possible
-there. Choices are made on other episodes than those that are reported. Needs behaviour policies: those of stage 1, else the
-committed ones. Writes configs/references/<env_type>.json, which every later result of the family shows.
+Candidates for the best task-blind policy are no action, every training task's expert acting without noise on all tasks, the
+shared agent told the average task, and a policy cloned from the pooled data of all experts; the one with the highest mean return
+on the training tasks is the level. The oracle of a task is the best of its own expert and these candidates: what is known to be
+possible there. Choices are made on other episodes than those that are reported. Needs behaviour policies: those of stage 1, else
+the committed ones. Writes configs/references/<env_type>.json, which every later result of the family shows.
 """
 
 import itertools
@@ -55,10 +55,11 @@ def main(argv=None):
         return stacked.act(observations.reshape(len(tasks), args.eval_episodes, -1), deterministic=True).reshape(-1, *space.shape)
 
     stacked = BehaviourPolicies({name: torch.stack([one[name] for one in experts]) for name in experts[0]}, space.low, space.high)
-    zeros = np.zeros((len(tasks) * args.eval_episodes, *space.shape), np.float32)
     observations, actions, _ = play(args, everyone, tasks, "data")
     known = np.isin(np.repeat(tasks, args.eval_episodes), training)
-    policies = {f"expert of task {task}": actor(experts[task]) for task in training}
+    still = np.zeros(space.shape, np.float32)
+    policies = {"no action": lambda observations: np.broadcast_to(still, (len(observations), *space.shape))}
+    policies |= {f"expert of task {task}": actor(experts[task]) for task in training}
     if source.shared:  # the standardised features of the average task are zeros
         shared = load_tensors(source.directory / SHARED / "checkpoints.safetensors")
         features = shared.pop("task_features").shape[-1]
@@ -78,7 +79,7 @@ def main(argv=None):
         if trials[name][task] > own[task]:
             oracle[task], oracle_policies[task] = play(args, policies[name], [task])[2][0], name
     blind = play(args, policies[chosen], tasks)[2]
-    levels = {"trivial": play(args, lambda _: zeros, tasks)[2], "task_blind": blind, "oracle": oracle}
+    levels = {"trivial": play(args, policies["no action"], tasks)[2], "task_blind": blind, "oracle": oracle}
     measured = {name: values.mean(1).round(2).tolist() for name, values in levels.items()}
     formulas = getattr(environment.unwrapped, "reference_levels", lambda *_: {})(environment.unwrapped.tasks, training)
     per_task = measured | {name: np.round(values, 2).tolist() for name, values in formulas.items()}

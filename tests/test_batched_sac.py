@@ -348,7 +348,7 @@ def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
     found = read_json(tmp_path / "references" / "point_robot.json")
     scores = found["task_blind"]["training_tasks"]
     experts = [name for name in scores if name.startswith("expert of task")]
-    assert len(experts) == 45 and len(scores) == 47  # every training task's expert, the shared agent, the cloned policy
+    assert len(experts) == 45 and len(scores) == 48  # every training task's, the shared agent, the cloned policy, no action
     assert scores[found["task_blind"]["chosen"]] == max(scores.values())
     levels = {name: np.array(values) for name, values in found["per_task"].items()}
     assert set(levels) == {"trivial", "task_blind", "oracle"} and all(len(values) == 50 for values in levels.values())
