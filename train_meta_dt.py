@@ -10,7 +10,6 @@ continues an interrupted run; --eval_only measures a finished one again, for exa
 Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m src.report.
 """
 
-import math
 import shlex
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from envs.render import record
 from src import trajectories
-from src.agent import MetaDTAgent, build_episodes
+from src.agent import MetaDTAgent, build_episodes, return_bounds, training_errors
 from src.checkpoint import (
     StopSignal,
     UserError,
@@ -47,7 +46,7 @@ from src.config import (
     script_parser,
     settings,
 )
-from src.context import episode_contexts, load_world_model, prediction_errors
+from src.context import episode_contexts, load_world_model
 from src.evaluate import PaperPool, evaluate, evaluate_paper
 from src.logger import Logger
 from src.machine import autocast_dtype, keep_memory, schedule_factor
@@ -300,25 +299,6 @@ def best_returns(dataset, tasks):
     if missing:
         raise UserError(f"--protocol paper takes targets from the data of the test tasks, and task {missing[0]} has none")
     return [float(dataset.returns[dataset.task_ids == task].max()) for task in tasks]
-
-
-def training_errors(world_model, observations, actions, rewards, lengths, contexts):
-    """Root mean square of each head's error on the training data: what the errors that choose a prompt are divided by."""
-    inside = torch.arange(rewards.shape[1], device=rewards.device) < lengths[:, None]
-    heads = ((1.0, math.inf), (math.inf, 1.0))
-    errors = [prediction_errors(world_model, observations, actions, rewards, contexts, scale)[inside] for scale in heads]
-    return [float(values.square().mean().sqrt()) + 1e-12 for values in errors]
-
-
-def return_bounds(episodes, steps):
-    """(T, 2) least and greatest return-to-go of the training data at each step; no bound where no episode is that long."""
-    inside = torch.arange(episodes.returns_to_go.shape[1], device=episodes.lengths.device) < episodes.lengths[:, None]
-    low = episodes.returns_to_go.masked_fill(~inside, torch.inf).amin(0)
-    high = episodes.returns_to_go.masked_fill(~inside, -torch.inf).amax(0)
-    none = low > high
-    bounds = torch.stack([low.masked_fill(none, -torch.inf), high.masked_fill(none, torch.inf)], -1)
-    beyond = bounds.new_tensor([-torch.inf, torch.inf]).expand(max(0, steps - len(bounds)), 2)
-    return torch.cat([bounds, beyond])
 
 
 def train(args, run, directory):

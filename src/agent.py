@@ -1,5 +1,7 @@
 """Meta-DT acting: many episodes at once, contexts from the running episodes, prompts from warm-up episodes."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -124,3 +126,22 @@ def build_episodes(world_model, observations, actions, rewards, lengths, error_s
     if not use_context:
         contexts = torch.zeros_like(contexts)
     return EpisodeTensors(observations, actions, rewards, lengths, contexts, errors)
+
+
+def training_errors(world_model, observations, actions, rewards, lengths, contexts):
+    """Root mean square of each head's error on the training data: what the errors that choose a prompt are divided by."""
+    inside = torch.arange(rewards.shape[1], device=rewards.device) < lengths[:, None]
+    heads = ((1.0, math.inf), (math.inf, 1.0))
+    errors = [prediction_errors(world_model, observations, actions, rewards, contexts, scale)[inside] for scale in heads]
+    return [float(values.square().mean().sqrt()) + 1e-12 for values in errors]
+
+
+def return_bounds(episodes, steps):
+    """(T, 2) least and greatest return-to-go of the training data at each step; no bound where no episode is that long."""
+    inside = torch.arange(episodes.returns_to_go.shape[1], device=episodes.lengths.device) < episodes.lengths[:, None]
+    low = episodes.returns_to_go.masked_fill(~inside, torch.inf).amin(0)
+    high = episodes.returns_to_go.masked_fill(~inside, -torch.inf).amax(0)
+    none = low > high
+    bounds = torch.stack([low.masked_fill(none, -torch.inf), high.masked_fill(none, torch.inf)], -1)
+    beyond = bounds.new_tensor([-torch.inf, torch.inf]).expand(max(0, steps - len(bounds)), 2)
+    return torch.cat([bounds, beyond])

@@ -102,11 +102,12 @@ def overview_table(sections, env_types):
         levels = {level: float(values.mean()) for level, values in results.reference_levels({"": few}).items()}
         blind, oracle = levels.get("task_blind"), levels.get("oracle")
         known = blind is not None and oracle is not None
-        gain = f"{(results.scores_of(few).mean() - blind) / (oracle - blind):.0%}" if known else "–"
+        gain = (results.scores_of(few).mean() - blind) / (oracle - blind) if known else None
         zero = pick(runs, "zero_shot") or pick(runs, "few_trained_no_prompt")
         shown = ("trivial", "task_blind", "dataset_mean", "oracle")
         *before, best = (f"{levels[name]:.1f}" if name in levels else "–" for name in shown)
-        cells = [*before, score(zero, 1) if zero else "–", score(few, 1), best, gain]
+        share = "–" if gain is None else f"{gain:.0%}" if gain > 0 else "none"
+        cells = [*before, score(zero, 1) if zero else "–", score(few, 1), best, share]
         lines.append([f"{section.env_type}, {section.quality}", *cells])
     return markdown(lines)
 

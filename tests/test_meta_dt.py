@@ -5,11 +5,10 @@ import pytest
 import torch
 from helpers import random_episodes, random_steps, tiny_policy, tiny_world_model
 
-from src.agent import MetaDTAgent, build_episodes
+from src.agent import MetaDTAgent, build_episodes, return_bounds, training_errors
 from src.context import episode_contexts, prediction_errors
 from src.meta_dt import MetaDT, action_loss
 from src.windows import EpisodeTensors
-from train_meta_dt import return_bounds, training_errors
 
 K, PROMPT = 6, 4
 INPUTS = ("returns_to_go", "observations", "contexts", "actions")
