@@ -20,6 +20,7 @@ from src.config import CONFIG_DIR, Parser, known_env_types
 from src.trajectories import dataset_directory
 
 RECORD = CONFIG_DIR / "behaviour" / "manifest.json"
+SCRIPT = CONFIG_DIR.parent / "get_datasets.py"
 QUALITIES = ("medium", "expert", "mixed", "replay", "random")
 
 
@@ -40,11 +41,9 @@ def main(argv=None):
         for quality in args.qualities:
             name = f"{env_type}/{quality}"
             if name not in recorded or checksum(root, env_type, quality) != recorded[name]:
-                words = ["--env_type", env_type, "--data_type", quality, "--output_dir", str(root.parent.resolve())]
-                words.append("--no-resume")
-                if quality != "random":
-                    words += ["--behaviour", "committed"]
-                if subprocess.run([sys.executable, "get_datasets.py", *words], cwd=CONFIG_DIR.parent).returncode:
+                words = ["--env_type", env_type, "--data_type", quality, "--output_dir", args.output_dir, "--no-resume"]
+                words += [] if quality == "random" else ["--behaviour", "committed"]
+                if subprocess.run([sys.executable, str(SCRIPT), *words]).returncode:
                     raise UserError(f"{name} failed; mend what it says, then run the same command again")
             written[name] = checksum(root, env_type, quality)
             write_json(manifest, {"sha256": written, **provenance()})
