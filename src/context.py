@@ -189,7 +189,7 @@ def context_windows(starts_at, horizon):
 
 
 @torch.inference_mode()
-def episode_contexts(model, observations, actions, rewards, chunk=8192):
+def episode_contexts(model, observations, actions, rewards, chunk=4096):
     """z_t of every step of every episode.
 
     Args: observations (E, T, d_s) or (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T).
@@ -229,7 +229,7 @@ def _gru_cell(projected, hidden, gru):
 
 
 @torch.inference_mode()
-def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.0, 1.0), chunk=8192):
+def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.0, 1.0), chunk=4096):
     """World-model error of every transition, for the choice of the prompt (meta_dt.md 2.4).
 
     Args:
