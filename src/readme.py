@@ -73,7 +73,7 @@ def number(value):
 
 
 def family_table(sections):
-    """All methods and regimes of one family, a column per kind of data."""
+    """All methods and regimes of one family, a column per kind of data. By episode: warm-up episodes, then the evaluated one."""
     columns = {section.quality: section for section in sections if section.runs}
     rows, levels = {}, {}
     for quality, section in columns.items():
@@ -82,7 +82,11 @@ def family_table(sections):
                 levels.setdefault(level, {})[quality] = f"{values.mean():.2f}"
             for method, runs in methods.items():
                 name = f"{method}, {regime.replace('_', ' ')}" + ("" if protocol == "strict" else f", protocol {protocol}")
-                rows.setdefault(name, {})[quality] = score(runs)
+                rows.setdefault(name, {})[quality] = f"{score(runs)}, IQM {statistics.iqm(results.scores_of(runs)):.2f}"
+                episodes = results.episode_scores(runs, regime)
+                if episodes is not None and "-" not in method:
+                    played = [*episodes.mean((0, 1)), results.scores_of(runs).mean()]
+                    rows.setdefault(f"{name}: by episode", {})[quality] = ", ".join(f"{value:.1f}" for value in played)
     ordered = [*((level, levels[level]) for level in results.level_order(levels)), *rows.items()]
     lines = [["", *columns], *([name, *(cells.get(quality, "–") for quality in columns)] for name, cells in ordered)]
     return markdown(lines)

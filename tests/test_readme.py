@@ -21,7 +21,15 @@ def write(folder, env_type, quality, regime, seed, returns, **more):
 
 @pytest.fixture
 def folder(tmp_path):
-    write(tmp_path / "results", "slide", "medium", "few_shot", 0, [[6, 8], [7, 7]])
+    write(
+        tmp_path / "results",
+        "slide",
+        "medium",
+        "few_shot",
+        0,
+        [[6, 8], [7, 7]],
+        warmup_returns=[[[2, 4], [2, 4]], [[4, 4], [4, 4]]],
+    )
     write(tmp_path / "results", "slide", "medium", "zero_shot", 0, [[4, 4], [5, 5]])
     write(tmp_path / "results", "slope", "replay", "few_shot", 0, [[6, 8], [7, 7]])
     write(tmp_path / "results", "slope", "replay", "few_shot", 1, [[8, 8], [8, 8]])
@@ -41,7 +49,11 @@ def test_tables_are_written_between_their_marks(folder, capsys):
     lines = (folder / "README.md").read_text().splitlines()
     assert lines[0] == "before" and "between" in lines and "old" not in lines
     assert "| trivial | 0.00 |" in lines and "| oracle | 12.00 |" in lines
-    assert "| meta_dt+fast, few shot | 7.00, 1 seed |" in lines and "| meta_dt+fast, zero shot | 4.50, 1 seed |" in lines
+    assert (
+        "| meta_dt+fast, few shot | 7.00, 1 seed, IQM 7.00 |" in lines
+        and "| meta_dt+fast, zero shot | 4.50, 1 seed, IQM 4.50 |" in lines
+    )
+    assert "| meta_dt+fast, few shot: by episode | 3.0, 4.0, 7.0 |" in lines
     # (7 - 2) / (12 - 2) of the gain; the second family has two seeds, means 7 and 8, and no zero-shot result
     assert "| slide, medium | 0.0 | 2.0 | 2.5 | 4.5, 1 seed | 7.0, 1 seed | 12.0 | 50% |" in lines
     assert any(
