@@ -7,9 +7,6 @@ and a first small product; the arrays of the dataset are subtracted from the mem
 """
 
 import gc
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.shapes import STEPS, make_arrays, make_world_model
-from benchmarks.timing import count_flop, make_parser, matmul_peak, prepare, record, show
+from benchmarks.timing import apart, count_flop, matmul_peak, record, run
 from src import trajectories
 from src.agent import build_episodes
 from src.config import CONFIG_DIR, read_env, read_yaml
@@ -75,11 +72,7 @@ def measure():
         write_dataset(root)
         arrays, world_model = load(root), make_world_model().eval().requires_grad_(False)
         flop, peak = count_flop(lambda: build_episodes(world_model, *arrays, (1.0, 1.0))), matmul_peak()
-        command = [sys.executable, "-m", "benchmarks.preparation", "--threads", str(torch.get_num_threads()), "--once", root]
-        repeats = []
-        for _ in range(REPEATS):
-            done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-            repeats.append(json.loads(done.stdout))
+        repeats = apart("benchmarks.preparation", root, REPEATS)
     seconds, loads, above = (
         [values(repeat) for repeat in repeats]
         for values in (lambda r: r["seconds"], lambda r: r["load_seconds"], lambda r: r["peak_mib"] - r["data_mib"])
@@ -92,17 +85,5 @@ def measure():
     )  # fmt: skip
 
 
-def main():
-    parser = make_parser(__doc__)
-    parser.add_argument("--once", metavar="FOLDER", help="one repeat on the dataset in FOLDER, printed as JSON")
-    args = parser.parse_args()
-    prepare(args.threads)
-    if args.once:
-        print(json.dumps(once(args.once)))
-        return
-    for figure in measure():
-        show(figure)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, once)

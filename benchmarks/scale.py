@@ -6,9 +6,6 @@ Loading runs in a process of its own, whose peak of resident memory is compared 
 """
 
 import gc
-import json
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -17,7 +14,7 @@ import torch
 
 from benchmarks.preparation import load, resident, write_dataset
 from benchmarks.shapes import HISTORY, PROMPT, STEPS, make_policy, make_world_model
-from benchmarks.timing import count_flop, durations, make_parser, matmul_peak, prepare, record, show
+from benchmarks.timing import apart, count_flop, durations, matmul_peak, record, run
 from src.agent import MetaDTAgent
 from src.config import CONFIG_DIR, read_env, read_yaml
 from src.evaluate import evaluate
@@ -39,11 +36,7 @@ def measure():
     peak = matmul_peak()
     with tempfile.TemporaryDirectory() as root:
         write_dataset(root, EPISODES)
-        command = [sys.executable, "-m", "benchmarks.scale", "--threads", str(torch.get_num_threads()), "--once", root]
-        repeats = []
-        for _ in range(REPEATS):
-            done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-            repeats.append(json.loads(done.stdout))
+        repeats = apart("benchmarks.scale", root, REPEATS)
     ratio = round(float(np.median([repeat["peak_mib"] / repeat["data_mib"] for repeat in repeats])), 2)
     yield record(
         f"loading of {EPISODES * STEPS:,} transitions", [repeat["seconds"] for repeat in repeats], 0, peak, unit="s", aim=5,
@@ -61,17 +54,5 @@ def measure():
     yield record("25 episodes of Cheetah-Vel, with simulator", durations(play, 5.0, 3, warmup=0), flop, peak, unit="s", aim=10)
 
 
-def main():
-    parser = make_parser(__doc__)
-    parser.add_argument("--once", metavar="FOLDER", help="one loading of the dataset in FOLDER, printed as JSON")
-    args = parser.parse_args()
-    prepare(args.threads)
-    if args.once:
-        print(json.dumps(once(args.once)))
-        return
-    for figure in measure():
-        show(figure)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, once)

@@ -1,8 +1,11 @@
 """How the benchmarks measure: medians over repeats, beside the matmul peak of the same minute and the same threads."""
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 
 import torch
@@ -93,9 +96,22 @@ def prepare(threads):
     torch.manual_seed(0)
 
 
-def run(doc, measure):
-    """`python -m benchmarks.<name>`: measure and print."""
-    args = make_parser(doc).parse_args()
+def apart(module, folder, repeats):
+    """What `once(folder)` of a benchmark returns, `repeats` times, each in a process of its own (see `run`)."""
+    command = [sys.executable, "-m", module, "--threads", str(torch.get_num_threads()), "--once", folder]
+    options = {"capture_output": True, "text": True, "check": True, "stdin": subprocess.DEVNULL}
+    return [json.loads(subprocess.run(command, **options).stdout) for _ in range(repeats)]
+
+
+def run(doc, measure, once=None):
+    """`python -m benchmarks.<name>`: measure and print. With --once FOLDER, print what `once(folder)` returns as JSON."""
+    parser = make_parser(doc)
+    if once:
+        parser.add_argument("--once", metavar="FOLDER", help="one repeat on the dataset in FOLDER, printed as JSON")
+    args = parser.parse_args()
     prepare(args.threads)
+    if once and args.once:
+        print(json.dumps(once(args.once)))
+        return
     for figure in measure():
         show(figure)
