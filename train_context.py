@@ -64,6 +64,10 @@ def make_parser():
     model.add_argument(
         "--context_horizon", type=natural, default=4, help="h: past transitions that z reads; 0: the whole episode (ours)"
     )
+    model.add_argument("--embedding_size", type=positive_int, default=16, help="width of the inputs' embeddings")
+    model.add_argument(
+        "--predict_change", action="boolean", default=False, help="decode s' - s in units of its own deviation, not s' (ours)"
+    )
     model.add_argument("--standardise", action="boolean", default=True, help="standardise inputs (the official code does not)")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive_int, default=301, help="passes over the data, where --steps is not given")
@@ -77,6 +81,9 @@ def make_parser():
     training.add_argument("--state_weight", type=nonnegative_float, default=1.0, help="weight of the state decoder's loss")
     training.add_argument("--relabel", action="boolean", default=False, help="relabel rewards across the training tasks (ours)")
     training.add_argument("--relabel_share", type=fraction, default=0.5, help="share of the windows moved to another task")
+    training.add_argument(
+        "--across_episodes", action="boolean", default=False, help="decode any transition of the task, not of the episode (ours)"
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--eval_every", type=positive_int, default=1000, help="gradient steps between validations and checkpoints"
@@ -89,12 +96,15 @@ def main(argv=None):
     args = parse_args(make_parser(), "train_context", argv)
     if not (args.reward_weight or args.state_weight):
         raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
+    if args.relabel and args.across_episodes:
+        raise UserError("--relabel decodes across episodes already: give one of --relabel and --across_episodes")
     keep_memory()
     environment = args.env.make()
     make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
     dataset = trajectories.load(Path(args.output_dir) / "datasets", args.env_type, args.data_quality, args.env, make_data)
     training, held_out = split_episodes(args, dataset)
-    sampler, validation = make_sampler(args, environment, training, args.relabel), make_sampler(args, environment, held_out)
+    sampler = make_sampler(args, environment, training, args.relabel, args.across_episodes)
+    validation = make_sampler(args, environment, held_out)
     model = make_model(args, training)
     config = {**settings(args), "dataset_sha256": dataset.metadata["sha256"]}
     with run_directory(context_directory(args), config, args.resume, VOLATILE) as directory:
@@ -152,17 +162,17 @@ def num_steps(args, transitions):
 
 
 def flat_transitions(episodes):
-    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1)."""
+    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1), (N, d_s)."""
     inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
-    arrays = episodes.observations[:, :-1], episodes.actions, episodes.rewards[..., None]
+    arrays = episodes.observations[:, :-1], episodes.actions, episodes.rewards[..., None], episodes.observations[:, 1:]
     return [torch.from_numpy(array[inside]) for array in arrays]
 
 
-def make_sampler(args, environment, episodes, relabel=False):
+def make_sampler(args, environment, episodes, relabel=False, across_episodes=False):
     """TransitionSampler over Trajectories; `relabel` pays the rewards of other tasks of the same episodes."""
     arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
     if not relabel:
-        return TransitionSampler(*arrays, args.context_horizon)
+        return TransitionSampler(*arrays, args.context_horizon, across_episodes=across_episodes)
     infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
     return TransitionSampler(*arrays, args.context_horizon, relabeller(environment, episodes), args.relabel_share, infos)
 
@@ -170,7 +180,8 @@ def make_sampler(args, environment, episodes, relabel=False):
 def make_model(args, training):
     """The untrained world model on args.device."""
     torch.manual_seed(derive(args.seed, "context"))
-    model = WorldModel(training.observations.shape[-1], training.actions.shape[-1], args.context_horizon)
+    sizes = training.observations.shape[-1], training.actions.shape[-1]
+    model = WorldModel(*sizes, args.context_horizon, args.embedding_size, args.predict_change)
     if args.standardise:
         model.set_normaliser(*flat_transitions(training))
     return model.to(args.device)
@@ -239,7 +250,7 @@ def validate(model, sampler, device, chunk=8192):
         contexts = model.contexts(*window)
         sums += torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(rewards)
         reward, state = model.decode(observations, actions, after, contexts)
-        predicted.append((reward * model.reward_std + model.reward_mean, state * model.observation_std + model.observation_mean))
+        predicted.append((reward * model.reward_std + model.reward_mean, model.next_observations(observations, state)))
         true.append((rewards, after))
     scores = dict(zip(("reward_loss", "state_loss"), (sums / sampler.size).tolist(), strict=True))
     for position, name in enumerate(("reward", "state")):

@@ -62,7 +62,7 @@ from src.windows import BatchSampler
 VOLATILE = (
     "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "render",
     "warmup_episodes", "later_episodes", "explore_noise", "explore_steps", "zero_shot", "ablation", "target", "target_return",
-    "prompt_pool",
+    "prompt_pool", "use_action_means",
 )  # fmt: skip
 
 
@@ -89,6 +89,7 @@ def make_parser():
     model.add_argument("--return_scale", type=positive_float, default=500.0, help="c: returns-to-go are divided by it")
     model.add_argument("--prompt_context", action="boolean", default=False, help="z in the prompt's state tokens too (ours)")
     model.add_argument("--rescale_actions", action="boolean", default=False, help="tanh head times the action bounds (ours)")
+    model.add_argument("--stochastic", action="boolean", default=False, help="a Gaussian policy, squashed by tanh (ours)")
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=positive_int, default=100_000, help="gradient steps")
     training.add_argument("--batch_size", type=positive_int, default=128, help="windows per step")
@@ -128,6 +129,9 @@ def make_parser():
     )
     test.add_argument(
         "--later_episodes", type=natural, default=2, help="few-shot episodes after the evaluated one, for the adaptation figure"
+    )
+    test.add_argument(
+        "--use_action_means", action="boolean", default=False, help="play the mean action of a stochastic policy, not a sample"
     )
     test.add_argument("--render", metavar="FILE.gif", help="film the first evaluation episode on the first test task")
     test.add_argument(
@@ -177,6 +181,8 @@ def check_args(args):
         raise UserError("--target constant and --target_return X go together: give both or neither")
     if args.zero_shot and args.ablation in ("no_prompt", "random_prompt"):
         raise UserError(f"--ablation {args.ablation} says nothing with --zero_shot True: there are no prompts")
+    if args.use_action_means and not args.stochastic:
+        raise UserError("--use_action_means says nothing without --stochastic: the policy has no other action")
     if args.width % args.heads:
         raise UserError(f"--width {args.width} must be a multiple of --heads {args.heads}")
     if args.target == "pool_max" and args.zero_shot:
@@ -268,7 +274,7 @@ class Run:
         self.policy = MetaDT(
             training.observations.shape[-1], training.actions.shape[-1], env.max_episode_steps, args.return_scale,
             args.width, args.layers, args.heads, args.dropout, args.prompt_context,
-            np.maximum(np.abs(space.low), np.abs(space.high)) if args.rescale_actions else None,
+            np.maximum(np.abs(space.low), np.abs(space.high)) if args.rescale_actions else None, args.stochastic,
         )  # fmt: skip
         self.policy.set_normaliser(*(torch.from_numpy(values) for values in trajectories.observation_statistics(training)))
         self.policy.to(device)
@@ -280,9 +286,11 @@ class Run:
     def agent(self, args):
         """The frozen policy, ready to act."""
         bounds = return_bounds(self.episodes, args.env.max_episode_steps) if args.clamp_returns else None
+        sampled = args.stochastic and not args.use_action_means
+        generator = torch_generator(args.seed, "actions") if sampled else None
         return MetaDTAgent(
             self.policy, self.world_model, args.history_length, args.prompt_length, self.error_scale, self.select(args),
-            args.prompt_pool, bounds, self.use_context, self.dtype,
+            args.prompt_pool, bounds, self.use_context, self.dtype, generator,
         )  # fmt: skip
 
     def loss(self, args, generator, with_prompt):

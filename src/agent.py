@@ -21,16 +21,17 @@ class MetaDTAgent:
             them (None: never clamped, as in the paper).
         use_context: False replaces z by zeros (the ablation).
         dtype: torch.bfloat16 for autocast, or None.
+        generator: torch.Generator that draws the actions of a stochastic policy; None plays the mean action.
     """
 
     def __init__(
         self, policy, world_model, history_length, prompt_length, error_scale=(1.0, 1.0), select="argmax", pool="best",
-        return_bounds=None, use_context=True, dtype=None,
+        return_bounds=None, use_context=True, dtype=None, generator=None,
     ):  # fmt: skip
         self.policy, self.world_model = policy.eval(), world_model.eval()
         self.history_length, self.prompt_length, self.error_scale = history_length, prompt_length, error_scale
         self.select, self.pool, self.return_bounds = select, pool, return_bounds
-        self.use_context, self.dtype = use_context, dtype
+        self.use_context, self.dtype, self.generator = use_context, dtype, generator
         self.device = policy.action_scale.device
 
     def _autocast(self):
@@ -65,7 +66,7 @@ class MetaDTAgent:
             "timesteps": torch.arange(first, step + 1, device=self.device)[None],
         }
         with self._autocast():
-            return self.policy.act(history, self.prompt).cpu().numpy()
+            return self.policy.act(history, self.prompt, self.generator).cpu().numpy()
 
     @torch.inference_mode()
     def observe(self, actions, rewards, next_observations):

@@ -19,15 +19,14 @@ from torch import nn
 from src.checkpoint import UserError, load_tensors, read_json
 
 CONTEXT_SIZE = 16  # z
-EMBEDDING_SIZE = 16  # of each observation, action, reward
 HIDDEN_SIZE = 128  # GRU and decoders
 
 
 class Embedding(nn.Sequential):
     """Linear + ReLU, as every input of the world model passes through."""
 
-    def __init__(self, size):
-        super().__init__(nn.Linear(size, EMBEDDING_SIZE), nn.ReLU())
+    def __init__(self, size, width):
+        super().__init__(nn.Linear(size, width), nn.ReLU())
 
 
 class Decoder(nn.Sequential):
@@ -51,23 +50,31 @@ class WorldModel(nn.Module):
     Args:
         observation_size, action_size: d_s, d_a.
         horizon: h, the number of past transitions that z reads; 0 means all of the episode so far.
+        embedding_size: width of the embedding of each observation, action and reward.
+        predict_change: decode s' − s, in units of its own deviation, instead of s'. A step moves an observation little, so
+            that in units of s' the part of the error that tells one body from another nearly vanishes.
     """
 
-    def __init__(self, observation_size, action_size, horizon):
+    def __init__(self, observation_size, action_size, horizon, embedding_size=16, predict_change=False):
         super().__init__()
-        self.horizon = horizon
-        self.observation_embedding = Embedding(observation_size)
-        self.action_embedding = Embedding(action_size)
-        self.reward_embedding = Embedding(1)
-        self.gru = nn.GRU(3 * EMBEDDING_SIZE, HIDDEN_SIZE, batch_first=True)
+        self.horizon, self.predict_change = horizon, predict_change
+
+        def embedding(size):
+            return Embedding(size, embedding_size)
+
+        self.observation_embedding = embedding(observation_size)
+        self.action_embedding = embedding(action_size)
+        self.reward_embedding = embedding(1)
+        self.gru = nn.GRU(3 * embedding_size, HIDDEN_SIZE, batch_first=True)
         self.to_context = nn.Linear(HIDDEN_SIZE, CONTEXT_SIZE)
-        self.reward_observation_embedding = Embedding(observation_size)
-        self.reward_action_embedding = Embedding(action_size)
-        self.reward_decoder = Decoder(3 * EMBEDDING_SIZE + CONTEXT_SIZE, 1)
-        self.state_observation_embedding = Embedding(observation_size)
-        self.state_action_embedding = Embedding(action_size)
-        self.state_decoder = Decoder(2 * EMBEDDING_SIZE + CONTEXT_SIZE, observation_size)
-        for name, size in (("observation", observation_size), ("action", action_size), ("reward", 1)):
+        self.reward_observation_embedding = embedding(observation_size)
+        self.reward_action_embedding = embedding(action_size)
+        self.reward_decoder = Decoder(3 * embedding_size + CONTEXT_SIZE, 1)
+        self.state_observation_embedding = embedding(observation_size)
+        self.state_action_embedding = embedding(action_size)
+        self.state_decoder = Decoder(2 * embedding_size + CONTEXT_SIZE, observation_size)
+        sizes = {"observation": observation_size, "action": action_size, "reward": 1, "target": observation_size}
+        for name, size in sizes.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
         for module in self.modules():
@@ -77,18 +84,28 @@ class WorldModel(nn.Module):
         for name, parameter in self.gru.named_parameters():
             nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
 
-    def set_normaliser(self, observations, actions, rewards):
-        """Standardise inputs by the statistics of training transitions (N, d_s), (N, d_a), (N, 1)."""
-        for name, values in (("observation", observations), ("action", actions), ("reward", rewards)):
+    def set_normaliser(self, observations, actions, rewards, next_observations):
+        """Standardise inputs and targets by the statistics of training transitions (N, d_s), (N, d_a), (N, 1), (N, d_s)."""
+        target = next_observations - observations if self.predict_change else observations
+        for name, values in (("observation", observations), ("action", actions), ("reward", rewards), ("target", target)):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             getattr(self, f"{name}_std").copy_(values.std(0, correction=0) + 1e-6)
 
     def standardise(self, name, values):
-        """`name`: observation, action or reward; values (..., size) -> standardised values."""
+        """`name`: observation, action, reward or target; values (..., size) -> standardised values."""
         return (values - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
 
+    def state_target(self, observations, next_observations):
+        """What the state decoder must say of s and s' (..., d_s), in standardised units."""
+        return self.standardise("target", next_observations - observations if self.predict_change else next_observations)
+
+    def next_observations(self, observations, states):
+        """s' in physical units from s (..., d_s) and the state decoder's output (..., d_s): `state_target` turned round."""
+        target = states * self.target_std + self.target_mean
+        return observations + target if self.predict_change else target
+
     def embed(self, observations, actions, rewards):
-        """Transitions (..., d_s), (..., d_a), (..., 1) -> inputs of the GRU (..., 48)."""
+        """Transitions (..., d_s), (..., d_a), (..., 1) -> inputs of the GRU (..., 3 · embedding_size)."""
         return torch.cat(
             [
                 self.observation_embedding(self.standardise("observation", observations)),
@@ -99,7 +116,7 @@ class WorldModel(nn.Module):
         )
 
     def embed_padding(self):
-        """What a padded row of a window is to the GRU: the embedding of standardised zeros, (48,)."""
+        """What a padded row of a window is to the GRU: the embedding of standardised zeros."""
         parts = (self.observation_embedding, self.action_embedding, self.reward_embedding)
         return torch.cat([layer(layer[0].weight.new_zeros(layer[0].in_features)) for layer in parts])
 
@@ -129,7 +146,8 @@ class WorldModel(nn.Module):
         return self.encode_running(observations, actions, rewards)[:, :-1][mask]
 
     def decode(self, observations, actions, next_observations, contexts):
-        """Predictions in standardised units: rewards (B, 1) from (s, a, s', z) and next observations (B, d_s) from (s, a, z)."""
+        """Predictions in standardised units: rewards (B, 1) from (s, a, s', z) and states (B, d_s), see `state_target`, from
+        (s, a, z)."""
         observations, action = self.standardise("observation", observations), self.standardise("action", actions)
         next_observations = self.standardise("observation", next_observations)
         phi = self.reward_observation_embedding
@@ -146,7 +164,7 @@ class WorldModel(nn.Module):
         predicted_rewards, predicted_states = self.decode(observations, actions, next_observations, contexts)
         return (
             F.mse_loss(predicted_rewards, self.standardise("reward", rewards)),
-            F.mse_loss(predicted_states, self.standardise("observation", next_observations)),
+            F.mse_loss(predicted_states, self.state_target(observations, next_observations)),
         )
 
 
@@ -210,7 +228,7 @@ def _window_contexts(model, observations, actions, rewards):
     and not once per window."""
     horizon, gru, steps = model.horizon, model.gru, actions.shape[1] + 1
     padding = model.embed_padding().expand(len(actions), horizon, -1)
-    inputs = torch.cat([padding, model.embed(observations, actions, rewards)], 1)  # (e, h + T, 48)
+    inputs = torch.cat([padding, model.embed(observations, actions, rewards)], 1)  # (e, h + T, inputs)
     projected = F.linear(inputs, gru.weight_ih_l0, gru.bias_ih_l0)
     hidden = projected.new_zeros(len(inputs) * steps, HIDDEN_SIZE)
     for offset in range(horizon):  # window t holds the padded rows t ... t + h - 1
@@ -246,7 +264,7 @@ def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.
         now, after = observations[part, :steps], observations[part, 1 : steps + 1]
         predicted_rewards, predicted_states = model.decode(now, actions[part], after, contexts[part, :steps])
         reward_errors = (predicted_rewards - model.standardise("reward", rewards[part, :, None])).abs().squeeze(-1)
-        state_errors = (predicted_states - model.standardise("observation", after)).abs().sum(-1)
+        state_errors = (predicted_states - model.state_target(now, after)).abs().sum(-1)
         errors[part] = reward_errors / scale[0] + state_errors / scale[1]
     return errors
 
@@ -260,7 +278,8 @@ def load_world_model(directory, which="best"):
     config = read_json(Path(directory) / "config.json")
     tensors = load_tensors(Path(directory) / f"{which}.safetensors")
     try:
-        model = WorldModel(len(tensors["observation_mean"]), len(tensors["action_mean"]), config["context_horizon"])
+        sizes = len(tensors["observation_mean"]), len(tensors["action_mean"])
+        model = WorldModel(*sizes, *(config[key] for key in ("context_horizon", "embedding_size", "predict_change")))
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError):
         raise UserError(f"{directory} holds no world model of train_context.py; train it again with --no-resume") from None

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from src.context import CONTEXT_SIZE
+from src.stochastic import ActionDistribution, GaussianHead
 from src.transformer import Transformer, attention_bias
 
 STATE_EMBEDDING = 16  # width of the state's own embedding before z is joined to it
@@ -51,11 +52,12 @@ class MetaDT(nn.Module):
         width, layers, heads, dropout: of the transformer.
         prompt_context: join z to the prompt's state tokens too (ours; off in the paper's recipe).
         action_scale: (d_a,) bounds that the tanh head is multiplied with; None keeps the paper's unscaled tanh.
+        stochastic: a tanh-squashed Gaussian in place of one action (ours; the head of the Online Decision Transformer).
     """
 
     def __init__(
         self, observation_size, action_size, max_steps, return_scale, width=128, layers=3, heads=1, dropout=0.1,
-        prompt_context=False, action_scale=None,
+        prompt_context=False, action_scale=None, stochastic=False,
     ):  # fmt: skip
         super().__init__()
         self.return_scale = return_scale
@@ -63,7 +65,8 @@ class MetaDT(nn.Module):
         self.prompt = StepEmbedding(observation_size, action_size, max_steps, width, with_context=prompt_context)
         self.embed_ln = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, dropout)
-        self.head = nn.Linear(width, action_size)
+        self.stochastic = stochastic
+        self.head = GaussianHead(width, action_size, squash=True) if stochastic else nn.Linear(width, action_size)
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
         self.register_buffer("action_scale", torch.ones(action_size) if action_scale is None else torch.as_tensor(action_scale))
@@ -90,7 +93,8 @@ class MetaDT(nn.Module):
         Args:
             history, prompt: dicts of tensors with leading axes (B, K) and (B, k): returns_to_go, observations, contexts, actions,
                 timesteps, mask (False on the padding).
-        Returns: actions (B, K, d_a). Position t sees R̂, s, z up to t and the actions before t.
+        Returns: actions (B, K, d_a), or their ActionDistribution in units of the action scale. Position t sees R̂, s, z up to t
+        and the actions before t.
         """
         tokens, mask = self._tokens(self.history, history), history["mask"]
         first = 0
@@ -103,6 +107,8 @@ class MetaDT(nn.Module):
         return self._act(hidden)
 
     def _act(self, hidden):
+        if self.stochastic:
+            return self.head(hidden.float())
         return torch.tanh(self.head(hidden)).float() * self.action_scale
 
     def encode_prompt(self, prompt):
@@ -112,10 +118,11 @@ class MetaDT(nn.Module):
         _, caches = self.transformer(tokens, attention_bias(mask))
         return caches, mask
 
-    def act(self, history, encoded_prompt=None):
+    def act(self, history, encoded_prompt=None, generator=None):
         """The action at the last step of an unpadded history, (B, d_a); the last entry of `actions` is a placeholder.
 
-        Args: history as in `forward` without mask; encoded_prompt from `encode_prompt`.
+        Args: history as in `forward` without mask; encoded_prompt from `encode_prompt`; generator: torch.Generator to draw the
+        action of a stochastic policy, None for its mean action.
         """
         tokens = self._tokens(self.history, history)[:, :-1]  # the last action token comes after what is read out
         length = tokens.shape[1]
@@ -126,10 +133,19 @@ class MetaDT(nn.Module):
             hidden_prompt = torch.zeros(prompt_mask.shape, device=tokens.device).masked_fill_(~prompt_mask, -torch.inf)
             bias = torch.cat([hidden_prompt[:, None].expand(-1, length, -1), bias.expand(len(tokens), -1, -1)], 2)
         hidden, _ = self.transformer(tokens, bias, readout=slice(length - 1, None), past=past)
-        return self._act(hidden[:, 0])
+        predicted = self._act(hidden[:, 0])
+        if not self.stochastic:
+            return predicted
+        return (predicted.centre() if generator is None else predicted.sample(generator)) * self.action_scale
 
 
 def action_loss(predicted, actions, mask, scale):
-    """Mean squared error over unpadded positions and action dimensions, in units of the action scale: (B, K, d_a) -> scalar."""
-    errors = ((predicted - actions) / scale).square().mean(-1)
+    """What `MetaDT.forward` predicted against actions (B, K, d_a), averaged over unpadded positions (mask (B, K)) -> scalar.
+
+    In units of the action scale: squared error, averaged over action dimensions; negative log density of a stochastic policy.
+    """
+    if isinstance(predicted, ActionDistribution):
+        errors = -predicted.log_prob(actions / scale)
+    else:
+        errors = ((predicted - actions) / scale).square().mean(-1)
     return (errors * mask).sum() / mask.sum()

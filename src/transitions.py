@@ -12,7 +12,8 @@ class TransitionSampler:
     Without relabelling the decoded transition is the one that follows the window, as in the paper. With it (BOReL's reward
     relabelling), a share of the windows gets the rewards that another training task would have paid for the same transitions,
     and what is decoded is a random transition of the whole data under that task: z can then tell the task only by the rewards
-    and not by where the behaviour policy of the task went.
+    and not by where the behaviour policy of the task went. `across_episodes` does the like where tasks differ in their dynamics:
+    what is decoded is a random transition of the same task, so that z must keep the task and not the moment.
 
     Args:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), task_ids (E,): CPU tensors.
@@ -20,13 +21,16 @@ class TransitionSampler:
         relabel: None, or a function (observations, actions, next_observations, infos, task ids (...)) -> rewards (...), numpy.
         relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data.
         infos: dict key -> (E, T, ...): recorded facts that `relabel` may need.
+        across_episodes: decode transitions of any episode of the task; without relabelling only.
     """
 
-    def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None):
+    def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None,
+                 across_episodes=False):  # fmt: skip
         self.observations, self.actions, self.rewards, self.infos = observations, actions, rewards, infos or {}
         self.lengths, self.task_ids, self.horizon = lengths, task_ids, horizon
         self.relabel, self.relabel_share = relabel, relabel_share
-        self.tasks = task_ids.unique()
+        self.tasks, self.across_episodes = task_ids.unique(), across_episodes
+        self.episodes_of = {int(task): (task_ids == task).nonzero()[:, 0] for task in self.tasks}
         self.cumulative = lengths.cumsum(0)
         self.size = int(self.cumulative[-1])
 
@@ -59,6 +63,8 @@ class TransitionSampler:
             index = window[3].nonzero()
             episodes, steps = rows[index[:, 0]], index[:, 1]
         if self.relabel is None:
+            if self.across_episodes:
+                episodes, steps = self._same_task(episodes, generator)
             return window, self._transition(episodes, steps)
         observations, actions, _, mask = window
         rows = episodes if self.horizon else rows
@@ -77,6 +83,15 @@ class TransitionSampler:
         """Flat transition numbers (B,) -> episodes (B,) and time steps (B,)."""
         episodes = torch.searchsorted(self.cumulative, index, right=True)
         return episodes, index - (self.cumulative - self.lengths)[episodes]
+
+    def _same_task(self, episodes, generator):
+        """Episodes (B,) -> random transitions of the same tasks: episodes (B,) and time steps (B,)."""
+        tasks, order = self.task_ids[episodes], torch.rand(2, len(episodes), generator=generator)
+        chosen = torch.empty_like(episodes)
+        for task in tasks.unique().tolist():
+            rows, known = tasks == task, self.episodes_of[task]
+            chosen[rows] = known[(order[0, rows] * len(known)).long()]
+        return chosen, (order[1] * self.lengths[chosen]).long()
 
     def _window(self, episodes, steps):
         """Windows before `steps`, and (episodes, steps) of their transitions."""

@@ -64,13 +64,13 @@ def random_episodes(episodes=3, steps=7, observation_size=2, action_size=2, seed
     return tuple(torch.randn(shape, generator=generator) for shape in shapes)
 
 
-def tiny_world_model(observation_size=2, action_size=2, horizon=4, seed=0):
+def tiny_world_model(observation_size=2, action_size=2, horizon=4, seed=0, **options):
     """A world model with random weights and biases and a normaliser that does something."""
     torch.manual_seed(seed)
-    model = WorldModel(observation_size, action_size, horizon)
+    model = WorldModel(observation_size, action_size, horizon, **options)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    model.set_normaliser(*(3 + 2 * torch.randn(50, size) for size in (observation_size, action_size, 1)))
+    model.set_normaliser(*(3 + 2 * torch.randn(50, size) for size in (observation_size, action_size, 1, observation_size)))
     return model.eval().requires_grad_(False)
 
 

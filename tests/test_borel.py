@@ -389,6 +389,20 @@ def test_reward_relabelling():
                 assert same.any(1)[np.arange(3) != row].any() and not same[row].any()
 
 
+def test_any_number_of_episodes_may_be_relabelled():
+    """Each roll-out gets its first u episodes from other tasks, u uniform in 1..4; the rewards are the receiving task's."""
+    problem = problem_of("gridworld", 4)
+    rollouts = random_rollouts(problem, [0, 7, 20], 40)
+    mixed = relabel_rewards(rollouts, problem, 1.0, np.random.default_rng(0), "any")
+    moved = (mixed.next_obs != rollouts.next_obs).any(3).reshape(3, 40, 4, 15).any(3)
+    many = moved.sum(2)
+    assert (moved == (np.arange(4) < many[..., None])).all()  # the first ones
+    assert np.bincount(many.ravel(), minlength=5).tolist()[0] == 0 and (np.bincount(many.ravel(), minlength=5)[1:] > 15).all()
+    for row, task in enumerate(rollouts.task_ids):
+        expected = problem.rewards(task, mixed.obs[row], mixed.actions[row], mixed.next_obs[row])
+        np.testing.assert_array_equal(mixed.rewards[row], expected)
+
+
 TINY_WIND = """
 env_name: TinyWind-v0
 entry_point: envs.borel_points:PointRobotWindEnv

@@ -20,6 +20,7 @@ HORIZON = 4
 
 
 both_kinds = pytest.mark.parametrize("horizon", [HORIZON, 0], ids=["windows", "running"])
+both_targets = pytest.mark.parametrize("predict_change", [False, True], ids=["state", "change"])
 
 
 def windows_by_hand(observations, actions, rewards, step):
@@ -165,15 +166,17 @@ def test_initialisation():
 # ------------------------------------------------------------------------------------------------- units and gradients
 
 
+@both_targets
 @both_kinds
-def test_a_change_of_units_changes_nothing(horizon):
+def test_a_change_of_units_changes_nothing(horizon, predict_change):
     """Data in centimetres with statistics in centimetres: same contexts, same losses, errors in centimetres."""
     scales, episodes = (100.0, 10.0, 1000.0), random_episodes(4, 9)
     found = []
     for factors in ((1.0, 1.0, 1.0), scales):
         observations, actions, rewards = (values * factor for values, factor in zip(episodes, factors, strict=True))
-        model = tiny_world_model(horizon=horizon)
-        model.set_normaliser(observations.flatten(0, 1), actions.flatten(0, 1), rewards.flatten()[:, None])
+        model = tiny_world_model(horizon=horizon, predict_change=predict_change)
+        now, after = observations[:, :-1].flatten(0, 1), observations[:, 1:].flatten(0, 1)
+        model.set_normaliser(now, actions.flatten(0, 1), rewards.flatten()[:, None], after)
         sampler = TransitionSampler(
             observations, actions, rewards, torch.tensor([9, 9, 4, 7]), torch.tensor([0, 0, 1, 1]), horizon
         )
@@ -183,9 +186,11 @@ def test_a_change_of_units_changes_nothing(horizon):
         assert found[1][1][name] == pytest.approx(factor * found[0][1][name], rel=1e-3), name
 
 
+@both_targets
 @both_kinds
-def test_validation_by_hand(horizon):
-    model, (observations, actions, rewards) = tiny_world_model(horizon=horizon), random_episodes(2, 5)
+def test_validation_by_hand(horizon, predict_change):
+    model = tiny_world_model(horizon=horizon, predict_change=predict_change)
+    observations, actions, rewards = random_episodes(2, 5)
     lengths = torch.tensor([5, 3])
     sampler = TransitionSampler(observations, actions, rewards, lengths, torch.tensor([0, 1]), horizon)
     contexts = episode_contexts(model, observations, actions, rewards)
@@ -195,7 +200,8 @@ def test_validation_by_hand(horizon):
             here, z = observations[episode, t : t + 1], contexts[episode, t : t + 1]
             reward, state = model.decode(here, actions[episode, t : t + 1], observations[episode, t + 1 : t + 2], z)
             reward_errors.append(reward[0, 0] * model.reward_std[0] + model.reward_mean[0] - rewards[episode, t])
-            state_errors.append(state[0] * model.observation_std + model.observation_mean - observations[episode, t + 1])
+            target = observations[episode, t + 1] - (observations[episode, t] if predict_change else 0)
+            state_errors.append(state[0] * model.target_std + model.target_mean - target)
             true.append(rewards[episode, t])
     scores = validate(model, sampler, torch.device("cpu"), chunk=6)
     assert scores["reward_rmse"] == pytest.approx(torch.stack(reward_errors).square().mean().sqrt().item(), rel=1e-4)
@@ -204,13 +210,15 @@ def test_validation_by_hand(horizon):
     assert scores["reward_loss"] == pytest.approx((scores["reward_rmse"] / model.reward_std.item()) ** 2, rel=1e-4)
 
 
-def test_prediction_errors_by_hand():
-    model, (observations, actions, rewards) = tiny_world_model(), random_episodes(2, 5)
+@both_targets
+def test_prediction_errors_by_hand(predict_change):
+    model, (observations, actions, rewards) = tiny_world_model(predict_change=predict_change), random_episodes(2, 5)
     contexts = episode_contexts(model, observations, actions, rewards)
     errors = prediction_errors(model, observations, actions, rewards, contexts, (2.0, 4.0))
     assert errors.shape == (2, 5)
     reward, state = model.decode(observations[1, 3:4], actions[1, 3:4], observations[1, 4:5], contexts[1, 3:4])
-    true_reward, true_state = model.standardise("reward", rewards[1, 3]), model.standardise("observation", observations[1, 4])
+    target = observations[1, 4] - (observations[1, 3] if predict_change else 0)
+    true_reward, true_state = model.standardise("reward", rewards[1, 3]), (target - model.target_mean) / model.target_std
     expected = (reward[0, 0] - true_reward).abs() / 2 + (state[0] - true_state).abs().sum() / 4
     torch.testing.assert_close(errors[1, 3], expected[0])
     only_reward = prediction_errors(model, observations, actions, rewards, contexts[:, :5], (1.0, math.inf), chunk=5)
@@ -283,6 +291,24 @@ def test_transitions_are_drawn_uniformly_and_by_the_seed(horizon):
         window, (observations, _, rewards, after) = draws[0]
         assert torch.equal(window[0][window[3]], observations) and torch.equal(window[2][window[3]], rewards)
         assert torch.equal(after, observations + 1)
+
+
+@both_kinds
+def test_across_episodes_any_transition_of_the_same_task_is_decoded(horizon):
+    """Task 4 has episodes of 6 and 3 steps, task 9 one of 5: an episode of the task is drawn, then one of its steps."""
+    sampler = TransitionSampler(*numbered(), horizon, across_episodes=True)
+    window, (observations, actions, rewards, after) = sampler.draw(18_000, torch.Generator().manual_seed(0))
+    assert torch.equal(after, observations + 1) and torch.equal(actions, observations + 0.5)
+    assert torch.equal(rewards, observations + 0.25)
+    last = window[0].amax((1, 2)) if horizon else window[0].amax((1, 2))[window[3].nonzero()[:, 0]]
+    known = window[3].any(1) if horizon else torch.ones(len(last), dtype=torch.bool)
+    assert ((last[known] >= 200) == (observations[known, 0] >= 200)).all()
+    places, counts = observations[observations[:, 0] < 200].unique(return_counts=True)
+    share = counts / counts.sum()
+    expected = torch.tensor([1 / 12] * 6 + [1 / 6] * 3)
+    assert places.tolist() == PLACES[:9] and ((share - expected).abs() < 0.02).all()
+    again = sampler.draw(18_000, torch.Generator().manual_seed(0))[1][0]
+    assert torch.equal(again, observations)
 
 
 PLACES = [100 * e + t for e, length in enumerate((6, 3, 5)) for t in range(length)]

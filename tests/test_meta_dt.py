@@ -1,5 +1,7 @@
 """The policy: what each output may depend on, and acting against the training pass."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from helpers import random_episodes, random_steps, tiny_policy, tiny_world_model
 from src.agent import MetaDTAgent, build_episodes, return_bounds, training_errors
 from src.context import episode_contexts, prediction_errors
 from src.meta_dt import MetaDT, action_loss
+from src.stochastic import ActionDistribution
 from src.windows import EpisodeTensors
 
 K, PROMPT = 6, 4
@@ -146,7 +149,7 @@ def test_returns_to_go_are_clamped_where_asked():
     seen = []
 
     class Spy(MetaDT):
-        def act(self, history, encoded_prompt=None):
+        def act(self, history, encoded_prompt=None, generator=None):
             seen.append(history["returns_to_go"].clone())
             return torch.zeros(1, 2)
 
@@ -233,7 +236,7 @@ def test_error_scale_is_the_root_mean_square_of_each_head():
     reward, state = world_model.decode(observations[:, :7], actions, observations[:, 1:], contexts[:, :7])
     errors = (reward - world_model.standardise("reward", rewards[..., None]))[..., 0]
     assert reward_scale == pytest.approx(errors[inside].square().mean().sqrt().item(), rel=1e-5)
-    errors = (state - world_model.standardise("observation", observations[:, 1:])).abs().sum(-1)
+    errors = (state - world_model.state_target(observations[:, :-1], observations[:, 1:])).abs().sum(-1)
     assert state_scale == pytest.approx(errors[inside].square().mean().sqrt().item(), rel=1e-5)
 
 
@@ -291,9 +294,37 @@ def test_loss_by_hand():
     assert action_loss(predicted, actions, mask, scale).item() == pytest.approx(13 / 6)
 
 
+def test_the_loss_of_a_stochastic_policy_by_hand():
+    """-log N(atanh a; μ, σ) + log(1 - a²) with a in units of the scale, summed over dimensions, averaged over unpadded steps."""
+    mean, log_std = torch.tensor([[[0.5, 0.0], [9.0, 9.0]]]), torch.tensor([[[0.0, math.log(2.0)], [9.0, 9.0]]])
+    actions, mask, scale = torch.tensor([[[1.0, 0.2], [0.3, 0.3]]]), torch.tensor([[True, False]]), torch.tensor([2.0, 0.4])
+    expected = 0.0
+    for centre, deviation in ((0.5, 1.0), (0.0, 2.0)):
+        before = math.atanh(0.5)
+        expected += 0.5 * ((before - centre) / deviation) ** 2 + math.log(deviation) + 0.5 * math.log(2 * math.pi)
+        expected += math.log(1 - 0.5**2)
+    assert action_loss(ActionDistribution(mean, log_std, True), actions, mask, scale).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_stochastic_policy_plays_samples_by_the_generator_or_its_mean():
+    policy, history = tiny_policy(stochastic=True, action_scale=[2.0, 0.5]), random_steps(4000, 3)
+    inputs = {name: values for name, values in history.items() if name != "mask"}
+    for name, values in inputs.items():
+        inputs[name] = values[:1] if name == "timesteps" else values[:1].expand(4000, *values.shape[1:])
+    distribution = policy(history)
+    one = ActionDistribution(distribution.mean[:1, -1], distribution.log_std[:1, -1], True)
+    torch.testing.assert_close(policy.act(inputs)[0], (one.centre() * policy.action_scale)[0], atol=1e-5, rtol=0)
+    drawn = [policy.act(inputs, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    expected = ActionDistribution(distribution.mean[:1, -1].expand(4000, 2), distribution.log_std[:1, -1].expand(4000, 2), True)
+    expected = expected.sample(torch.Generator().manual_seed(0)) * policy.action_scale
+    torch.testing.assert_close(drawn[0], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("prompt_context", [False, True])
-def test_every_parameter_gets_a_gradient(prompt_context):
-    policy = tiny_policy(prompt_context=prompt_context).train()
+def test_every_parameter_gets_a_gradient(prompt_context, stochastic):
+    policy = tiny_policy(prompt_context=prompt_context, stochastic=stochastic).train()
     history, prompt = random_steps(20, K, first=4), random_steps(20, PROMPT, seed=1)
     action_loss(policy(history, prompt), history["actions"], history["mask"], policy.action_scale).backward()
     for name, parameter in policy.named_parameters():

@@ -410,6 +410,8 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
         "--precision bfloat16 --heads 2 --lr_schedule cosine --prompt_select last --top_share 0.3",
         "--precision float32 --history_length 30 --prompt_length 20 --prompt_start_step 0",
         "--history_length 1 --prompt_length 1 --dropout 0 --curve_episodes 2",
+        "--stochastic",
+        "--stochastic --use_action_means --rescale_actions --precision bfloat16",
     ],
 )
 def test_other_settings_run(models, flags):

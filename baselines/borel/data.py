@@ -115,19 +115,20 @@ def load_rollouts(directory, problem, task_ids, command, limit=None):
 # ----------------------------------------------------------------------------------------------------- mixing of tasks
 
 
-def episode_slots(problem):
-    """The episodes that relabelling rewrites, as slices of steps: the first half of the K (the only one for K = 1)."""
-    count = max(1, problem.episodes // 2)
-    return [slice(k * problem.horizon, (k + 1) * problem.horizon) for k in range(count)]
+RELABELLED = ("half", "any")  # which episodes of a roll-out relabelling rewrites
 
 
-def relabel_rewards(rollouts, problem, fraction, generator):
+def relabel_rewards(rollouts, problem, fraction, generator, episodes="half"):
     """Reward relabelling: move whole episodes between tasks and recompute their rewards.
 
-    Of each task's roll-outs a `fraction`, each at most once, gets each episode of `episode_slots` replaced by that of
-    a random roll-out of a random other task, read from the data as they were; the rewards are those of the receiving
-    task. So what was visited no longer tells the task. (The original draws roll-outs with replacement, which misses a
-    third of them, and copies from data that it has already mixed.)
+    Of each task's roll-outs a `fraction`, each at most once, gets its first u episodes replaced, each by that of a random
+    roll-out of a random other task, read from the data as they were; the rewards are those of the receiving task. So what
+    was visited no longer tells the task. (The original draws roll-outs with replacement, which misses a third of them, and
+    copies from data that it has already mixed.)
+
+    Args:
+        episodes: "half": u = K/2 (1 for K = 1), as published. "any": u uniform in 1..K for each roll-out (ours), so that the
+            data also hold long searches; with "half" every roll-out of the second half knows its goal and walks there.
 
     Returns:
         new Rollouts. Raises UserError when there is only one task.
@@ -137,8 +138,11 @@ def relabel_rewards(rollouts, problem, fraction, generator):
         raise UserError("reward relabelling needs two training tasks or more")
     mixed = rollouts.copy()
     for row, task in enumerate(rollouts.task_ids):
-        receivers = generator.permutation(count)[: round(fraction * count)]
-        for slot in episode_slots(problem):
+        chosen = generator.permutation(count)[: round(fraction * count)]
+        many = max(1, problem.episodes // 2)
+        many = np.full(len(chosen), many) if episodes == "half" else generator.integers(1, problem.episodes + 1, len(chosen))
+        for episode in range(many.max()):
+            slot, receivers = episode_slot(problem, episode), chosen[many > episode]
             donors = (row + generator.integers(1, tasks, len(receivers))) % tasks
             sources = generator.integers(count, size=len(receivers))
             for key in ("obs", "actions", "next_obs"):
@@ -146,6 +150,11 @@ def relabel_rewards(rollouts, problem, fraction, generator):
             moved = [getattr(mixed, key)[row, receivers, slot] for key in ("obs", "actions", "next_obs")]
             mixed.rewards[row, receivers, slot] = problem.rewards(task, *moved)
     return mixed
+
+
+def episode_slot(problem, episode):
+    """The steps of one episode of a roll-out."""
+    return slice(episode * problem.horizon, (episode + 1) * problem.horizon)
 
 
 def replay_policies(rollouts, problem, directory, num_policies, generator, command):
@@ -158,7 +167,7 @@ def replay_policies(rollouts, problem, directory, num_policies, generator, comma
     Returns:
         new Rollouts. Raises UserError when replays are missing.
     """
-    mixed, slot = rollouts.copy(), episode_slots(problem)[0]
+    mixed, slot = rollouts.copy(), episode_slot(problem, 0)
     for row, task in enumerate(rollouts.task_ids):
         folder = task_directory(directory, task)
         arrays, document = read_task(folder, problem, task, command)

@@ -17,7 +17,7 @@ import torch
 
 from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.data import data_directory, load_rollouts, relabel_rewards, task_directory
+from baselines.borel.data import RELABELLED, data_directory, load_rollouts, relabel_rewards, task_directory
 from baselines.borel.evaluate import evaluate, model_inputs, write_result
 from baselines.borel.hindsight_data_collection import load_agents
 from baselines.borel.problem import episode_returns, play
@@ -66,6 +66,8 @@ def make_parser():
     data.add_argument("--hindsight-relabelling", action="boolean", default=False,
                       help="mix tasks by recomputed rewards here too, before the encoder")  # fmt: skip
     data.add_argument("--relabelling-fraction", type=fraction, default=1.0, help="share of the roll-outs that RR rewrites")
+    data.add_argument("--relabelled-episodes", choices=RELABELLED, default="half",
+                      help="RR rewrites the first half of a roll-out's episodes, or the first u, u drawn (ours)")  # fmt: skip
     data.add_argument("--belief-rewards", action="boolean", default=False, help="rewards expected under the belief, not observed")
     data.add_argument("--num-belief-samples", type=positive_int, default=20, help="draws from the belief per expected reward")
     data.add_argument("--terminate-in-goal", action="boolean", default=False,
@@ -150,7 +152,7 @@ def load_hyper_states(args, model, name):
             rollouts = load_rollouts(source, problem, tasks, collect_command(args), limit=args.num_trajs_per_task)
             if args.hindsight_relabelling:
                 generator = numpy_generator(args.seed, "relabelling for the policy")
-                rollouts = relabel_rewards(rollouts, problem, args.relabelling_fraction, generator)
+                rollouts = relabel_rewards(rollouts, problem, args.relabelling_fraction, generator, args.relabelled_episodes)
             for row, task in enumerate(tasks):
                 if task not in done:
                     arrays = {key: values[row] for key, values in rollouts.arrays().items()}
@@ -163,7 +165,7 @@ def identity(args, model):
     keys = ("num_trajs_per_task", "hindsight_relabelling", "belief_rewards", "terminate_in_goal")
     chosen = {key: getattr(args, key) for key in keys}
     if args.hindsight_relabelling:
-        chosen |= {"relabelling_fraction": args.relabelling_fraction, "seed": args.seed}
+        chosen |= {key: getattr(args, key) for key in ("relabelling_fraction", "relabelled_episodes", "seed")}
     if args.belief_rewards:
         chosen |= {"num_belief_samples": args.num_belief_samples, "seed": args.seed}
     chosen["data"] = [task_stamp(args, task) for task in range(*args.env.train_tasks)]

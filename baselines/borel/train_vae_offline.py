@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from baselines.borel.beliefs import VAE_DONE, save_belief_model, vae_config
-from baselines.borel.data import KEYS, data_directory, load_rollouts, relabel_rewards, replay_policies
+from baselines.borel.data import KEYS, RELABELLED, data_directory, load_rollouts, relabel_rewards, replay_policies
 from baselines.borel.settings import (
     VOLATILE,
     borel_parser,
@@ -52,6 +52,8 @@ def make_parser():
     data.add_argument("--num-trajs-per-task", type=positive_int, help="the first so many roll-outs (default: all)")
     data.add_argument("--hindsight-relabelling", action="boolean", default=False, help="mix tasks by recomputed rewards (RR)")
     data.add_argument("--relabelling-fraction", type=fraction, default=1.0, help="share of the roll-outs that RR rewrites")
+    data.add_argument("--relabelled-episodes", choices=RELABELLED, default="half",
+                      help="RR rewrites the first half of a roll-out's episodes, or the first u, u drawn (ours)")  # fmt: skip
     data.add_argument("--policy-replaying", action="boolean", default=False, help="mix agents by their replays (PR)")
     data.add_argument("--replaying-data-dir", help="name of the replays (default: replay, with the recipe's suffix)")
     data.add_argument("--num-replayed-policies", type=positive_int, default=20, help="agents replayed per task")
@@ -145,7 +147,8 @@ def load_data(args):
         generator = numpy_generator(args.seed, "replaying")
         rollouts = replay_policies(rollouts, problem, replays, args.num_replayed_policies, generator, command)
     if args.hindsight_relabelling:
-        rollouts = relabel_rewards(rollouts, problem, args.relabelling_fraction, numpy_generator(args.seed, "relabelling"))
+        generator = numpy_generator(args.seed, "relabelling")
+        rollouts = relabel_rewards(rollouts, problem, args.relabelling_fraction, generator, args.relabelled_episodes)
     return rollouts
 
 
