@@ -278,15 +278,18 @@ def diagnose(args, environment, model, held_out, points=1000):
         *walk, ids = random_walk(args.env, list(tasks), 10, args.seed)
         probes[name] = score(full_contexts(model, *walk), task_matrix(environment, ids))
     pick = torch.randperm(contexts.shape[0] * contexts.shape[1], generator=torch_generator(args.seed, "embedding"))[:points]
-    episodes = pick // contexts.shape[1]
+    shown = held_out.task_ids[(pick // contexts.shape[1]).numpy()]
+    tasks = np.unique(shown)
     validation = validate(model, make_sampler(args, environment, held_out), torch.device("cpu"))
     return {
         "validation": {name: round(value, 6) for name, value in validation.items()},
         "probe": {name: {"r2": None if value is None else round(value, 4)} for name, value in probes.items()},
         "embedding": {
             "points": project(contexts.flatten(0, 1)[pick]).numpy().round(4).tolist(),
-            "task_ids": held_out.task_ids[episodes.numpy()].tolist(),
-            "task_parameters": parameters[episodes].numpy().round(4).tolist(),
+            "task_ids": shown.tolist(),
+            "task_parameters": dict(
+                zip(map(str, tasks.tolist()), task_matrix(environment, tasks).numpy().round(4).tolist(), strict=True)
+            ),
         },
     }
 

@@ -480,12 +480,12 @@ def context_pictures(section):
     for name, runs in section.diagnostics.items():
         run = next((run for run in runs if run.get("embedding")), None)
         if run:
-            embedding = {key: np.array(values) for key, values in run["embedding"].items()}
+            embedding = run["embedding"]
             panels.append(
                 {
                     "title": f"{name}, seed {run['seed']}",
-                    "points": embedding["points"],
-                    "parameters": embedding["task_parameters"],
+                    "points": np.array(embedding["points"]),
+                    "parameters": np.array([embedding["task_parameters"][str(task)] for task in embedding["task_ids"]]),
                     "held_out": np.isin(embedding["task_ids"], test_tasks),
                 }
             )

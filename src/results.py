@@ -207,12 +207,13 @@ def _diagnostics_faults(result):
         points = embedding.get("points")
         if not _numbers(points, 2) or not points or any(len(point) != 2 for point in points):
             yield "embedding.points", "a list of [x, y]"
-        for key, depth in (("task_ids", 1), ("task_parameters", 2)):
-            if not _numbers(embedding.get(key), depth) or len(embedding[key]) != len(points):
-                yield f"embedding.{key}", "as long as embedding.points"
-        lengths = {len(row) for row in embedding["task_parameters"]}
-        if len(lengths) != 1 or 0 in lengths:
-            yield "embedding.task_parameters", "rows of one length, at least 1"
+        tasks, parameters = embedding.get("task_ids"), embedding.get("task_parameters")
+        if not _numbers(tasks, 1) or len(tasks) != len(points):
+            yield "embedding.task_ids", "as long as embedding.points"
+        known = isinstance(parameters, dict) and _numbers(list(parameters.values()), 2)
+        lengths = {len(row) for row in parameters.values()} if known else set()
+        if len(lengths) != 1 or 0 in lengths or {*map(str, tasks)} - parameters.keys():
+            yield "embedding.task_parameters", "an object of one list of numbers for each task, all equally long"
 
 
 def _numbers(value, depth, nullable=False):

@@ -143,7 +143,8 @@ def write_diagnostics(root, env_type, name, parameters, seed=0):
             "dataset": {"r2": 0.97},
             "random_walk": {"r2": 0.61},
         },
-        embedding={"points": points.tolist(), "task_ids": ids.tolist(), "task_parameters": chosen.tolist()},
+        embedding={"points": points.tolist(), "task_ids": ids.tolist(), "task_parameters": dict(zip(
+            map(str, range(len(parameters))), np.asarray(parameters).tolist(), strict=True))},
     )  # fmt: skip
 
 
@@ -292,13 +293,15 @@ def test_a_broken_key_is_named(tmp_path, key, value):
     [
         ("validation", {"reward_rmse": "small"}),
         ("probe.dataset", {"dataset": [1.0]}),
-        ("embedding.points", {"points": [[1.0]], "task_ids": [0], "task_parameters": [[1.0]]}),
-        ("embedding.task_ids", {"points": [[1.0, 2.0]], "task_ids": [], "task_parameters": [[1.0]]}),
+        ("embedding.points", {"points": [[1.0]], "task_ids": [0], "task_parameters": {"0": [1.0]}}),
+        ("embedding.task_ids", {"points": [[1.0, 2.0]], "task_ids": [], "task_parameters": {"0": [1.0]}}),
         (
             "embedding.task_parameters",
-            {"points": [[1, 2], [3, 4]], "task_ids": [0, 1], "task_parameters": [[1], [1, 2]]},
+            {"points": [[1, 2], [3, 4]], "task_ids": [0, 1], "task_parameters": {"0": [1], "1": [1, 2]}},
         ),
-        ("embedding.task_parameters", {"points": [[1, 2]], "task_ids": [0], "task_parameters": [[]]}),
+        ("embedding.task_parameters", {"points": [[1, 2]], "task_ids": [0], "task_parameters": {"0": []}}),
+        ("embedding.task_parameters", {"points": [[1, 2]], "task_ids": [0], "task_parameters": {"1": [1]}}),
+        ("embedding.task_parameters", {"points": [[1, 2]], "task_ids": [0], "task_parameters": [[1]]}),
     ],
 )
 def test_a_broken_key_of_diagnostics_is_named(tmp_path, key, value):
