@@ -133,7 +133,7 @@ def make_parser():
     evaluation.add_argument("--eval_interval", type=positive_int, default=1, help="iterations between two evaluations")
     evaluation.add_argument("--num_eval_episodes", type=positive_int, default=100, help="episodes of an evaluation")
     evaluation.add_argument(
-        "--use_action_means", action="boolean", default=False, help="evaluate the mean action (always so online); else sample"
+        "--use_action_means", action="boolean", default=None, help="evaluate the mean action (default: online only); else sample"
     )
     parser.add_argument("--log_to_wandb", action="boolean", default=False, help="log to Weights & Biases too (pip install wandb)")
     return parser
@@ -163,6 +163,8 @@ def parse(argv=None):
     if args.use_entropy is None:
         args.use_entropy = args.online_training or args.target_entropy
     args.use_entropy &= args.stochastic
+    if args.use_action_means is None:
+        args.use_action_means = args.online_training
     if args.target_entropy and not args.use_entropy:
         raise UserError("--no-use_entropy leaves nothing for --target_entropy to steer: add --no-target_entropy")
     if args.log_to_wandb:

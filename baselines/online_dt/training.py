@@ -223,6 +223,6 @@ class Trainer:
 
 def evaluate_policy(policy, args):
     """Returns (and lengths) of the evaluation episodes, always from the same start states; see `src.evaluate.evaluate`."""
-    means = args.use_action_means or args.online_training or not policy.stochastic
+    means = args.use_action_means or not policy.stochastic
     agent = Agent(policy, args.eval_context, None if means else torch_generator(args.seed, "act"), spend=args.mode == "normal")
     return evaluate(agent, args.env, [0], args.num_eval_episodes, 0, args.eval_rtg, derive(args.seed, "evaluate"))
