@@ -194,11 +194,11 @@ class Source:
     """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent."""
 
     directory: Path
-    kind: str  # "per_task", "multitask", or "committed": a shared agent that came with the repository
+    kind: str  # "per_task", "multitask", or "committed": either of them, come with the repository
 
     @property
     def shared(self):
-        return self.kind != "per_task"
+        return self.kind == "multitask" or (self.kind == "committed" and (self.directory / SHARED).exists())
 
 
 def find_source(args, command):
@@ -210,7 +210,7 @@ def find_source(args, command):
     found = {
         "per_task": any(saved.glob("task_*")),
         "multitask": (saved / SHARED).exists(),
-        "committed": is_finished(committed / SHARED),
+        "committed": is_finished(committed / SHARED) or any(committed.glob("task_*")),
     }
     kind = args.behaviour
     if kind == "auto":

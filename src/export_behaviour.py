@@ -1,10 +1,11 @@
-"""Keep the policies of a trained shared agent in the repository, so that get_datasets.py needs no stage 1.
+"""Keep trained behaviour policies in the repository, so that get_datasets.py needs no stage 1.
 
     python -m src.export_behaviour --env_type cheetah_vel --keep 20
+    python -m src.export_behaviour --env_type gym_hopper
 
-Reads saves/<env_type>/behaviour/multitask (train_data_collection.py --algo multitask_sac) and writes
-configs/behaviour/<env_type>/multitask in the same format with fewer checkpoints: the first, the last, and others spread
-evenly over training steps and changes of the mean return alike, so that the levels between random and expert stay.
+Reads the shared agent of saves/<env_type>/behaviour/multitask, or the agents of single tasks where there is none, and writes
+configs/behaviour/<env_type> in the same format with fewer checkpoints: the first, the last, and others spread evenly over
+training steps and changes of the mean return alike, so that the levels between random and expert stay.
 """
 
 import numpy as np
@@ -14,31 +15,40 @@ from src.behaviour import SHARED, behaviour_directory, committed_directory, is_f
 from src.checkpoint import UserError, load_tensors, main_guard, read_json, save_tensors, write_json
 from src.config import next_command, parse_args, positive_int, script_parser
 
+PER_CHECKPOINT = ("steps", "stochastic_returns", "deterministic_returns")
+
 
 def make_parser():
     parser = script_parser(__doc__)
-    parser.add_argument("--keep", type=positive_int, default=20, help="checkpoints to keep, about 45 kB each")
+    parser.add_argument("--keep", type=positive_int, default=20, help="checkpoints to keep of each agent, 45 to 140 kB each")
     return parser
 
 
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "export_behaviour", argv)
-    source = behaviour_directory(args.output_dir, args.env_type) / SHARED
-    if not is_finished(source):
-        train = next_command(args, "train_data_collection.py", "--algo", "multitask_sac")
-        raise UserError(f"no finished shared agent in {source}; train it: {train}")
+    saved = behaviour_directory(args.output_dir, args.env_type)
+    folders = [saved / SHARED] if (saved / SHARED).exists() else sorted(saved.glob("task_*"))
+    if not folders or not all(map(is_finished, folders)):
+        raise UserError(
+            f"no finished behaviour policies in {saved}; train them: {next_command(args, 'train_data_collection.py')}"
+        )
+    for folder in folders:
+        keep(folder, committed_directory(args.env_type) / folder.name, args.keep)
+
+
+def keep(source, target, count):
+    """Copy `count` checkpoints of an agent."""
     curve, tensors = read_json(source / "curve.json"), load_tensors(source / "checkpoints.safetensors")
-    rows = choose(np.mean(curve["stochastic_returns"], axis=(1, 2)), args.keep)
-    target = committed_directory(args.env_type) / SHARED
-    features = tensors.pop("task_features")
-    kept = {name: values[torch.from_numpy(rows)] for name, values in tensors.items()}
-    save_tensors(target / "checkpoints.safetensors", {**kept, "task_features": features})
+    returns = np.array(curve["stochastic_returns"]).reshape(len(curve["steps"]), -1).mean(1)
+    rows = choose(returns, count)
+    kept = {name: values if name == "task_features" else values[torch.from_numpy(rows)] for name, values in tensors.items()}
+    save_tensors(target / "checkpoints.safetensors", kept)
     write_json(target / "config.json", read_json(source / "config.json"))
-    shorter = {name: [curve[name][row] for row in rows] for name in ("steps", "stochastic_returns")}
+    shorter = {name: [values[row] for row in rows] for name, values in curve.items() if name in PER_CHECKPOINT}
     write_json(target / "curve.json", {**curve, **shorter})
     size = sum(path.stat().st_size for path in target.iterdir())
-    print(f"{target}: {len(rows)} of {len(curve['steps'])} checkpoints, {size / 1e6:.1f} MB; commit it")
+    print(f"{target}: {len(rows)} of {len(returns)} checkpoints, {size / 1e6:.1f} MB; commit it")
 
 
 def choose(returns, keep):

@@ -341,6 +341,20 @@ def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):
     assert "no committed behaviour policies" in capsys.readouterr().err
 
 
+def test_agents_of_single_tasks_may_be_committed_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(behaviour, "CONFIG_DIR", tmp_path / "configs")
+    train_data_collection.main(command(tmp_path, *BATCHED))
+    own = dataset(tmp_path, "replay")
+    export_behaviour.main(["--env_type", "point_robot", "--output_dir", str(tmp_path)])
+    assert capsys.readouterr().out.count("6 of 6 checkpoints") == 3
+    committed = dataset(tmp_path / "fresh", "replay")
+    np.testing.assert_array_equal(committed.actions, own.actions)
+    assert committed.metadata["provenance"][0]["policies"] == "committed"
+    with pytest.raises(SystemExit):
+        export_behaviour.main(["--env_type", "point_robot", "--output_dir", str(tmp_path / "empty")])
+    assert "no finished behaviour policies" in capsys.readouterr().err
+
+
 def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
     (tmp_path / "references").mkdir()
     monkeypatch.setattr(measure_references, "CONFIG_DIR", tmp_path)
