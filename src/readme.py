@@ -6,6 +6,7 @@
 A table stands between a mark and `<!-- end of table -->`. The marks:
 
     <!-- table: point_robot -->                              one family: every method and regime, a column per kind of data
+    <!-- table: gridworld -->                                one that is played for K episodes in sequence: their returns and sum
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
 
@@ -47,7 +48,10 @@ def table(folder, env_types):
     if env_types[0].endswith(".json"):
         return speed_table(read_json(Path(env_types[0])))
     sections = results.group_results(results.read_results(folder, env_types))
-    return family_table(sections) if len(env_types) == 1 else overview_table(sections, env_types)
+    if len(env_types) > 1:
+        return overview_table(sections, env_types)
+    sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)
+    return sequence_table(sections[0]) if sequential else family_table(sections)
 
 
 def speed_table(document):
@@ -82,7 +86,7 @@ def family_table(sections):
                 levels.setdefault(level, {})[quality] = f"{values.mean():.2f}"
             for method, runs in methods.items():
                 name = f"{method}, {regime.replace('_', ' ')}" + ("" if protocol == "strict" else f", protocol {protocol}")
-                rows.setdefault(name, {})[quality] = f"{score(runs)}, IQM {statistics.iqm(results.scores_of(runs)):.2f}"
+                rows.setdefault(name, {})[quality] = score(runs) + further(runs)
                 episodes = results.episode_scores(runs, regime)
                 if episodes is not None and "-" not in method:
                     played = [*episodes.mean((0, 1)), results.scores_of(runs).mean()]
@@ -90,6 +94,26 @@ def family_table(sections):
     ordered = [*((level, levels[level]) for level in results.level_order(levels)), *rows.items()]
     lines = [["", *columns], *([name, *(cells.get(quality, "–") for quality in columns)] for name, cells in ordered)]
     return markdown(lines)
+
+
+def sequence_table(section):
+    """Methods whose K episodes are played in sequence, and the reference levels: mean return of each episode, and the sum."""
+    ((_, methods),) = section.runs.items()
+    levels, rows = {}, []
+    for run in (run for runs in methods.values() for run in runs):
+        for level, values in run["reference_episodes"].items():
+            levels.setdefault(level, []).append(np.mean(values, axis=0))
+    for level in results.level_order(levels):
+        played = np.mean(levels[level], axis=0)
+        rows.append([level, *(f"{value:.1f}" for value in played), f"{played.sum():.1f}"])
+    for method, runs in methods.items():
+        played = np.array([run["returns"] for run in runs])  # (seeds, tasks, K)
+        means = played.mean((0, 1))
+        low, high = statistics.bootstrap_interval(statistics.mean, played.sum(2))
+        interval = f" [{low:.1f}, {high:.1f}]" if len(runs) > 1 else ""
+        seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
+        rows.append([method, *(f"{value:.1f}" for value in means), f"{means.sum():.1f}{interval}, {seeds}"])
+    return markdown([["", *(f"episode {k + 1}" for k in range(len(rows[0]) - 2)), "sum"], *rows])
 
 
 def overview_table(sections, env_types):
@@ -129,6 +153,14 @@ def score(runs, digits=2):
     seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
     interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if len(runs) > 1 else ""
     return f"{np.mean(scores):.{digits}f}{interval}, {seeds}"
+
+
+def further(runs):
+    """Interquartile mean over seeds and tasks; of a single task the normalised score instead, where the runs have its scale."""
+    scores, scale = results.scores_of(runs), runs[0].get("normalisation")
+    if not scale:
+        return f", IQM {statistics.iqm(scores):.2f}"
+    return f", normalised {100 * (scores.mean() - scale['minimum']) / (scale['maximum'] - scale['minimum']):.1f}"
 
 
 def markdown(lines):

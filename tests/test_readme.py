@@ -62,6 +62,23 @@ def test_tables_are_written_between_their_marks(folder, capsys):
     readme.main([*flags, "--check", "True"])
 
 
+def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
+    for seed, returns in ((0, [[1, 4], [3, 4]]), (1, [[2, 5], [4, 5]])):
+        references = {"oracle": [[6, 6], [8, 8]], "trivial": [[0, 0], [0, 0]]}
+        levels = {level: [6.0, 8.0] if level == "oracle" else [0.0, 0.0] for level in references}
+        write(tmp_path, "maze", "log", "bamdp", seed, returns, reference=levels, reference_episodes=references)
+    lines = readme.table(tmp_path, ["maze"]).splitlines()
+    assert lines[0] == "|  | episode 1 | episode 2 | sum |" and "| trivial | 0.0 | 0.0 | 0.0 |" in lines
+    assert "| oracle | 7.0 | 7.0 | 14.0 |" in lines
+    assert lines[-1].startswith("| meta_dt+fast | 2.5 | 4.5 | 7.0 [") and lines[-1].endswith("], 2 seeds |")
+
+
+def test_scores_are_normalised_where_the_runs_say_how(tmp_path):
+    scale = {"minimum": 2.0, "maximum": 12.0, "source": "the data"}
+    write(tmp_path, "robot", "medium", "pretrained", 0, [[6, 8], [7, 7]], normalisation=scale)
+    assert "| meta_dt+fast, pretrained | 7.00, 1 seed, normalised 50.0 |" in readme.table(tmp_path, ["robot"]).splitlines()
+
+
 def test_the_readme_shows_the_committed_results():
     done = shell("-m src.readme", "--check", "True")
     assert done.returncode == 0, done.stderr
