@@ -2,7 +2,7 @@
 
     python -m baselines.online_dt --env hopper --dataset medium --recipe small
     python -m baselines.online_dt --env hopper --dataset medium --recipe small --online_training \\
-        --max_iters 40 --num_online_rollouts 5 --num_steps_per_iter 250 --eval_interval 4
+        --max_iters 30 --num_online_rollouts 10 --online_buffer_size 300 --num_steps_per_iter 250
 
 On one core the first takes 10 minutes, the second 25. The flags are those of the unofficial code, whose two published commands
 run here as they stand (on a GPU; benchmarks/online_dt_runs.md). --env hopper is short for --env_type gym_hopper; any single-task
