@@ -86,7 +86,7 @@ def family_table(sections):
                 levels.setdefault(level, {})[quality] = f"{values.mean():.2f}"
             for method, runs in methods.items():
                 name = f"{method}, {regime.replace('_', ' ')}" + ("" if protocol == "strict" else f", protocol {protocol}")
-                rows.setdefault(name, {})[quality] = score(runs) + further(runs)
+                rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + further(runs)
                 episodes = results.episode_scores(runs, regime)
                 if episodes is not None and "-" not in method:
                     played = [*episodes.mean((0, 1)), results.scores_of(runs).mean()]
@@ -109,10 +109,7 @@ def sequence_table(section):
     for method, runs in methods.items():
         played = np.array([run["returns"] for run in runs])  # (seeds, tasks, K)
         means = played.mean((0, 1))
-        low, high = statistics.bootstrap_interval(statistics.mean, played.sum(2))
-        interval = f" [{low:.1f}, {high:.1f}]" if len(runs) > 1 else ""
-        seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
-        rows.append([method, *(f"{value:.1f}" for value in means), f"{means.sum():.1f}{interval}, {seeds}"])
+        rows.append([method, *(f"{value:.1f}" for value in means), score(played.sum(2), 1)])
     return markdown([["", *(f"episode {k + 1}" for k in range(len(rows[0]) - 2)), "sum"], *rows])
 
 
@@ -135,7 +132,7 @@ def overview_table(sections, env_types):
         shown = ("trivial", "task_blind", "dataset_mean", "oracle")
         *before, best = (f"{levels[name]:.1f}" if name in levels else "–" for name in shown)
         share = "–" if gain is None else f"{gain:.0%}" if gain > 0 else "none"
-        cells = [*before, score(zero, 1) if zero else "–", score(few, 1), best, share]
+        cells = [*before, score(results.scores_of(zero), 1) if zero else "–", score(results.scores_of(few), 1), best, share]
         lines.append([f"{section.env_type}, {section.quality}", *cells])
     return markdown(lines)
 
@@ -146,12 +143,11 @@ def pick(runs, regime):
     return next((found for method, found in methods.items() if method.startswith("meta_dt") and "-" not in method), None)
 
 
-def score(runs, digits=2):
-    """Mean over seeds and tasks, its 95 % interval, and the number of seeds."""
-    scores = results.scores_of(runs)
+def score(scores, digits=2):
+    """Mean of scores (seeds, tasks), its 95 % interval, and the number of seeds."""
     low, high = statistics.bootstrap_interval(statistics.mean, scores)
-    seeds = f"{len(runs)} seed" + "s" * (len(runs) > 1)
-    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if len(runs) > 1 else ""
+    seeds = f"{len(scores)} seed" + "s" * (len(scores) > 1)
+    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if len(scores) > 1 else ""
     return f"{np.mean(scores):.{digits}f}{interval}, {seeds}"
 
 
