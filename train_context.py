@@ -45,7 +45,7 @@ from src.logger import Logger, read_metrics
 from src.machine import keep_memory, schedule_factor
 from src.paths import context_directory, result_path
 from src.probe import full_contexts, linear_probe, project, random_walk, task_matrix
-from src.relabel import relabeller
+from src.relabel import imagined_tasks, relabeller
 from src.seeding import derive, numpy_generator, torch_generator
 from src.transitions import TransitionSampler
 
@@ -82,6 +82,9 @@ def make_parser():
     training.add_argument("--relabel", action="boolean", default=False, help="relabel rewards across the training tasks (ours)")
     training.add_argument("--relabel_share", type=fraction, default=0.5, help="share of the windows moved to another task")
     training.add_argument(
+        "--imagined_tasks", type=natural, default=0, help="tasks between the training tasks that --relabel may pay too (ours)"
+    )
+    training.add_argument(
         "--across_episodes", action="boolean", default=False, help="decode any transition of the task, not of the episode (ours)"
     )
     output = parser.add_argument_group("output")
@@ -96,6 +99,8 @@ def main(argv=None):
     args = parse_args(make_parser(), "train_context", argv)
     if not (args.reward_weight or args.state_weight):
         raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
+    if args.imagined_tasks and not args.relabel:
+        raise UserError("--imagined_tasks says nothing without --relabel: give both or neither")
     if args.relabel and args.across_episodes:
         raise UserError("--relabel decodes across episodes already: give one of --relabel and --across_episodes")
     keep_memory()
@@ -169,12 +174,20 @@ def flat_transitions(episodes):
 
 
 def make_sampler(args, environment, episodes, relabel=False, across_episodes=False):
-    """TransitionSampler over Trajectories; `relabel` pays the rewards of other tasks of the same episodes."""
+    """TransitionSampler over Trajectories; `relabel` pays the rewards of other (and imagined) tasks."""
     arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
     if not relabel:
         return TransitionSampler(*arrays, args.context_horizon, across_episodes=across_episodes)
     infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
-    return TransitionSampler(*arrays, args.context_horizon, relabeller(environment, episodes), args.relabel_share, infos)
+    table = environment.unwrapped.tasks
+    known = len(next(iter(table.values())))
+    if args.imagined_tasks:
+        generator = numpy_generator(args.seed, "imagined_tasks")
+        table = imagined_tasks(environment, np.unique(episodes.task_ids), args.imagined_tasks, generator)
+    return TransitionSampler(
+        *arrays, args.context_horizon, relabeller(environment, episodes, table), args.relabel_share, infos,
+        imagined=range(known, known + args.imagined_tasks),
+    )  # fmt: skip
 
 
 def make_model(args, training):

@@ -55,7 +55,7 @@ from src.paths import context_directory, policy_directory, result_path
 from src.prompts import SELECTIONS
 from src.references import reference_levels
 from src.relabel import with_best_of_other_tasks
-from src.seeding import derive, torch_generator
+from src.seeding import derive, numpy_generator, torch_generator
 from src.windows import BatchSampler
 
 # settings that a resumed or re-evaluated run may change
@@ -110,6 +110,9 @@ def make_parser():
     )
     training.add_argument(
         "--relabel", action="boolean", default=False, help="imitate other tasks' episodes too, paid by this task (ours)"
+    )
+    training.add_argument(
+        "--imagined_tasks", type=natural, default=0, help="learn tasks between the training tasks too; with --relabel (ours)"
     )
     training.add_argument(
         "--hindsight_share", type=fraction, default=0.0, help="windows that get another episode's last z (ours)"
@@ -183,6 +186,8 @@ def check_args(args):
         raise UserError(f"--ablation {args.ablation} says nothing with --zero_shot True: there are no prompts")
     if args.use_action_means and not args.stochastic:
         raise UserError("--use_action_means says nothing without --stochastic: the policy has no other action")
+    if args.imagined_tasks and not args.relabel:
+        raise UserError("--imagined_tasks says nothing without --relabel: give both or neither")
     if args.width % args.heads:
         raise UserError(f"--width {args.width} must be a multiple of --heads {args.heads}")
     if args.target == "pool_max" and args.zero_shot:
@@ -251,7 +256,8 @@ class Run:
             raise UserError("the dataset holds none of the training tasks: generate some of them")
         training = dataset.select(self.train_tasks)
         if args.relabel:
-            training = with_best_of_other_tasks(training, environment, args.top_share)
+            generator = numpy_generator(args.seed, "imagined_tasks")
+            training = with_best_of_other_tasks(training, environment, args.top_share, args.imagined_tasks, generator)
         arrays = [
             torch.from_numpy(getattr(training, name)).to(device) for name in ("observations", "actions", "rewards", "lengths")
         ]

@@ -11,17 +11,38 @@ import numpy as np
 from src.checkpoint import UserError
 
 
-def relabeller(environment, episodes):
+def imagined_tasks(environment, task_ids, number, generator):
+    """The environment's task table with `number` imagined tasks behind it: mixtures of the parameters of two tasks of `task_ids`.
+
+    Both tasks and the share of the mixture are drawn uniformly (NumPy generator). With the reward function known, goals between
+    the training goals can be paid too, and z and the policy meet more than the few dozen tasks of the data. The idea of
+    tasks in between is that of latent dynamics mixture (Lee and Chung, NeurIPS 2021); theirs are decoded from mixed beliefs.
+    Returns: dict parameter -> (tasks + number, ...).
+    """
+    pairs = np.stack([generator.choice(np.asarray(task_ids), 2, replace=len(task_ids) < 2) for _ in range(number)])
+    share = generator.uniform(size=number)
+
+    def extended(values):
+        weight = share.reshape(-1, *[1] * (values.ndim - 1))
+        return np.concatenate([values, weight * values[pairs[:, 0]] + (1 - weight) * values[pairs[:, 1]]])
+
+    return {key: extended(values) for key, values in environment.unwrapped.tasks.items()}
+
+
+def relabeller(environment, episodes, table=None):
     """Function (observations, actions, next_observations, infos, task ids) -> rewards of those tasks.
 
-    Raises UserError where the environment cannot tell them, or not from what the dataset (Trajectories) recorded.
+    table: task parameters by task id (default: the environment's own; see `imagined_tasks`). Raises UserError where the
+    environment cannot tell the rewards, or not from what the dataset (Trajectories) recorded.
     """
     environment = environment.unwrapped
     if not hasattr(environment, "compute_rewards"):
         raise UserError(f"--relabel needs {type(environment).__name__}.compute_rewards, which it lacks: pass --no-relabel")
 
+    table = environment.tasks if table is None else table
+
     def relabel(observations, actions, following, infos, tasks):
-        parameters = {key: values[tasks] for key, values in environment.tasks.items()}
+        parameters = {key: values[tasks] for key, values in table.items()}
         return environment.compute_rewards(observations, actions, following, parameters, *([infos] if infos else []))
 
     first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
@@ -32,23 +53,31 @@ def relabeller(environment, episodes):
     return relabel
 
 
-def with_best_of_other_tasks(episodes, environment, share):
+def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator=None):
     """Trajectories with, for every task, the episodes of the other tasks that it would have paid best, rewards relabelled.
 
-    share: how many join, as a share of the task's own episodes. Raises UserError as `relabeller`.
+    share: how many join, as a share of the task's own episodes. imagined: as many imagined tasks (see `imagined_tasks`) join
+    too, each with as many random episodes as a training task has on average, for prompts, and with its best ones. They get task
+    ids behind the environment's. Raises UserError as `relabeller`.
     """
-    relabel = relabeller(environment, episodes)
+    tasks = np.unique(episodes.task_ids)
+    table = imagined_tasks(environment, tasks, imagined, generator) if imagined else environment.unwrapped.tasks
+    relabel = relabeller(environment, episodes, table)
     inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    number, count = len(next(iter(table.values()))), round(len(episodes) / len(tasks))
     parts = []
-    for task in np.unique(episodes.task_ids):
-        own = episodes.task_ids == task
-        others = np.flatnonzero(~own)
+    for task in [*tasks, *range(number - imagined, number)]:
+        others = np.flatnonzero(episodes.task_ids != task)
         arrays = episodes.observations[others, :-1], episodes.actions[others], episodes.observations[others, 1:]
         infos = {key: values[others] for key, values in episodes.infos.items()}
         rewards = relabel(*arrays, infos, np.full(episodes.actions[others].shape[:2], task)) * inside[others]
-        best = np.argsort(-rewards.sum(1, dtype=np.float64), kind="stable")[: math.ceil(share * own.sum())]
-        moved = episodes.take(others[best])
-        parts.append(dataclasses.replace(moved, rewards=rewards[best].astype(np.float32), task_ids=np.full(len(best), task)))
+        order = np.argsort(-rewards.sum(1, dtype=np.float64), kind="stable")
+        own = len(episodes) - len(others)
+        chosen = order[: math.ceil(share * (own or count))]
+        if not own:
+            chosen = np.concatenate([chosen, generator.choice(len(others), count, replace=False)])
+        moved = episodes.take(others[chosen])
+        parts.append(dataclasses.replace(moved, rewards=rewards[chosen].astype(np.float32), task_ids=np.full(len(chosen), task)))
     joined = {
         name: np.concatenate([getattr(part, name) for part in (episodes, *parts)])
         for name in ("observations", "actions", "rewards", "lengths", "task_ids")

@@ -4,8 +4,9 @@
     python -m src.reproduce --env_type point_robot --qualities replay --seeds 0 --dry_run
 
 Behaviour policies and datasets where they are missing; then for every quality and seed the world model, few-shot, zero-shot, the
-ablations, and both regimes under the paper's protocol. A run whose result file exists is skipped and an interrupted one goes on
-from its checkpoint, so the same command resumes. Runs are single-threaded processes, as many at once as there are cores; what
+ablations, and both regimes under the paper's protocol. A run whose result file exists is skipped (a world model or policy that a
+run still needs is made again where only its result is there) and an interrupted one goes on from its checkpoint, so the same
+command resumes. Runs are single-threaded processes, as many at once as there are cores; what
 they print goes to saves/<env_type>/reproduce/. Next: python -m src.report.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from src.checkpoint import UserError, main_guard
 from src.collect import QUALITIES
 from src.config import Parser, find_config, natural, positive_int, read_env, read_yaml
-from src.paths import result_path
+from src.paths import context_directory, policy_directory, result_path
 from src.trajectories import dataset_directory
 
 ABLATIONS = ("no_context", "random_prompt")  # those that train a policy of their own
@@ -32,12 +33,21 @@ ABLATIONS = ("no_context", "random_prompt")  # those that train a policy of thei
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One command. `result` is the file that it writes last; `needs` are results of other jobs that must be there first."""
+    """One command. `result` is the file that it writes last; `needs` are the jobs that must be finished first, `artifact` what
+    it leaves for those that need it."""
 
     words: tuple  # script and flags
     result: Path
     kind: str  # jobs of one kind take about the same time
     needs: tuple = ()
+    artifact: Path | None = None
+
+    @property
+    def finished(self):
+        """Whether the result is there and not older than the artifact, which an interrupted run leaves newer."""
+        if not self.result.exists() or self.artifact is None:
+            return self.result.exists()
+        return self.artifact.exists() and self.artifact.stat().st_mtime <= self.result.stat().st_mtime
 
     @property
     def command(self):
@@ -72,25 +82,38 @@ def learning_jobs(args, env, quality, seed):
     """Of one quality and seed: (world model and main policies, policies of the ablations and of the paper's protocol)."""
     suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
     flags = [*common_flags(args, env), "--data_quality", quality, "--seed", str(seed)]
-    place = argparse.Namespace(output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed)
-    context = result_path(place, f"context{suffix}", "diagnostics")
+    place = argparse.Namespace(
+        output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed, suffix=suffix
+    )  # fmt: skip
     method = f"meta_dt{suffix}"
-    zero_shot = result_path(place, method, "zero_shot-strict")
+    context = Job(
+        ("train_context.py", *flags), result_path(place, f"context{suffix}", "diagnostics"), "world model",
+        artifact=context_directory(place) / "best.safetensors",
+    )  # fmt: skip
 
-    def policy(name, regime, needed, *extra):
+    def policy(name, regime, *extra, needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
-        return Job(("train_meta_dt.py", *flags, *extra), result_path(place, name, regime), kind, (needed,))
+        return Job(("train_meta_dt.py", *flags, *extra), result_path(place, name, regime), kind, needs, artifact)
 
-    main = [
-        Job(("train_context.py", *flags), context, "world model"),
-        policy(method, "few_shot-strict", context),
-        policy(method, "zero_shot-strict", context, "--zero_shot", "True"),
-        policy(method, "zero_shot-paper", zero_shot, "--zero_shot", "True", "--protocol", "paper", "--eval_only"),
-        # few-shot without prompts is trained exactly as zero-shot is: the same policy, measured under its own name
-        policy(f"{method}-no_prompt", "few_shot-strict", zero_shot, "--ablation", "no_prompt", "--eval_only"),
-    ]
-    further = [policy(f"{method}-{name}", "few_shot-strict", context, "--ablation", name) for name in ABLATIONS]
-    return main, [*further, policy(method, "few_shot-paper", context, "--protocol", "paper")]
+    zero_shot = policy(
+        method, "zero_shot-strict", "--zero_shot", "True",
+        artifact=policy_directory(place, method, "zero_shot") / "model.safetensors",
+    )  # fmt: skip
+    paper = policy(method, "zero_shot-paper", "--zero_shot", "True", "--protocol", "paper", "--eval_only", needs=(zero_shot,))
+    # few-shot without prompts is trained exactly as zero-shot is: the same policy, measured under its own name; two
+    # evaluations of one policy do not run side by side
+    plain = policy(f"{method}-no_prompt", "few_shot-strict", "--ablation", "no_prompt", "--eval_only", needs=(zero_shot, paper))
+    main = [context, policy(method, "few_shot-strict"), zero_shot, paper, plain]
+    further = [policy(f"{method}-{name}", "few_shot-strict", "--ablation", name) for name in ABLATIONS]
+    return main, [*further, policy(method, "few_shot-paper", "--protocol", "paper")]
+
+
+def remaining(jobs):
+    """The jobs whose result is missing, and the unfinished ones that they need, in the order of `jobs`."""
+    missing = {job for job in jobs if not job.result.exists()}
+    needed = {need for job in missing for need in job.needs}
+    needed |= {need for job in needed if not job.finished for need in job.needs}
+    return [job for job in jobs if job in missing or (job in needed and not job.finished)]
 
 
 def common_flags(args, env):
@@ -119,7 +142,7 @@ class Scheduler:
 
     def run(self, jobs):
         """Returns when every job that can run has ended."""
-        waiting, total = [job for job in jobs if not job.result.exists()], len(jobs)
+        waiting, total = remaining(jobs), len(jobs)
         print(f"{total - len(waiting)} of {total} runs are finished already", flush=True)
         try:
             while waiting or self.running:
@@ -137,7 +160,8 @@ class Scheduler:
         return waiting
 
     def _next(self, waiting):
-        return next((job for job in waiting if all(need.exists() for need in job.needs)), None)
+        pending = {*waiting, *(job for job, _ in self.running.values()), *self.failed}
+        return next((job for job in waiting if not pending.intersection(job.needs)), None)
 
     def _start(self, job):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -204,11 +228,11 @@ def main(argv=None):
     env, recipes = read_env(path, document), ["paper", *(document.get("recipes") or {})]
     if args.recipe not in recipes:
         raise UserError(f"{path.name} has no recipe {args.recipe!r}: choose {', '.join(recipes)}")
-    data = data_jobs(args, env)
     runs = [learning_jobs(args, env, quality, seed) for seed in args.seeds for quality in args.qualities]
     learning = [job for part in zip(*runs, strict=True) for jobs in part for job in jobs]  # the main results of all seeds first
+    data = data_jobs(args, env) if remaining(learning) else []
     if args.dry_run:
-        print(*(job.command for job in [*data, *learning] if not job.result.exists()), sep="\n")
+        print(*(job.command for job in [*data, *remaining(learning)]), sep="\n")
         return
     logs = Path(args.output_dir) / "saves" / env.env_type / "reproduce"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the runs on the way out

@@ -121,4 +121,6 @@ class Temperature(nn.Module):
         return self.optimizer.state_dict()
 
     def set_extra_state(self, state):
+        rate = self.optimizer.param_groups[0]["lr"]  # each phase has its own
         self.optimizer.load_state_dict(state)
+        self.optimizer.param_groups[0]["lr"] = rate

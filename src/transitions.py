@@ -19,18 +19,20 @@ class TransitionSampler:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), task_ids (E,): CPU tensors.
         horizon: h, or 0 for running contexts: whole episodes are drawn then, and each of their steps is a transition to decode.
         relabel: None, or a function (observations, actions, next_observations, infos, task ids (...)) -> rewards (...), numpy.
-        relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data.
+        relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data and `imagined`.
         infos: dict key -> (E, T, ...): recorded facts that `relabel` may need.
         across_episodes: decode transitions of any episode of the task; without relabelling only.
+        imagined: ids of tasks without data that `relabel` knows.
     """
 
     def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None,
-                 across_episodes=False):  # fmt: skip
+                 across_episodes=False, imagined=()):  # fmt: skip
         self.observations, self.actions, self.rewards, self.infos = observations, actions, rewards, infos or {}
         self.lengths, self.task_ids, self.horizon = lengths, task_ids, horizon
         self.relabel, self.relabel_share = relabel, relabel_share
-        self.tasks, self.across_episodes = task_ids.unique(), across_episodes
-        self.episodes_of = {int(task): (task_ids == task).nonzero()[:, 0] for task in self.tasks}
+        self.across_episodes = across_episodes
+        self.episodes_of = {int(task): (task_ids == task).nonzero()[:, 0] for task in task_ids.unique()}
+        self.tasks = torch.tensor([*self.episodes_of, *imagined])
         self.cumulative = lengths.cumsum(0)
         self.size = int(self.cumulative[-1])
 

@@ -70,6 +70,8 @@ def refused(capsys, folder, script, argv, mend):
         ("train_meta_dt", ["--render", "no/such/film.gif"], "there is no such folder; make it first"),
         ("train_meta_dt", ["--warmup_episodes", "0"], "'0' is not an integer of at least 1"),
         ("train_context", ["--reward_weight", "0", "--state_weight", "0"], "make one of them positive"),
+        ("train_context", ["--imagined_tasks", "5", "--no-relabel"], "--imagined_tasks says nothing without --relabel"),
+        ("train_meta_dt", ["--imagined_tasks", "5", "--no-relabel"], "--imagined_tasks says nothing without --relabel"),
         ("train_context", ["--relabel", "--across_episodes"], "give one of --relabel and --across_episodes"),
         ("train_meta_dt", ["--use_action_means"], "says nothing without --stochastic"),
         ("train_context", ["--validation_share", "1.5"], "'1.5' is not a number between 0 and 1"),

@@ -12,7 +12,8 @@ from src import trajectories
 from src.agent import MetaDTAgent
 from src.checkpoint import UserError
 from src.context import WorldModel, context_windows, episode_contexts, load_world_model, prediction_errors
-from src.relabel import relabeller
+from src.relabel import imagined_tasks, relabeller
+from src.seeding import numpy_generator
 from src.transitions import TransitionSampler
 from train_context import make_sampler, split_episodes, validate
 
@@ -382,6 +383,17 @@ def test_relabelled_rewards_are_those_of_the_environment(data_root):
     _, (_, _, rewards, after) = make_sampler(args, environment, few, relabel=True).draw(500, torch.Generator().manual_seed(0))
     options = -np.linalg.norm(after.numpy()[:, None] - goals[[3, 30]], axis=-1)
     assert np.isclose(options, rewards.numpy(), atol=1e-6).any(1).all()
+
+
+def test_imagined_tasks_are_paid_as_training_tasks_are(data_root):
+    few = trajectories.load(data_root / "datasets", "point_robot", "random").select([3, 30])
+    args = parsed("train_context", "--recipe", "debug", "--relabel_share", "1", "--imagined_tasks", "8")
+    environment = point_robot().make()
+    _, (_, _, rewards, after) = make_sampler(args, environment, few, relabel=True).draw(2000, torch.Generator().manual_seed(0))
+    table = imagined_tasks(environment, [3, 30], 8, numpy_generator(args.seed, "imagined_tasks"))["goal"]
+    distances = -np.linalg.norm(after.numpy()[:, None] - table[[3, 30, *range(50, 58)]], axis=-1)
+    fits = np.isclose(distances, rewards.numpy(), atol=1e-6)
+    assert fits.any(1).all() and fits.any(0).all()  # each reward is that of one of the ten tasks, and every task is met
 
 
 def test_relabelling_uses_recorded_facts_and_names_what_lacks_them():

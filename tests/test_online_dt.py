@@ -160,6 +160,15 @@ def test_temperature_state_holds_its_optimizer(tmp_path):
     assert torch.equal(whole.value, resumed.value)
 
 
+def test_each_phase_has_its_own_temperature_rate():
+    former, later = Temperature(0.1, target=-1.0, learning_rate=1e-4), Temperature(0.1, target=-1.0, learning_rate=1e-2)
+    former.update(torch.tensor(1.0))
+    later.load_state_dict(former.state_dict())
+    before = later.value.item()
+    later.update(torch.tensor(1.0))
+    assert math.log(before / later.value.item()) == pytest.approx(1e-2, rel=1e-2)  # Adam moves log λ by its rate
+
+
 def test_lamb_against_its_formula():
     start = torch.randn(4, 3)
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()

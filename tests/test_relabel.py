@@ -8,7 +8,7 @@ from helpers import point_robot
 
 from src import trajectories
 from src.checkpoint import UserError
-from src.relabel import relabeller, with_best_of_other_tasks
+from src.relabel import imagined_tasks, relabeller, with_best_of_other_tasks
 
 STEPS, TASKS = 4, (2, 11, 30)
 
@@ -58,6 +58,37 @@ def test_steps_beyond_an_episode_earn_nothing(episodes):
     short = dataclasses.replace(episodes, lengths=np.full(12, 2))
     joined = with_best_of_other_tasks(short, point_robot().make(), 0.5)
     assert (joined.rewards[12:, 2:] == 0).all() and (joined.rewards[12:, :2] < 0).any()
+
+
+def test_imagined_tasks_lie_between_two_training_tasks():
+    environment = point_robot().make()
+    goals = environment.unwrapped.tasks["goal"]
+    table = imagined_tasks(environment, TASKS, 40, np.random.default_rng(0))
+    assert np.array_equal(table["goal"][:50], goals) and table["goal"].shape == (90, 2)
+    sides = [(a, b) for a in TASKS for b in TASKS if a < b]
+    used = set()
+    for goal in table["goal"][50:]:
+        detours = [sum(np.linalg.norm(goal - goals[end]) for end in side) - np.linalg.norm(np.subtract(*goals[list(side)]))
+                   for side in sides]  # fmt: skip
+        assert min(detours) == pytest.approx(0, abs=1e-9)
+        used.add(int(np.argmin(detours)))
+    assert used == {0, 1, 2}
+    again = imagined_tasks(environment, TASKS, 40, np.random.default_rng(0))
+    assert np.array_equal(table["goal"], again["goal"])
+
+
+def test_imagined_tasks_join_with_random_and_with_their_best_episodes(episodes):
+    environment = point_robot().make()
+    joined = with_best_of_other_tasks(episodes, environment, 0.5, 2, np.random.default_rng(0))
+    plain = with_best_of_other_tasks(episodes, environment, 0.5)
+    assert np.array_equal(joined.observations[:18], plain.observations) and joined.task_ids[18:].tolist() == [50] * 6 + [51] * 6
+    goals = imagined_tasks(environment, TASKS, 2, np.random.default_rng(0))["goal"][50:]
+    for goal, added in zip(goals, (joined.take(np.arange(18, 24)), joined.take(np.arange(24, 30))), strict=True):
+        assert np.allclose(added.rewards, -np.linalg.norm(added.observations[:, 1:] - goal, axis=-1), atol=1e-6)
+        possible = np.sort(-np.linalg.norm(episodes.observations[:, 1:] - goal, axis=-1).sum(1))
+        assert np.allclose(np.sort(added.returns[:2]), possible[-2:], atol=1e-5)  # half of a task's four: the two best of all
+        chosen = {observations.tobytes() for observations in added.observations[2:]}
+        assert len(chosen) == 4  # as many as a task has, each once
 
 
 def test_an_environment_that_cannot_tell_is_named(episodes):

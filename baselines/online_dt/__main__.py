@@ -111,6 +111,9 @@ def make_parser():
     )
     entropy.add_argument("--init_temperature", type=positive_float, default=0.1, help="weight of the entropy bonus at the start")
     entropy.add_argument(
+        "--temperature_learning_rate", type=positive_float, default=1e-4, help="of Adam; a shorter schedule wants a larger one"
+    )
+    entropy.add_argument(
         "--approximate_entropy_samples", type=positive_int, default=1000, help="draws per time step that estimate the entropy"
     )
     online = parser.add_argument_group("online phase")

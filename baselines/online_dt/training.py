@@ -35,7 +35,8 @@ class Learner:
         kind = {"adamw": torch.optim.AdamW, "lamb": Lamb}[args.optimizer]
         self.optimizer = kind(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
         target = -float(len(policy.action_range)) if args.target_entropy else None
-        self.temperature = Temperature(args.init_temperature, target).to(policy.action_range.device)
+        temperature = Temperature(args.init_temperature, target, args.temperature_learning_rate)
+        self.temperature = temperature.to(policy.action_range.device)
 
     def update(self, window):
         """One gradient step on a batch of windows; returns {"loss", "nll", "entropy", "temperature"} as far as they exist."""
