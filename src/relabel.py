@@ -10,21 +10,23 @@ import numpy as np
 
 from src.checkpoint import UserError
 
+SPREAD = 0.3  # of imagined tasks
+
 
 def imagined_tasks(environment, task_ids, number, generator):
-    """The environment's task table with `number` imagined tasks behind it: mixtures of the parameters of two tasks of `task_ids`.
+    """The environment's task table with `number` imagined tasks behind it: a smoothed bootstrap of the tasks `task_ids`.
 
-    Both tasks and the share of the mixture are drawn uniformly (NumPy generator). With the reward function known, goals between
-    the training goals can be paid too, and z and the policy meet more than the few dozen tasks of the data. The idea of
-    tasks in between is that of latent dynamics mixture (Lee and Chung, NeurIPS 2021); theirs are decoded from mixed beliefs.
+    An imagined task has the parameters of a training task, drawn uniformly, moved by Gaussian noise (NumPy generator) of SPREAD
+    times the standard deviation of each parameter over the training tasks. The reward function being known, goals between
+    and around the training goals can be paid too, so that z and the policy meet more than the few dozen tasks of the data. Tasks
+    in between, by mixed beliefs and decoded rewards: latent dynamics mixture (Lee and Chung, NeurIPS 2021).
     Returns: dict parameter -> (tasks + number, ...).
     """
-    pairs = np.stack([generator.choice(np.asarray(task_ids), 2, replace=len(task_ids) < 2) for _ in range(number)])
-    share = generator.uniform(size=number)
+    centres = generator.choice(np.asarray(task_ids), number)
 
     def extended(values):
-        weight = share.reshape(-1, *[1] * (values.ndim - 1))
-        return np.concatenate([values, weight * values[pairs[:, 0]] + (1 - weight) * values[pairs[:, 1]]])
+        spread = SPREAD * values[np.asarray(task_ids)].std(0)
+        return np.concatenate([values, values[centres] + spread * generator.standard_normal((number, *values.shape[1:]))])
 
     return {key: extended(values) for key, values in environment.unwrapped.tasks.items()}
 
