@@ -246,12 +246,14 @@ def find_config(chosen):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error (plain YAML silently keeps the second)."""
+    """YAML in which a key given twice is an error (plain YAML silently keeps the second); `<<: *name` takes over a block."""
 
 
 def _strict_mapping(loader, node, deep=False):
     seen = []
     for key, _ in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            continue
         name = loader.construct_object(key, deep=deep)
         if name in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {name!r} is given twice", key.start_mark)

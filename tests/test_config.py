@@ -176,6 +176,7 @@ def test_negative_numbers_on_the_command_line():
         ({"validation_tasks": [44, 46]}, "validation_tasks .44, 46. must lie inside train_tasks"),
         ("env_name: a\nenv_name: b\n", "toy.yaml line 2: key 'env_name' is given twice"),
         ("train_meta_dt: {steps: 1, steps: 2}\n", "key 'steps' is given twice"),
+        ("a: &a {b: 1}\nrecipes: {fast: {train_meta_dt: {<<: *a, steps: 2, steps: 3}}}\n", "key 'steps' is given twice"),
         ("env_name: [\n", "toy.yaml line 2"),
         ("- a\n", "must be a mapping"),
         ("", "must be a mapping"),
@@ -192,6 +193,19 @@ def test_mistakes_in_a_recipe_are_named(tmp_path):
     assert read(path).steps == 100_000
     refused(path, "toy.yaml: recipes.fast.train_meta_dt: unknown key 'stesp'.*steps", "train_meta_dt", "--recipe", "fast")
     refused(path, "has no recipe 'fats': choose paper, fast", "train_meta_dt", "--recipe", "fats")
+
+
+def test_a_recipe_may_build_on_another(tmp_path):
+    path = write(tmp_path / "toy.yaml", {})
+    path.write_text(
+        path.read_text() + "recipes:\n  fast: {train_meta_dt: &fast {steps: 7, batch_size: 3}}\n"
+        "  slow: {train_meta_dt: {<<: *fast, steps: 70}}\n"
+    )
+    slow = read(path, "train_meta_dt", "--recipe", "slow")
+    assert (slow.steps, slow.batch_size) == (70, 3)
+    fast, without = (parsed("train_meta_dt", "--recipe", name) for name in ("fast", "no_imagined_tasks"))
+    different = {key for key in settings(fast) if settings(fast)[key] != settings(without)[key]}
+    assert different == {"recipe", "relabel", "imagined_tasks"} and (without.imagined_tasks, without.relabel) == (0, False)
 
 
 def test_a_family_of_one_task_may_be_tested_on_it(tmp_path):
