@@ -82,7 +82,7 @@ def make_parser():
     training.add_argument("--relabel", action="boolean", default=False, help="relabel rewards across the training tasks (ours)")
     training.add_argument("--relabel_share", type=fraction, default=0.5, help="share of the windows moved to another task")
     training.add_argument(
-        "--imagined_tasks", type=natural, default=0, help="tasks between the training tasks that --relabel may pay too (ours)"
+        "--imagined_tasks", type=natural, default=0, help="tasks around the training tasks that --relabel may pay too (ours)"
     )
     training.add_argument(
         "--across_episodes", action="boolean", default=False, help="decode any transition of the task, not of the episode (ours)"
@@ -100,7 +100,7 @@ def main(argv=None):
     if not (args.reward_weight or args.state_weight):
         raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
     if args.imagined_tasks and not args.relabel:
-        raise UserError("--imagined_tasks says nothing without --relabel: give both or neither")
+        raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
     if args.relabel and args.across_episodes:
         raise UserError("--relabel decodes across episodes already: give one of --relabel and --across_episodes")
     keep_memory()
@@ -237,7 +237,13 @@ def train(args, model, sampler, validation, directory):
                     best = value
                     save_tensors(directory / "best.safetensors", model.state_dict())
             save_tensors(directory / "last.safetensors", model.state_dict())
-            state = {"step": step, "best": best, "seconds": time.time() - began, "generator": generator.get_state()}
+            state = {
+                "step": step,
+                "total": total,
+                "best": best,
+                "seconds": time.time() - began,
+                "generator": generator.get_state(),
+            }
             save_state(directory / "state.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
             if stop.received:
                 logger.close()

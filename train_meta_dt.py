@@ -6,7 +6,7 @@
 
 Few-shot (the default): prompts in training; tested after warm-up episodes of the same frozen agent. Zero-shot: no prompts at all.
 Point-Robot on two cores: the fast recipe about three minutes, the paper's 100,000 steps about three hours. The same command
-continues an interrupted run; --eval_only measures a finished one again, for example with --protocol paper.
+continues an interrupted run; --eval_only measures a finished one again, for example with other --warmup_episodes.
 Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m src.report.
 """
 
@@ -112,7 +112,7 @@ def make_parser():
         "--relabel", action="boolean", default=False, help="imitate other tasks' episodes too, paid by this task (ours)"
     )
     training.add_argument(
-        "--imagined_tasks", type=natural, default=0, help="learn tasks between the training tasks too; with --relabel (ours)"
+        "--imagined_tasks", type=natural, default=0, help="learn tasks around the training tasks too; with --relabel (ours)"
     )
     training.add_argument(
         "--hindsight_share", type=fraction, default=0.0, help="windows that get another episode's last z (ours)"
@@ -187,7 +187,7 @@ def check_args(args):
     if args.use_action_means and not args.stochastic:
         raise UserError("--use_action_means says nothing without --stochastic: the policy has no other action")
     if args.imagined_tasks and not args.relabel:
-        raise UserError("--imagined_tasks says nothing without --relabel: give both or neither")
+        raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
     if args.width % args.heads:
         raise UserError(f"--width {args.width} must be a multiple of --heads {args.heads}")
     if args.target == "pool_max" and args.zero_shot:
@@ -235,6 +235,12 @@ def open_world_model(args):
             args, "train_context.py", "--data_quality", args.data_quality, *(["--validation"] if args.validation else [])
         )
         raise UserError(f"no world model in {directory}; train it: {make}")
+    progress = load_state(directory / "state.pt") if (directory / "state.pt").exists() else {}
+    if progress.get("step", 0) < progress.get("total", 0):
+        raise UserError(
+            f"the world model in {directory} is at step {progress['step']} of {progress['total']}: run train_context.py again, "
+            "the command that began it goes on"
+        )
     model, config = load_world_model(directory)
     for key in ("env_type", "data_quality", "validation"):
         if config[key] != getattr(args, key):

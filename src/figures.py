@@ -241,7 +241,7 @@ def draw_context(panels):
     """Contexts in two dimensions, coloured by the task: a panel per world model, and the key of the colours.
 
     Args:
-        panels: [{"title", "points" (P, 2), "parameters" (P, d), "held_out" (P,) bool}]. Two task parameters are shown
+        panels: [{"title", "points" (P, 2), "parameters" (P, d)}]. Two task parameters are shown
             by hue (angle) and saturation (distance from the middle), otherwise the first one by a colour bar.
     """
     parameters = np.concatenate([panel["parameters"] for panel in panels])
@@ -250,12 +250,9 @@ def draw_context(panels):
     widths = [4] * len(panels) + [2.6] * plane
     grid = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     for axes, panel in zip(grid, panels, strict=False):
-        held_out = panel["held_out"]
         colours = _plane_colours(panel["parameters"], parameters) if plane else panel["parameters"][:, 0]
         scale = {} if plane else {"vmin": parameters[:, 0].min(), "vmax": parameters[:, 0].max()}
-        for chosen, edge, size in ((~held_out, "none", 13), (held_out, "#1a1a1a", 26)):
-            points = panel["points"][chosen].T
-            shown = axes.scatter(*points, c=colours[chosen], s=size, edgecolors=edge, linewidths=0.6, **scale)
+        shown = axes.scatter(*panel["points"].T, c=colours, s=13, edgecolors="none", **scale)
         axes.set(title=panel["title"], xlabel="first principal axis of z", ylabel="second principal axis of z")
         axes.set_aspect("equal", adjustable="datalim")
     if plane:

@@ -475,7 +475,6 @@ def belief_pictures(section, styles):
 
 def context_pictures(section):
     """The contexts of each world model (the first seed that has them) in two dimensions."""
-    test_tasks = [task for _, _, runs in _groups(section) for task in runs[0]["task_ids"]]
     panels = []
     for name, runs in section.diagnostics.items():
         run = next((run for run in runs if run.get("embedding")), None)
@@ -486,11 +485,12 @@ def context_pictures(section):
                     "title": f"{name}, seed {run['seed']}",
                     "points": np.array(embedding["points"]),
                     "parameters": np.array([embedding["task_parameters"][str(task)] for task in embedding["task_ids"]]),
-                    "held_out": np.isin(embedding["task_ids"], test_tasks),
                 }
             )
     if panels:
-        caption = "A point is the context z of one window, coloured by its task. Ringed: test tasks, unseen in training."
+        caption = (
+            "A point is the context z after some steps of a held-out episode, coloured by the parameters of its training task."
+        )
         png = figures.draw_context(panels)
         yield Picture(f"{slug(section)}-context.png", "What the context encodes", caption, png)
 

@@ -22,6 +22,7 @@ import sys
 import time
 from pathlib import Path
 
+from src.behaviour import committed_directory
 from src.checkpoint import UserError, main_guard
 from src.collect import QUALITIES
 from src.config import Parser, find_config, natural, positive_int, read_env, read_yaml
@@ -63,7 +64,8 @@ class Job:
 
 
 def data_jobs(args, env):
-    """Stages 1 and 2, one after the other: each spreads its tasks over the cores itself. Stage 1 only where a dataset lacks."""
+    """Stages 1 and 2, one after the other: each spreads its tasks over the cores itself. Stage 1 only where a dataset lacks and
+    no behaviour policies come with the repository."""
     flags = common_flags(args, env)
     root = Path(args.output_dir) / "datasets"
     files = {quality: dataset_directory(root, env.env_type, quality) / "data" / "main_data.hdf5" for quality in args.qualities}
@@ -72,7 +74,8 @@ def data_jobs(args, env):
         for quality, file in files.items()
         if not file.exists()
     ]
-    if any(quality != "random" for quality in args.qualities if not files[quality].exists()):
+    committed = committed_directory(env.env_type).is_dir()
+    if not committed and any(quality != "random" for quality in args.qualities if not files[quality].exists()):
         behaviour = Path(args.output_dir) / "saves" / env.env_type / "behaviour"
         jobs.insert(0, Job(("train_data_collection.py", *flags), behaviour, "behaviour policies"))
     return jobs
@@ -99,10 +102,14 @@ def learning_jobs(args, env, quality, seed):
         method, "zero_shot-strict", "--zero_shot", "True",
         artifact=policy_directory(place, method, "zero_shot") / "model.safetensors",
     )  # fmt: skip
-    paper = policy(method, "zero_shot-paper", "--zero_shot", "True", "--protocol", "paper", "--eval_only", needs=(zero_shot,))
+    paper = policy(
+        method, "zero_shot-paper", "--zero_shot", "True", "--protocol", "paper", "--eval_only", needs=(context, zero_shot)
+    )
     # few-shot without prompts is trained exactly as zero-shot is: the same policy, measured under its own name; two
     # evaluations of one policy do not run side by side
-    plain = policy(f"{method}-no_prompt", "few_shot-strict", "--ablation", "no_prompt", "--eval_only", needs=(zero_shot, paper))
+    plain = policy(
+        f"{method}-no_prompt", "few_shot-strict", "--ablation", "no_prompt", "--eval_only", needs=(context, zero_shot, paper)
+    )
     main = [context, policy(method, "few_shot-strict"), zero_shot, paper, plain]
     further = [policy(f"{method}-{name}", "few_shot-strict", "--ablation", name) for name in ABLATIONS]
     return main, [*further, policy(method, "few_shot-paper", "--protocol", "paper")]

@@ -242,6 +242,18 @@ def test_buffer_keeps_the_best_and_drops_the_worst_first():
     assert torch.equal(source[2], before)  # the dataset itself is not touched
 
 
+def test_buffer_may_keep_the_highest_returns():
+    observations, actions, rewards, lengths = episodes([2, 2, 2])
+    rewards[:, 0], rewards[:, 1] = 0.0, torch.tensor([3.0, 9.0, 5.0])
+    buffer = TrajectoryBuffer(observations, actions, rewards, lengths, 4, 2, keep_best=True)
+    rows = [
+        buffer.add(torch.zeros(3, 2), torch.zeros(2, 1), torch.tensor([0.0, value])) for value in (1.0, 0.5, 7.0, 6.0, 2.0, 5.0)
+    ]  # a free row first; 0.5 is below all; then 1 and 3 go; 2 and 5 are not above the lowest, 5
+    assert rows == [3, None, 3, 0, None, None] and buffer.rewards[:, 1].tolist() == [6.0, 9.0, 5.0, 7.0] and buffer.added == 6
+    short = buffer.add(torch.zeros(2, 2), torch.zeros(1, 1), torch.tensor([8.0]))  # what the longer one left behind earns nothing
+    assert short == 2 and buffer.add(torch.zeros(3, 2), torch.zeros(2, 1), torch.tensor([0.0, 6.5])) == 0
+
+
 def test_delayed_reward_stands_at_the_last_step():
     rewards = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]], np.float32)
     assert delayed(rewards, np.array([3, 2])).tolist() == [[0, 0, 6], [0, 9, 0]]

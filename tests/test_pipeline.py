@@ -155,8 +155,20 @@ def whole(tmp_path_factory, data_root):
 
 
 STEPS = {
-    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.02"],
-    "train_meta_dt": ["--steps", "10", "--eval_every", "3", "--warmup_episodes", "1", "--precision", "float32"],
+    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.02", "--imagined_tasks", "5"],
+    "train_meta_dt": [
+        "--steps",
+        "10",
+        "--eval_every",
+        "3",
+        "--warmup_episodes",
+        "1",
+        "--precision",
+        "float32",
+        "--relabel",
+        "--imagined_tasks",
+        "5",
+    ],
 }
 WEIGHTS = {"train_context": (CONTEXT, ("best", "last")), "train_meta_dt": (POLICY, ("model",))}
 FILES = {

@@ -60,21 +60,17 @@ def test_steps_beyond_an_episode_earn_nothing(episodes):
     assert (joined.rewards[12:, 2:] == 0).all() and (joined.rewards[12:, :2] < 0).any()
 
 
-def test_imagined_tasks_lie_between_two_training_tasks():
+def test_imagined_tasks_lie_around_the_training_tasks():
     environment = point_robot().make()
     goals = environment.unwrapped.tasks["goal"]
-    table = imagined_tasks(environment, TASKS, 40, np.random.default_rng(0))
-    assert np.array_equal(table["goal"][:50], goals) and table["goal"].shape == (90, 2)
-    sides = [(a, b) for a in TASKS for b in TASKS if a < b]
-    used = set()
-    for goal in table["goal"][50:]:
-        detours = [sum(np.linalg.norm(goal - goals[end]) for end in side) - np.linalg.norm(np.subtract(*goals[list(side)]))
-                   for side in sides]  # fmt: skip
-        assert min(detours) == pytest.approx(0, abs=1e-9)
-        used.add(int(np.argmin(detours)))
-    assert used == {0, 1, 2}
-    again = imagined_tasks(environment, TASKS, 40, np.random.default_rng(0))
-    assert np.array_equal(table["goal"], again["goal"])
+    table = imagined_tasks(environment, TASKS, 6000, np.random.default_rng(0))["goal"]
+    assert np.array_equal(table[:50], goals) and table.shape == (6050, 2)
+    generator = np.random.default_rng(0)
+    centres = generator.choice(np.array(TASKS), 6000)
+    moves = (table[50:] - goals[centres]) / goals[list(TASKS)].std(0)
+    assert np.abs(moves.mean(0)).max() < 0.02 and np.allclose(moves.std(0), 0.3, atol=0.01)
+    assert np.unique(centres).tolist() == list(TASKS)  # no other task is a centre
+    assert np.array_equal(table, imagined_tasks(environment, TASKS, 6000, np.random.default_rng(0))["goal"])
 
 
 def test_imagined_tasks_join_with_random_and_with_their_best_episodes(episodes):

@@ -45,5 +45,8 @@ def test_what_a_missing_run_needs_is_made_again(finished):
     assert len(planned) == 2 and "--zero_shot True" in planned[0] and "no_prompt" in planned[1]
     weights.write_bytes(kept)  # newer than its result now, as after an interruption
     assert reproduce(finished, "--dry_run").splitlines() == planned
+    (finished / "saves/point_robot/random/context+debug/seed_0/best.safetensors").unlink()
+    planned = [command.split()[1] for command in reproduce(finished, "--dry_run").splitlines()]
+    assert planned == ["train_context.py", "train_meta_dt.py", "train_meta_dt.py"]
     missing.write_bytes(before)
     assert reproduce(finished, "--dry_run").strip() == ""

@@ -122,6 +122,9 @@ def make_parser():
     online.add_argument(
         "--online_buffer_size", type=positive_int, default=1000, help="trajectories; at first the best offline ones"
     )
+    online.add_argument(
+        "--keep_best", action="boolean", default=False, help="a full buffer gives up its lowest return, not its oldest (ours)"
+    )
     online.add_argument("--num_online_rollouts", type=positive_int, default=1, help="episodes played per round")
     online.add_argument("--online_rtg", type=real, help="return asked for when exploring (default: twice --eval_rtg)")
     online.add_argument("--relabel", action="boolean", default=True, help="train on the returns achieved, not on those asked for")
@@ -270,7 +273,7 @@ def main(argv=None):
         write_json(result_file, make_result(args, trainer, trajectories, levels, scale))
     follow = ""
     if not args.online_training:
-        words = ["--dataset", args.dataset, "--online_training", *(["--stochastic"] if args.stochastic else [])]
+        words = ["--dataset", args.dataset, "--online_training", "--pretrained_model", str(folder)]
         follow = "; next: " + next_command(args, "-m baselines.online_dt", *words)
     print(f"{folder}: return {describe(trainer.last['returns'][0], scale)}; result: {result_file}{follow}")
 
@@ -291,7 +294,7 @@ def make_buffer(args, t):
     rows = best(t.returns, t.lengths, capacity, 1.0 if args.online_training else args.pct_traj)
     arrays = [torch.from_numpy(array[rows]).to(args.device) for array in (t.observations, t.actions, t.rewards, t.lengths)]
     steps = args.env.max_episode_steps if args.online_training else t.rewards.shape[1]
-    return TrajectoryBuffer(*arrays, capacity or len(rows), steps)
+    return TrajectoryBuffer(*arrays, capacity or len(rows), steps, args.keep_best)
 
 
 def train(args, policy, trajectories, folder, scale, stop):

@@ -7,17 +7,19 @@ from src.windows import EpisodeTensors
 
 
 class TrajectoryBuffer(EpisodeTensors):
-    """Up to `capacity` trajectories; new ones fill free rows, then replace the rows from the first on.
+    """Up to `capacity` trajectories; new ones fill free rows, then replace others.
 
-    Row order is the order of replacement, so `best` puts the worst trajectory first. The return-to-go of a stored trajectory is
+    The row that is replaced is the next one in row order, as in the official code: `best` puts the worst trajectory first, so
+    that the worst offline ones go first and the online ones last. With `keep_best` it is that of the lowest return, and a new
+    trajectory below all that are there is not stored. The return-to-go of a stored trajectory is
     the sum of its own rewards from each step on (hindsight relabelling), unless `add` is told otherwise.
 
     Args:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,): tensors on the training device, which are
-            copied. capacity: rows, at least E. max_steps: T of the buffer.
+            copied. capacity: rows, at least E. max_steps: T of the buffer. keep_best: see above.
     """
 
-    def __init__(self, observations, actions, rewards, lengths, capacity, max_steps):
+    def __init__(self, observations, actions, rewards, lengths, capacity, max_steps, keep_best=False):
         def extended(values, steps):
             rows = values.new_zeros(capacity, steps, *values.shape[2:])
             rows[: len(values), : min(steps, values.shape[1])] = values[:, :steps]
@@ -32,16 +34,30 @@ class TrajectoryBuffer(EpisodeTensors):
             observations.new_zeros(capacity, max_steps + 1, 0),  # contexts: this policy has none
             None,
         )
-        self.first = len(lengths) % capacity
-        self.added = 0
+        self.first, self.keep_best = len(lengths), keep_best
+        self.added = 0  # also those that were not stored
         self.cumulative = self.lengths.cumsum(0)
 
     def add(self, observations, actions, rewards, returns_to_go=None):
         """Store a trajectory: observations (L + 1, d_s), actions (L, d_a), rewards (L,).
 
         returns_to_go: (L,), what to condition on instead of the achieved ones (the ablation without relabelling).
+        Returns: its row, or None when it was not stored.
         """
-        row, length = (self.first + self.added) % len(self.lengths), len(rewards)
+        row = (self.first + self.added) % len(self.lengths)
+        self.added += 1
+        if self.keep_best and self.lengths.all():
+            inside = torch.arange(self.rewards.shape[1], device=self.lengths.device) < self.lengths[:, None]
+            returns = self.rewards.double().masked_fill(~inside, 0).sum(1)
+            row = int(returns.argmin())
+            if rewards.double().sum() <= returns[row]:
+                return None
+        self.put(row, observations, actions, rewards, returns_to_go)
+        return row
+
+    def put(self, row, observations, actions, rewards, returns_to_go=None):
+        """Write a trajectory, as `add` takes it, into one row."""
+        length = len(rewards)
         achieved = rewards.double().flip(0).cumsum(0).flip(0).float()
         self.observations[row, : length + 1] = observations
         self.actions[row, :length] = actions
@@ -49,7 +65,6 @@ class TrajectoryBuffer(EpisodeTensors):
         self.returns_to_go[row, :length] = achieved if returns_to_go is None else returns_to_go
         self.lengths[row] = length
         self.cumulative = self.lengths.cumsum(0)
-        self.added += 1
 
     def draw(self, batch, length, generator):
         """`batch` windows of `length` steps, left-padded: a trajectory by its length, then a start uniform over its steps."""

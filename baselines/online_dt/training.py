@@ -92,7 +92,7 @@ class Trainer:
         self.learner, self.buffer, self.args, self.directory = learner, buffer, args, directory
         self.log, self.normalise = log, normalise
         self.iteration = self.updates = self.environment_steps = 0
-        self.episodes = []  # collected online: those that a resumed run must put back into the buffer
+        self.episodes = {}  # row of the buffer -> trajectory collected online, which a resumed run must put back
         self.curve = {key: [] for key in ("gradient_steps", "environment_steps", "test_return", "exploration_return", "entropy",
                                           "temperature")}  # fmt: skip
         self.recent, self.means, self.explored, self.last, self.seconds = {}, {}, [], None, 0.0
@@ -155,7 +155,8 @@ class Trainer:
             args.env.max_episode_steps,
             np.full(args.num_online_rollouts, args.online_rtg),
             self.bounds,
-            noise=0.0 if stochastic else args.exploration_noise,
+            noise=args.exploration_noise,
+            noisy_steps=0 if stochastic else args.env.max_episode_steps,
             generator=numpy_generator(*names),
         )
         lengths, returns = episode_lengths(episodes["rewards"], episodes), episodes["rewards"].sum(1, dtype=np.float64)
@@ -175,8 +176,9 @@ class Trainer:
 
     def store(self, episode):
         """Put a collected trajectory into the buffer, and remember it for a resumed run as long as the buffer holds it."""
-        self.buffer.add(**episode)
-        self.episodes = [*self.episodes, episode][-len(self.buffer.lengths) :]
+        row = self.buffer.add(**episode)
+        if row is not None:
+            self.episodes[row] = episode
 
     def agent(self, generator):
         return Agent(self.learner.policy, self.args.eval_context, generator, spend=self.args.mode == "normal")
@@ -214,10 +216,9 @@ class Trainer:
     def restore(self, state):
         """Continue where `save` left off."""
         self.learner.load_state_dict(state["learner"])
-        episodes = state["episodes"]
-        self.buffer.added = state["added"] - len(episodes)
-        for episode in episodes:
-            self.buffer.add(**episode)
+        self.buffer.added = state["added"]
+        for row, episode in state["episodes"].items():
+            self.buffer.put(row, **episode)
         for name in self.STATE:
             setattr(self, name, state[name])
 
