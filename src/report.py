@@ -363,18 +363,23 @@ def curve_pictures(section, styles):
 
 
 def online_pictures(section, styles):
-    """Return, entropy and temperature against environment steps, of the regimes in which there are any."""
+    """Return, entropy and temperature of methods that learn online: against environment steps, in pre-training gradient steps."""
     titles = {"test_return": "mean return", "entropy": "entropy of the policy (nats)", "temperature": "temperature λ"}
     for column, methods in section.runs.items():
-        panels = []
+        panels, played = [], [results.common_curve(runs, "test_return", "environment_steps") for runs in methods.values()]
+        played = [curve[0][-1] for curve in played if curve is not None]
+        if not played:
+            continue
+        axis = "environment_steps" if max(played) > 0 else "gradient_steps"
         for series, title in titles.items():
-            lines = {method: results.common_curve(runs, series, "environment_steps") for method, runs in methods.items()}
-            lines = {method: curve for method, curve in lines.items() if curve is not None and curve[0][-1] > 0}
+            lines = {method: results.common_curve(runs, series, axis) for method, runs in methods.items()}
+            lines = {method: curve for method, curve in lines.items() if curve is not None}
             references = _mean_levels(methods) if series == "test_return" else {}
             if lines:
-                panels.append({"title": title, "axis": "environment steps", "lines": lines, "references": references})
+                panels.append({"title": title, "axis": axis.replace("_", " "), "lines": lines, "references": references})
         if panels:
-            caption = "Line: mean over seeds; band: lowest to highest seed. Zero steps: the pre-trained policy."
+            caption = "Line: mean over seeds; band: lowest to highest seed, as far as all seeds go."
+            caption += " Zero steps: the pre-trained policy." if axis == "environment_steps" else ""
             png = figures.draw_online(panels, styles)
             yield Picture(f"{slug(section)}-online-{_safe(*column)}.png", f"Online: {_column_title(column)}", caption, png)
 

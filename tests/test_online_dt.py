@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from baselines.online_dt.policy import Agent, Policy
 from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
 from baselines.online_dt.training import Learner, Trainer
 from get_datasets import main as get_datasets
-from src.checkpoint import UserError, load_tensors
+from src.checkpoint import UserError, load_state, load_tensors
 from src.lamb import Lamb
 from src.seeding import torch_generator
 from src.stochastic import TEMPERATURE_RANGE, ActionDistribution, GaussianHead, Temperature
@@ -327,6 +328,37 @@ def test_published_commands_are_understood(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match=r"make it: python -m baselines\.online_dt --env_type gym_hopper"):
         parse([*PUBLISHED[1].split(), "--output_dir", str(tmp_path)])
     assert "cuda:2 is not available" in capsys.readouterr().err or torch.cuda.device_count() > 2
+
+
+def test_published_commands_run(tmp_path, capsys):
+    """As printed, with sizes reduced by further flags, on the data of the committed agent; then the command named as next."""
+    place = ["--output_dir", str(tmp_path)]
+    get_datasets(["--env_type", "gym_hopper", "--data_type", "medium", "--capacity", "1000", *place])
+    short = [*place, "--max_iters=1", "--num_steps_per_iter=2", "--num_eval_episodes=1", "--batch_size=4"]
+    short += ["--approximate_entropy_samples=1"]
+    main([*PUBLISHED[0].split(), *short, "--embed_dim=16", "--n_layer=1", "--n_head=1"])
+    follow = shlex.split(capsys.readouterr().out.split("next: python -m baselines.online_dt ")[1].splitlines()[0])
+    main([*PUBLISHED[1].split(), *short])  # the sizes are those of the pre-trained model
+    written = tmp_path / "results/gym_hopper/medium/online_dt"
+    assert json.loads((written / "pretrained-strict/seed_0.json").read_text())["gradient_steps"] == 2
+    tuned = json.loads((written / "finetuned-strict/seed_0.json").read_text())
+    assert tuned["gradient_steps"] == 4 and tuned["environment_steps"] > 0 and tuned["normalisation"]["maximum"] > 2000
+    main([*follow, *short, "--no-resume"])
+
+
+def test_a_deterministic_policy_explores_with_noise(toy):
+    flags, folder = toy
+    flags = [*flags, "--no-stochastic", "--num_eval_episodes", "1", "--num_steps_per_iter", "1", "--max_iters", "1"]
+    main(flags)
+    model = str(folder / "saves/balance/random/online_dt-deterministic/pretrained/seed_0")
+    actions = {}
+    for noise in ("0", "0.5"):
+        online = ["--online_training", "--pretrained_model", model, "--exploration_noise", noise, "--no-resume"]
+        main([*flags, *online, "--online_buffer_size", "4"])
+        state = load_state(Path(model.replace("pretrained", "finetuned")) / "state.pt")
+        (actions[noise],) = (episode["actions"] for episode in state["episodes"].values())
+    steps = min(map(len, actions.values()))
+    assert (actions["0"][:steps] - actions["0.5"][:steps]).abs().mean() > 0.1  # of a range of 4
 
 
 def test_booleans_and_contradictions():

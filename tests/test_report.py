@@ -117,7 +117,8 @@ def test_online_runs_have_normalised_scores_and_curves_over_environment_steps(tm
     assert "0 = 20.0, 100 = 3220.0: our own expert" in table.rows[0][-1]
     assert {row[0]: row[2] for row in table.references} == {"random": "0.0", "dataset_mean": "43.1", "expert": "100.0"}
     names = [picture.name for picture in report.section_pictures(section)]
-    assert names == ["gym_hopper-medium-curves.png", "gym_hopper-medium-online-finetuned-strict.png"]
+    online = [f"gym_hopper-medium-online-{phase}-strict.png" for phase in ("pretrained", "finetuned")]
+    assert names == ["gym_hopper-medium-curves.png", *online]
     steps, values = common_curve(section.runs["finetuned", "strict"]["online_dt"], "temperature", "environment_steps")
     assert values.shape == (2, len(steps)) and steps[0] == 901 and steps[-1] == 1999
 

@@ -126,7 +126,11 @@ def make_parser():
         "--keep_best", action="boolean", default=False, help="a full buffer gives up its lowest return, not its oldest (ours)"
     )
     online.add_argument("--num_online_rollouts", type=positive_int, default=1, help="episodes played per round")
-    online.add_argument("--online_rtg", type=real, help="return asked for when exploring (default: twice --eval_rtg)")
+    online.add_argument(
+        "--online_rtg",
+        type=real,
+        help="return asked for when exploring (default: that of the settings file, else twice --eval_rtg)",
+    )
     online.add_argument("--relabel", action="boolean", default=True, help="train on the returns achieved, not on those asked for")
     online.add_argument(
         "--exploration_noise", type=nonnegative_float, default=0.1,
@@ -241,7 +245,8 @@ def find_pretrained(args):
     command = next_command(args, "-m baselines.online_dt", "--dataset", args.dataset)
     if not (folder / "model.safetensors").exists() or not (folder / "state.pt").exists():
         raise UserError(f"no pre-trained model in {folder}; make it: {command}, with the flags of the model")
-    if load_state(folder / "state.pt")["iteration"] < read_json(folder / "config.json")["max_iters"]:
+    state = load_state(folder / "state.pt")
+    if state["iteration"] < state["max_iters"]:
         raise UserError(f"the run in {folder} is not finished; the command that started it continues it")
     return folder
 
@@ -346,16 +351,17 @@ def reference_levels(trajectories, env_type):
 
     Returns {"random", "dataset_mean", "dataset_best", "expert"}: a return or None each; and {"minimum", "maximum", "source"}: the
     returns that count as 0 and 100, or None. Data of our own bring the measured returns of uniform actions and of the late
-    checkpoints of the same training; D4RL's files have D4RL's constants; other data have none.
+    checkpoints of the same training; D4RL's own files (v2 robots) have D4RL's constants; other data, Minari's too, have none.
     """
     behaviour = [entry.get("behaviour", {}).get("0") for entry in trajectories.metadata["provenance"]]
-    imported = any("imported_from" in entry for entry in trajectories.metadata["provenance"])
+    files = [name for entry in trajectories.metadata["provenance"] for name, _ in entry.get("imported_from", {}).values()]
+    d4rl = bool(files) and "main_data.hdf5" not in files  # the name of every Minari dataset
     random = expert = source = None
     if any(behaviour):
         facts = next(filter(None, behaviour))
         random, expert = facts["random_return"], facts["expert_return"]
         source = "random actions and expert of the data's own behaviour policy"
-    elif imported and env_type in D4RL_SCORES:
+    elif d4rl and env_type in D4RL_SCORES:
         random, expert = D4RL_SCORES[env_type]
         source = "D4RL's constants of the v2 robots"
     returns = trajectories.returns

@@ -210,7 +210,7 @@ class Trainer:
         """model.safetensors for whoever uses the policy, state.pt for the run that goes on."""
         save_tensors(self.directory / "model.safetensors", self.learner.policy.state_dict())
         own = {name: getattr(self, name) for name in self.STATE}
-        state = {**own, "added": self.buffer.added, "learner": self.learner.state_dict()}
+        state = {**own, "added": self.buffer.added, "max_iters": self.args.max_iters, "learner": self.learner.state_dict()}
         save_state(self.directory / "state.pt", state)
 
     def restore(self, state):
