@@ -59,6 +59,8 @@ def speed_table(document):
     lines = [["", "measured", "aim", "share of the float32 / bfloat16 peak"]]
     for figure in document["figures"]:
         aim = f"{figure['aim']}, {'met' if figure['met'] else 'missed'}" if "aim" in figure else "–"
+        if "share_met" in figure:
+            aim += f"; {figure['aim_share_of_peak']} of the peak, {'met' if figure['share_met'] else 'missed'}"
         shares = " / ".join(f"{share:.2f}" for share in figure["share_of_peak"].values()) if figure["gflop"] else "–"
         lines.append([figure["name"], f"{number(figure['value'])} {figure['unit']}", aim, shares])
         for name, unit, goal, met in (
