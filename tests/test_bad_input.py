@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import CONTEXT, POLICY, ROOT, listing, run_stage, words
 
-from src.checkpoint import read_json, write_json
+from src.checkpoint import load_state, read_json, save_state, write_json
 
 TOY = ROOT / "tests" / "toy" / "slide.yaml"
 HDF5 = "datasets/point_robot/random-v0/data/main_data.hdf5"
@@ -157,6 +157,9 @@ SEEN = {
         ["--config", TOY, "--recipe", "paper", "--world_model", CONTEXT], "was trained with env_type point_robot"),
     "a policy in place of a world model": ("train_meta_dt", [lambda r: shutil.copy(
         r / POLICY / "model.safetensors", r / CONTEXT / "best.safetensors")], [], "holds no world model of train_context.py"),
+    "a world model that is not finished": ("train_meta_dt", [lambda r: save_state(
+        r / CONTEXT / "state.pt", load_state(r / CONTEXT / "state.pt") | {"total": 1000})], [],
+        "is at step 20 of 1000: run train_context.py again"),
     "settings of the world model without its keys": ("train_meta_dt", [lambda r: write_json(r / CONTEXT / "config.json", {})], [],
         "holds no world model of train_context.py"),
     "dataset made again": ("train_meta_dt", [lambda r: run_stage("get_datasets", r, "--seed", "1")], [],
