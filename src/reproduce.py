@@ -3,11 +3,12 @@
     python -m src.reproduce --env_type point_robot
     python -m src.reproduce --env_type point_robot --qualities replay --seeds 0 --dry_run
 
-Behaviour policies and datasets where they are missing; then for every quality and seed the world model, few-shot, zero-shot, the
-ablations, and both regimes under the paper's protocol. A run whose result file exists is skipped (a world model or policy that a
-run still needs is made again where only its result is there) and an interrupted one goes on from its checkpoint, so the same
-command resumes. Runs are single-threaded processes, as many at once as there are cores; what
-they print goes to saves/<env_type>/reproduce/. Next: python -m src.report.
+Behaviour policies and datasets where they are missing; then for every quality and seed the world model, few-shot, zero-shot,
+the ablations, and both regimes under the paper's protocol. A run whose result file exists is skipped (a world model or policy
+that a run still needs is made again where only its result is there) and an interrupted one goes on from its checkpoint, so the
+same command resumes. With all results in place nothing is left to do; --output_dir elsewhere runs everything anew. Runs are
+single-threaded processes, as many at once as there are cores; what they print goes to saves/<env_type>/reproduce/. Next: python
+-m src.report.
 """
 
 import argparse
