@@ -1,4 +1,4 @@
-"""Reward relabelling: what the same transitions would have earned on another training task (BOReL's idea).
+"""Reward relabelling: what the same transitions would have earned on another task, of training or imagined (BOReL's idea).
 
 It needs the reward function of the training tasks, `compute_rewards` of the environment; nothing of a test task is read.
 """
