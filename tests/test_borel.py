@@ -262,6 +262,20 @@ def test_dqn_learns_values():
     torch.testing.assert_close(chosen, batch[2], atol=0.1, rtol=0)
 
 
+def test_double_dqn_values_what_the_network_would_do():
+    """One hidden unit that is always 1: Q = the last weights plus bias. The network prefers action 1, its target action 0."""
+    rewards, gamma = torch.tensor([[2.0]]), 0.5
+    for double, expected in ((False, 2 + 0.5 * 7), (True, 2 + 0.5 * 3)):
+        agent = DQN(1, 1, 2, [1], torch.Generator().manual_seed(0), gamma, tau=0.1, critic_lr=1e-3, double=double)
+        for network, values in ((agent.network, [1.0, 4.0]), (agent.target, [7.0, 3.0])):
+            for weight in network.weights:
+                weight.data.zero_()
+            network.biases[-1].data = torch.tensor([[values]])
+        observation, action = torch.ones(1, 1, 1), torch.zeros(1, 1, dtype=torch.long)
+        losses = agent.update(observation, action, rewards, observation, torch.zeros(1, 1))
+        assert float(losses["critic_loss"]) == pytest.approx((expected - 1) ** 2)
+
+
 @pytest.mark.parametrize("kind", ["dqn", "sac"])
 def test_stacked_agents_do_not_feel_each_other(kind):
     def trained(batch):
@@ -401,6 +415,17 @@ def test_any_number_of_episodes_may_be_relabelled():
     for row, task in enumerate(rollouts.task_ids):
         expected = problem.rewards(task, mixed.obs[row], mixed.actions[row], mixed.next_obs[row])
         np.testing.assert_array_equal(mixed.rewards[row], expected)
+
+
+def test_fresh_relabelling_differs_by_epoch(grid):
+    """Every epoch draws its own mixture; the same epoch draws the same again; the published way knows one draw."""
+    _, flags = grid
+    args = parse(vae_script.make_parser(), "train_vae_offline", [*flags, "--hindsight-relabelling", "True"])
+    rollouts = vae_script.load_data(args)
+    once, first, again, second = (vae_script.relabelled(args, rollouts, *epoch).rewards for epoch in ((), (0,), (0,), (1,)))
+    assert (first == again).all() and (first != second).any() and (first != once).any()
+    plain = parse(vae_script.make_parser(), "train_vae_offline", [*flags, "--hindsight-relabelling", "False"])
+    assert vae_script.relabelled(plain, rollouts, 0) is rollouts
 
 
 TINY_WIND = """
@@ -597,6 +622,7 @@ def test_killed_runs_resume_to_the_same_weights(grid, tmp_path):
     """SIGKILL after the first checkpoint, then the same command: the belief model's weights are those of a whole run."""
     folder, flags = grid
     flags = [*flags, "--num-iters", "60", "--save-interval", "2"]
+    flags += ["--hindsight-relabelling", "True", "--fresh-relabelling", "True"]
     whole = ["--vae-model-name", "whole"]
     vae_script.main([*flags, *whole])
     command = [sys.executable, "-m", "baselines.borel.train_vae_offline", *flags, "--vae-model-name", "killed"]

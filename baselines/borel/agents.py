@@ -86,14 +86,16 @@ class Agent:
 
 
 class DQN(Agent):
-    """Q-learning with discrete actions."""
+    """Q-learning with discrete actions; double: the network chooses the next action that its target values (van Hasselt 2016)."""
 
     def __init__(
-        self, agents, observation_size, action_size, hidden, generator, gamma, tau, critic_lr, clip_grad_value=None, device="cpu"
-    ):
+        self, agents, observation_size, action_size, hidden, generator, gamma, tau, critic_lr, clip_grad_value=None, device="cpu",
+        double=False,
+    ):  # fmt: skip
         sizes = [observation_size, *hidden, action_size]
         network, target = (StackedMLP(agents, sizes, generator).to(device) for _ in range(2))
         super().__init__(network, target, gamma, tau, clip_grad_value)
+        self.double = double
         self.parameters = list(network.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=critic_lr, fused=True)
 
@@ -104,7 +106,8 @@ class DQN(Agent):
     def update(self, obs, actions, rewards, next_obs, terminated, generator=None):
         """One step of Adam. obs, next_obs (P, B, d); actions (P, B) int; rewards, terminated (P, B) -> losses."""
         with torch.no_grad():
-            best = self.target(next_obs).amax(-1)
+            values = self.target(next_obs)
+            best = values.gather(-1, self.network(next_obs).argmax(-1, keepdim=True))[..., 0] if self.double else values.amax(-1)
             targets = rewards + self.gamma * (1 - terminated) * best
         values = self.network(obs).gather(-1, actions[..., None])[..., 0]
         loss = F.mse_loss(values, targets, reduction="none").mean(1).sum()

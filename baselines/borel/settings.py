@@ -39,6 +39,7 @@ def add_agent_flags(parser, policy, batch_size):
     agent.add_argument("--soft-target-tau", type=fraction, default=0.005, help="share of the target network replaced per update")
     agent.add_argument("--entropy-alpha", type=nonnegative_float, default=0.2, help="fixed weight of the entropy (SAC)")
     agent.add_argument("--automatic-entropy-tuning", action="boolean", default=False, help="learn the weight of the entropy")
+    agent.add_argument("--double-dqn", action="boolean", default=False, help="DQN without its overestimation (ours)")
     agent.add_argument("--clip-grad-value", type=positive_float, help="largest absolute gradient (default: no limit)")
     agent.add_argument("--bootstrap-rollout-end", action="boolean", default=True,
                        help="value the observation after a roll-out's last step; False: nothing follows it")  # fmt: skip
@@ -67,7 +68,7 @@ def make_agent(args, agents, observation_size, generator, cql=0.0):
     common = {"gamma": args.gamma, "tau": args.soft_target_tau, "critic_lr": args.critic_lr, "device": args.device}
     common["clip_grad_value"] = args.clip_grad_value
     if args.policy == "dqn":
-        return DQN(*shape, **common)
+        return DQN(*shape, **common, double=args.double_dqn)
     entropy = {"alpha": args.entropy_alpha, "automatic_alpha": args.automatic_entropy_tuning}
     return SAC(*shape, **common, **entropy, actor_lr=args.actor_lr, cql=cql)
 

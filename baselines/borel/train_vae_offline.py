@@ -54,6 +54,8 @@ def make_parser():
     data.add_argument("--relabelling-fraction", type=fraction, default=1.0, help="share of the roll-outs that RR rewrites")
     data.add_argument("--relabelled-episodes", choices=RELABELLED, default="half",
                       help="RR rewrites the first half of a roll-out's episodes, or the first u, u drawn (ours)")  # fmt: skip
+    data.add_argument("--fresh-relabelling", action="boolean", default=False,
+                      help="RR is drawn anew in every epoch (ours), not once")  # fmt: skip
     data.add_argument("--policy-replaying", action="boolean", default=False, help="mix agents by their replays (PR)")
     data.add_argument("--replaying-data-dir", help="name of the replays (default: replay, with the recipe's suffix)")
     data.add_argument("--num-replayed-policies", type=positive_int, default=20, help="agents replayed per task")
@@ -135,7 +137,7 @@ def remedy(args):
 
 
 def load_data(args):
-    """The training tasks' logs with the chosen remedies applied."""
+    """The training tasks' logs, with the replays of other agents where --policy-replaying asks for them."""
     problem = args.problem
     directory = data_directory(args, data_name(args, args.data_dir))
     rollouts = load_rollouts(
@@ -146,10 +148,15 @@ def load_data(args):
         command = next_command(args, "hindsight_data_collection")
         generator = numpy_generator(args.seed, "replaying")
         rollouts = replay_policies(rollouts, problem, replays, args.num_replayed_policies, generator, command)
-    if args.hindsight_relabelling:
-        generator = numpy_generator(args.seed, "relabelling")
-        rollouts = relabel_rewards(rollouts, problem, args.relabelling_fraction, generator, args.relabelled_episodes)
     return rollouts
+
+
+def relabelled(args, rollouts, *epoch):
+    """The logs with --hindsight-relabelling applied where it is on: one draw for each epoch given."""
+    if not args.hindsight_relabelling:
+        return rollouts
+    generator = numpy_generator(args.seed, "relabelling", *epoch)
+    return relabel_rewards(rollouts, args.problem, args.relabelling_fraction, generator, args.relabelled_episodes)
 
 
 def make_model(args, rewards):
@@ -201,8 +208,11 @@ def standardised_tasks(problem):
 
 
 def train(args, rollouts, model, directory):
-    """Train and save `model`; per epoch the roll-outs are permuted once for all tasks, and tasks are grouped at random."""
-    data, settings = VaeData(args, rollouts), loss_settings(args)
+    """Train and save `model`; per epoch the roll-outs are permuted once for all tasks, and tasks are grouped at random.
+
+    With --fresh-relabelling every epoch reads other roll-outs: fixed ones, some 500 per task, are learned by heart.
+    """
+    data, settings = VaeData(args, relabelled(args, rollouts)), loss_settings(args)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.vae_lr, fused=True)
     first = 0
     if (directory / "state.pt").exists():
@@ -216,6 +226,8 @@ def train(args, rollouts, model, directory):
         for epoch in range(first, args.num_iters):
             if args.decay_lr:
                 decay_learning_rates([optimizer], epoch, args.num_iters)
+            if args.fresh_relabelling:
+                data = VaeData(args, relabelled(args, rollouts, epoch))
             parts = train_epoch(args, model, optimizer, data, settings, torch_generator(args.seed, "epoch", epoch))
             logger.advance()
             done = epoch + 1
