@@ -29,6 +29,7 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
+from src.collect import QUALITIES
 from src.config import (
     fraction,
     natural,
@@ -55,7 +56,7 @@ VOLATILE = ("resume", "device", "output_dir", "tensorboard", "data_quality")  # 
 def make_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data_quality", "--data_type", default="medium", help="dataset: medium, expert, mixed, replay, random")
+    data.add_argument("--data_quality", "--data_type", choices=QUALITIES, default="medium", help="which dataset")
     data.add_argument(
         "--validation", action="boolean", default=False, help="leave the validation tasks out of training (for tuning)"
     )
@@ -209,7 +210,7 @@ def train(args, model, sampler, validation, directory):
     generator = torch_generator(args.seed, "context_batches")
     total, state = num_steps(args, sampler.size), {"step": 0, "best": math.inf, "seconds": 0.0}
     if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt")
+        state = load_state(directory / "state.pt", "step", "model", "optimizer", "generator")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
@@ -316,7 +317,8 @@ def diagnose(args, environment, model, held_out, points=1000):
 def curve(directory):
     """metrics.jsonl as columns."""
     records = read_metrics(directory)
-    columns = {key: [record.get(key) for record in records] for key in records[0] if key != "step"}
+    keys = {key: None for record in records for key in record if key != "step"}
+    columns = {key: [record.get(key) for record in records] for key in keys}
     return {"gradient_steps": [record["step"] for record in records], **columns}
 
 

@@ -99,6 +99,9 @@ def main(argv=None):
     tasks = task_range(args, args.env.make())
     if args.algo == "sac" and args.updates_per_step != 1:
         raise UserError("--updates_per_step: sac makes one update per step; give --algo batched_sac for another number")
+    if args.learning_starts >= args.num_steps:
+        print(f"note: all {args.num_steps} steps are random ones (--learning_starts {args.learning_starts}): nothing is learned",
+              file=sys.stderr)  # fmt: skip
     if args.env.terminates and args.algo != "sac":
         raise UserError(f"episodes of {args.env_type} end on their own, which --algo {args.algo} does not know: use --algo sac")
     failures, returns = train_shared(args, tasks) if args.algo == "multitask_sac" else train_each(args, tasks)

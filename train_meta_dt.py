@@ -5,7 +5,7 @@
     python train_meta_dt.py --env_name AntDir-v0 --zero_shot True --data_quality medium
 
 Few-shot (the default): prompts in training; tested after warm-up episodes of the same frozen agent. Zero-shot: no prompts at all.
-Point-Robot on two cores: the fast recipe about three minutes, the paper's 100,000 steps about three hours. The same command
+Point-Robot on two cores: the fast recipe about two minutes, the paper's 100,000 steps about three hours. The same command
 continues an interrupted run; --eval_only measures a finished one again, for example with other --warmup_episodes.
 Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m src.report.
 """
@@ -28,12 +28,14 @@ from src.checkpoint import (
     load_tensors,
     main_guard,
     provenance,
+    read_json,
     require_finite,
     run_directory,
     save_state,
     save_tensors,
     write_json,
 )
+from src.collect import QUALITIES
 from src.config import (
     fraction,
     natural,
@@ -58,18 +60,21 @@ from src.relabel import with_best_of_other_tasks
 from src.seeding import derive, numpy_generator, torch_generator
 from src.windows import BatchSampler
 
+# settings of the evaluation that decide what is measured, see `evaluated_as`
+EVALUATION = (
+    "warmup_episodes", "explore_noise", "explore_steps", "target", "target_return", "prompt_pool", "use_action_means",
+)  # fmt: skip
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
-    "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "render",
-    "warmup_episodes", "later_episodes", "explore_noise", "explore_steps", "zero_shot", "ablation", "target", "target_return",
-    "prompt_pool", "use_action_means",
+    "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "render", "later_episodes",
+    "zero_shot", "ablation", *EVALUATION,
 )  # fmt: skip
 
 
 def make_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group("data and task")
-    data.add_argument("--data_quality", "--data_type", default="medium", help="dataset: medium, expert, mixed, replay, random")
+    data.add_argument("--data_quality", "--data_type", choices=QUALITIES, default="medium", help="which dataset")
     data.add_argument("--zero_shot", action="boolean", default=False, help="train and test without prompts")
     data.add_argument("--validation", action="boolean", default=False, help="test on the validation tasks, left out of training")
     data.add_argument(
@@ -163,7 +168,7 @@ def main(argv=None):
     world_model, context_config = open_world_model(args)
     make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
     dataset = trajectories.load(Path(args.output_dir) / "datasets", args.env_type, args.data_quality, args.env, make_data)
-    if dataset.metadata["sha256"] != context_config["dataset_sha256"]:
+    if dataset.metadata["sha256"] != context_config.get("dataset_sha256"):
         raise UserError("the world model was trained on another version of this dataset: run train_context.py --no-resume again")
     run = Run(args, environment, dataset, world_model)
     if args.eval_only and not (run_path(args) / "state.pt").exists():
@@ -198,6 +203,12 @@ def check_args(args):
             f"--prompt_start_step {args.prompt_start_step} is not below --steps {args.steps}: the policy would be tested with "
             "prompts that it never saw; lower it, or pass --zero_shot True"
         )
+    if prompted and args.prompt_dropout == 1:
+        raise UserError("--prompt_dropout 1 trains without prompts and tests with them: lower it, or pass --zero_shot True")
+    if args.protocol == "paper" and args.target != "train":
+        raise UserError(
+            f"--protocol paper has a target of its own (the test task's best return): leave --target {args.target} out"
+        )
     if args.render:
         check_film(args)
     if args.prompt_length > args.env.max_episode_steps:
@@ -219,6 +230,14 @@ def method_name(args):
     return f"meta_dt{args.suffix}" + ("" if args.ablation == "none" else f"-{args.ablation}")
 
 
+def evaluated_as(args, directory, config):
+    """The method's name in results: settings of the evaluation that differ from those the run was begun with are part of it,
+    so that measuring again (--eval_only) never takes the place of another result."""
+    first = read_json(directory / "config.json")
+    changed = [f"{key}_{config[key]}" for key in EVALUATION if config[key] is not None and config[key] != first.get(key)]
+    return "-".join([method_name(args), *changed])
+
+
 def run_path(args):
     """The run's folder. The ablation no_prompt is trained exactly as zero-shot is and shares its folder; few-shot runs under the
     paper's protocol grow a pool while they train, hence a folder of their own."""
@@ -235,16 +254,18 @@ def open_world_model(args):
             args, "train_context.py", "--data_quality", args.data_quality, *(["--validation"] if args.validation else [])
         )
         raise UserError(f"no world model in {directory}; train it: {make}")
-    progress = load_state(directory / "state.pt") if (directory / "state.pt").exists() else {}
-    if progress.get("step", 0) < progress.get("total", 0):
+    if not (directory / "state.pt").exists():  # killed at its first checkpoint, which writes the weights first
+        raise UserError(f"the world model in {directory} has no state.pt: give its train_context.py command again")
+    progress = load_state(directory / "state.pt", "step", "total")
+    if progress["step"] < progress["total"]:
         raise UserError(
             f"the world model in {directory} is at step {progress['step']} of {progress['total']}: run train_context.py again, "
             "the command that began it goes on"
         )
     model, config = load_world_model(directory)
     for key in ("env_type", "data_quality", "validation"):
-        if config[key] != getattr(args, key):
-            raise UserError(f"{directory} was trained with {key} {config[key]}, this command says {getattr(args, key)}")
+        if config.get(key) != getattr(args, key):
+            raise UserError(f"{directory} was trained with {key} {config.get(key)}, this command says {getattr(args, key)}")
     return model.to(args.device), config
 
 
@@ -328,7 +349,7 @@ def train(args, run, directory):
     pool = PaperPool() if args.protocol == "paper" and run.with_prompts else None
     state = {"step": 0, "seconds": 0.0, "curve": [], "pool": None}
     if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt")
+        state = load_state(directory / "state.pt", "step", "policy", "optimizer", "generator", "dropout_generator", "pool")
         run.policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
@@ -438,10 +459,10 @@ def measure(args, run, directory, dataset, state, config):
         name: [record.get(name) for record in state["curve"]]
         for name in ("train_return", "validation_return", "test_return", "loss")
     }
-    written = []
+    written, method = [], evaluated_as(args, directory, config)
     for regime, result in results.items():
         document = {
-            "env_type": args.env_type, "quality": args.data_quality, "method": method_name(args), "regime": regime,
+            "env_type": args.env_type, "quality": args.data_quality, "method": method, "regime": regime,
             "protocol": args.protocol, "seed": args.seed, "task_ids": run.test_tasks, **result, "reference": reference,
             "target_return": target, "target_rule": "oracle" if args.protocol == "paper" else args.target,
             "task_parameters": {str(task): dataset.tasks[task] for task in run.test_tasks if task in dataset.tasks},
@@ -449,7 +470,7 @@ def measure(args, run, directory, dataset, state, config):
             "gradient_steps": state["step"], "wall_clock_s": round(state["seconds"], 1),
             "dataset_sha256": dataset.metadata["sha256"], **provenance(), "config": config,
         }  # fmt: skip
-        path = result_path(args, document["method"], f"{regime}-{args.protocol}")
+        path = result_path(args, method, f"{regime}-{args.protocol}")
         write_json(path, document)
         written.append(path)
         report(document, path)

@@ -161,7 +161,7 @@ def write_behaviour(directory, history, random_returns, tensors=None, facts=None
 
 def is_finished(directory):
     """Whether the behaviour policies in `directory` are complete: curve.json is the last file written."""
-    return (directory / "curve.json").exists()
+    return all((directory / name).exists() for name in ("checkpoints.safetensors", "curve.json"))
 
 
 def task_settings(args, task):

@@ -25,13 +25,15 @@ import safetensors
 import safetensors.torch
 import torch
 
+MAKE_AGAIN = "give the command that makes it once more, with --no-resume"
+
 
 class UserError(Exception):
     """A mistake that the user can mend; its text is one line that says how. Scripts print it and exit with status 2."""
 
 
 def main_guard(main):
-    """Decorator of a script's `main`: a UserError becomes one line on stderr and exit status 2, Ctrl-C exit status 130."""
+    """Decorator of a script's `main`: a UserError or lack of memory becomes one line on stderr and exit status 2, Ctrl-C 130."""
 
     @functools.wraps(main)
     def guarded(*args, **kwargs):
@@ -39,6 +41,12 @@ def main_guard(main):
             return main(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+                raise
+            reason = str(error).splitlines()[0][:160] if str(error) else "no memory left"
+            print(f"error: out of memory ({reason}): make sizes, batches or numbers of episodes smaller", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
@@ -103,9 +111,9 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist: {MAKE_AGAIN}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and make it again") from None
+        raise UserError(f"{path} is not valid JSON ({error}): {MAKE_AGAIN}") from None
 
 
 def save_tensors(path, tensors):
@@ -119,9 +127,9 @@ def load_tensors(path):
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+        raise UserError(f"{path} does not exist: {MAKE_AGAIN}") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and make it again") from None
+        raise UserError(f"{path} is damaged ({error}): {MAKE_AGAIN}") from None
 
 
 def digest(tensors):
@@ -135,13 +143,16 @@ def save_state(path, state):
         torch.save(state, file)
 
 
-def load_state(path):
-    """Read what `save_state` wrote; never executes code. Raises UserError when the file is damaged."""
+def load_state(path, *keys):
+    """Read what `save_state` wrote; never executes code. Raises UserError when the file is damaged, or lacks one of `keys`."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}); delete it, or pass --no-resume to start again") from None
+    if not isinstance(state, dict) or not all(key in state for key in keys):
+        raise UserError(f"{path} is not the state of such a run: delete it, or pass --no-resume to start again")
+    return state
 
 
 # ------------------------------------------------------------------------------------------------------------- runs
@@ -181,6 +192,8 @@ def run_directory(path, config, resume, volatile=()):
 
 
 def _check_same(path, old, new, volatile):
+    if not isinstance(old, dict):
+        raise UserError(f"{path / 'config.json'} holds no settings: pass --no-resume to replace the run")
     new = json.loads(json.dumps(new))  # tuples and lists are one thing in JSON
     for key in sorted((old.keys() | new.keys()) - set(volatile)):
         if old.get(key) != new.get(key):

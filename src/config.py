@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 import yaml
+from gymnasium.envs.registration import parse_env_id
+from gymnasium.error import Error as GymnasiumError
 
 from src.checkpoint import UserError
 
@@ -44,7 +46,7 @@ class EnvConfig:
         try:
             module, name = self.entry_point.split(":")
             environment = getattr(importlib.import_module(module), name)(**({"render_mode": render_mode} if render_mode else {}))
-        except (ValueError, ImportError, AttributeError) as error:
+        except (ValueError, ImportError, AttributeError, TypeError, SyntaxError) as error:
             raise UserError(f"{where} cannot be made ({error})") from None
         if not getattr(getattr(environment, "unwrapped", None), "tasks", None):
             raise UserError(f"{where} has no task table: set self.tasks = {{name: array of shape (number of tasks, ...)}}")
@@ -270,6 +272,8 @@ def read_yaml(path):
         document = yaml.load(Path(path).read_text(), _StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -293,7 +297,9 @@ def read_env(path, document):
         raise UserError(f"{path}: recipes.paper is the name of the file's base: choose another")
     check_baselines(path, document.get("baselines"), "baselines")
     for name, recipe in (document.get("recipes") or {}).items():
-        for key in recipe if isinstance(recipe, dict) else [recipe]:
+        if not isinstance(recipe, dict):
+            raise UserError(f"{path}: recipes.{name} must be a mapping of scripts to settings")
+        for key in recipe:
             if key not in (*SCRIPTS, "baselines"):
                 raise UserError(f"{path}: recipes.{name}: unknown script {key!r}{_nearest(str(key), SCRIPTS)}")
         check_baselines(path, recipe.get("baselines"), f"recipes.{name}.baselines")
@@ -304,6 +310,10 @@ def read_env(path, document):
     for key, kind, text in (("env_name", str, "text"), ("entry_point", str, "text"), ("terminates", bool, "true or false")):
         if not isinstance(values[key], kind):
             raise UserError(f"{path}: {key} must be {text}, not {values[key]!r}")
+    try:
+        parse_env_id(values["env_name"])
+    except GymnasiumError as error:
+        raise UserError(f"{path}: env_name {values['env_name']!r} is no name of an environment ({error})") from None
     if ":" not in values["entry_point"]:
         raise UserError(f"{path}: entry_point must read package.module:Class, not {values['entry_point']!r}")
     if type(values["max_episode_steps"]) is not int or values["max_episode_steps"] < 1:

@@ -170,6 +170,8 @@ def import_trajectories(source, env, tasks, task_id=None):
 
 def _all_episodes(content, path, horizon):
     """What a file holds, flat arrays or a list of them per episode -> episodes as `_episodes` gives them."""
+    if isinstance(content, list) and not content:
+        raise UserError(f"{path} holds no episode")
     if not isinstance(content, list):
         return _episodes(_fields(content, path), path, horizon)
     episodes = []
@@ -231,7 +233,12 @@ def _fields(content, path):
     for field, names in FIELDS.items():
         name = next((name for name in names if name in content), None)
         if name is not None:
-            fields[field] = np.asarray(content[name])
+            try:
+                fields[field] = np.asarray(content[name])
+            except ValueError:
+                raise UserError(f"{path}: {field} are lists of unequal lengths, not an array") from None
+            if not fields[field].size or not fields[field].ndim:
+                raise UserError(f"{path}: {field} hold no steps")
     for field in ("observations", "actions", "rewards"):
         if field not in fields:
             raise UserError(f"{path} has no {field}; it has {', '.join(map(str, content))[:200]}")
@@ -289,14 +296,15 @@ def _compare_goals(folder, environment, files):
         return
     goals = read_pickle(path)
     for task in files:
-        goal = goals[task] if task < len(goals) else {}
-        pairs = goal.items() if isinstance(goal, dict) else [(next(iter(tasks)), goal)]
-        for key, value in pairs:
-            if key in tasks and not np.allclose(np.ravel(value), np.ravel(tasks[key][task]), atol=1e-4):
-                raise UserError(
-                    f"{path}: task {task} has {key} {np.ravel(value).tolist()}, ours has "
-                    f"{np.ravel(tasks[key][task]).tolist()}: it is another task list"
-                )
+        try:
+            goal = goals[task] if task < len(goals) else {}
+            pairs = goal.items() if isinstance(goal, dict) else [(next(iter(tasks)), goal)]
+            pairs = [(np.ravel(value), np.ravel(tasks[key][task]), key) for key, value in pairs if key in tasks]
+            differing = [pair for pair in pairs if not np.allclose(*pair[:2], atol=1e-4)]
+        except (TypeError, ValueError, KeyError):
+            raise UserError(f"{path} is no list of goals, one per task: put it right, or move it away") from None
+        for value, ours, key in differing:
+            raise UserError(f"{path}: task {task} has {key} {value.tolist()}, ours has {ours.tolist()}: it is another task list")
 
 
 def _assemble(parts, tasks, terminates):

@@ -1,5 +1,6 @@
 """Logs of a run: metrics.jsonl always, TensorBoard events beside it, a progress bar with throughput and ETA on the terminal."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -78,5 +79,9 @@ class Logger:
 
 
 def read_metrics(directory):
-    """Records of `metrics.jsonl` as a list of dicts."""
-    return [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
+    """Records of `metrics.jsonl` as a list of dicts; a line that a crash tore, or a lost file, is left out."""
+    records, path = [], Path(directory) / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records

@@ -177,13 +177,13 @@ def load(root, env_type, quality, env=None, command=None):
     try:
         with h5py.File(path, "r") as file:
             trajectories = _read(file)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path} is damaged ({reason}); delete it and make it again: {command}") from None
     found = trajectories.metadata.get("env_type"), trajectories.metadata.get("quality")
     if found != (env_type, quality):
         raise UserError(f"{path} holds {found[0]} {found[1]}, not {env_type} {quality}; put it back or make it: {command}")
-    if trajectories.digest() != trajectories.metadata["sha256"]:
+    if trajectories.digest() != trajectories.metadata.get("sha256"):
         raise UserError(f"{path} is not what was written (SHA-256 differs); delete it and make it again: {command}")
     check(trajectories, env)
     return trajectories
@@ -328,7 +328,7 @@ def _metadata(trajectories, env, quality, entries, description):
 
 def _write(directory, t):
     """main_data.hdf5, complete in itself, then the metadata.json that Minari reads beside it."""
-    metadata = t.metadata
+    metadata, minari = t.metadata, _minari_metadata(t)
     # built in memory: on a full disk HDF5 itself would print a page of errors for every object that it holds
     with h5py.File("image", "w", driver="core", backing_store=False, block_size=1 << 24, libver=("v110", "v110")) as file:
         file.attrs["metadata"] = json.dumps({**metadata, "tasks": t.tasks}, allow_nan=False)
@@ -348,7 +348,7 @@ def _write(directory, t):
         image = file.id.get_file_image()
     with atomic_path(directory / "main_data.hdf5") as temporary:
         temporary.write_bytes(image)
-    write_json(directory / "metadata.json", {**_minari_metadata(t), **metadata, "tasks": t.tasks})
+    write_json(directory / "metadata.json", {**minari, **metadata, "tasks": t.tasks})
 
 
 def _minari_metadata(t):

@@ -153,9 +153,9 @@ def test_round_trips(tmp_path):
 @pytest.mark.parametrize(
     ("write", "read", "mend"),
     [
-        (lambda path: save_tensors(path, TENSORS), load_tensors, "is damaged .*delete it and make it again"),
+        (lambda path: save_tensors(path, TENSORS), load_tensors, "is damaged .*once more, with --no-resume"),
         (lambda path: save_state(path, {"a": TENSORS}), load_state, "is damaged .*delete it, or pass --no-resume"),
-        (lambda path: write_json(path, {"a": [1, 2]}), read_json, "is not valid JSON .*delete it and make it again"),
+        (lambda path: write_json(path, {"a": [1, 2]}), read_json, "is not valid JSON .*once more, with --no-resume"),
     ],
 )
 def test_damaged_files_are_one_line(tmp_path, damage, write, read, mend):

@@ -121,10 +121,21 @@ def test_official_folder(tmp_path, capsys):
         import_trajectories(source, ENV, range(50))
 
 
+@pytest.mark.parametrize("goals", [7, ["left", "right"], [[0.1, 0.2, 0.3]], {3: [0.1, 0.2]}])
+def test_goals_that_are_none(tmp_path, goals):
+    write(tmp_path / "dataset_task_0.pkl", flat())
+    write(tmp_path / "task_goals.pkl", goals)
+    with pytest.raises(UserError, match=r"task_goals.pkl is no list of goals, one per task: put it right, or move it away"):
+        import_trajectories(tmp_path, ENV, range(50))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: c.pop("rewards"), "has no rewards"),
+        (lambda c: c.update(rewards=5), "rewards hold no steps"),
+        (lambda c: c.update(actions=[[1.0], [1.0, 2.0]]), "actions are lists of unequal lengths"),
+        (lambda c: c.update({k: v[:0] for k, v in c.items()}), "hold no steps"),
         (lambda c: c.update(actions=c["actions"][:-1]), "actions have shape"),
         (lambda c: c.update({k: v[:-3] for k, v in c.items()}), "no multiple of 20"),
         (lambda c: c.update(next_observations=np.roll(c["next_observations"], 1, 0)), "are not one episode"),

@@ -343,11 +343,15 @@ def test_measuring_again_trains_nothing(policy_root, tmp_path):
     again = result(root, FILES["train_meta_dt"][0])
     assert np.shape(again["returns"]) == (5, 3)  # the same episodes and one more; another batch has other last bits
     np.testing.assert_allclose([row[:2] for row in again["returns"]], first["returns"], atol=0.02)
-    run_stage("train_meta_dt", root, "--eval_only", "--warmup_episodes", "1", "--target", "constant", "--target_return", "-3")
-    again = result(root, FILES["train_meta_dt"][0])
-    assert np.shape(again["warmup_returns"]) == (5, 2, 1) and (again["target_return"], again["target_rule"]) == (-3, "constant")
     run_stage("train_meta_dt", root, "--eval_only")
     assert result(root, FILES["train_meta_dt"][0]) == first
+    changed = ["--warmup_episodes", "1", "--target", "constant", "--target_return", "-3"]
+    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", *changed) if "few_shot" in str(p)]
+    assert result(root, FILES["train_meta_dt"][0]) == first  # other settings, another name
+    assert path.parts[-3] == "meta_dt+debug-warmup_episodes_1-target_constant-target_return_-3.0"
+    again = read_json(path)
+    assert np.shape(again["warmup_returns"]) == (5, 2, 1) and (again["target_return"], again["target_rule"]) == (-3, "constant")
+    read_results(root / "results")  # and the report can read it
     assert listing(root / "saves") == before
 
 
