@@ -599,6 +599,21 @@ def test_rewards_are_relabelled_before_the_encoder_reads_them(grid):
     torch.testing.assert_close(hyper_states(model, args.problem, **arrays), states[task])
 
 
+def test_relabelling_is_on_or_off_in_both_stages(grid, tmp_path):
+    """The command that a plain belief model prints leaves the policy's data plain; relabelled ones are refused."""
+    folder, flags = grid
+    plain = [word if word != str(folder) else str(tmp_path) for word in flags]
+    shutil.copytree(folder / "datasets", tmp_path / "datasets")
+    done = shell("baselines.borel.train_vae_offline", *plain, "--hindsight-relabelling", "False")
+    follow = done.stdout.split("next: python -m ")[1].split()
+    assert " ".join(follow).count("--hindsight-relabelling False") == 1
+    with pytest.raises(SystemExit):
+        offline.main([*plain, "--transform-data-bamdp", "True", "--hindsight-relabelling", "True"])
+    shell(*follow, "--tensorboard", "False")
+    (result,) = read_results(tmp_path / "results")
+    assert result["method"] == "borel-no_relabelling+debug" and result["config"]["hindsight_relabelling"] is False
+
+
 def test_hyper_states(grid):
     """Prior first; the flag cleared in the last row; beliefs equal those of an agent that acts step by step."""
     _, flags = grid

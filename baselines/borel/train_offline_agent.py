@@ -126,9 +126,14 @@ def find_model(args):
 
 
 def method_name(args, vae):
-    """The method's name in tables, with the recipe's suffix: what is missing of the remedies is part of it."""
+    """The method's name in tables, with the recipe's suffix: what is missing of the remedies is part of it.
+
+    Raises UserError where the policy's data are to be relabelled and the belief model's were not.
+    """
     remedied = vae["hindsight_relabelling"] or vae["policy_replaying"]
     missing = "" if remedied else "-no_replaying" if vae["decode_state"] else "-no_relabelling"
+    if missing and args.hindsight_relabelling and not args.method:
+        raise UserError("the belief model had no relabelling: give --hindsight-relabelling False here too, or a --method name")
     return (args.method or f"borel{missing}") + args.suffix
 
 

@@ -126,7 +126,9 @@ def main(argv=None):
         summary = read_json(directory / VAE_DONE)
     if summary["task_spread"] < COLLAPSED:
         print(f"warning: the belief hardly depends on the task (spread {summary['task_spread']:.3f}): lower --kl-weight")
-    follow = next_command(args, "train_offline_agent", "--transform-data-bamdp", "True", "--vae-model-name", name)
+    follow = ["--transform-data-bamdp", "True", "--vae-model-name", name]
+    follow += [] if args.hindsight_relabelling or args.decode_state else ["--hindsight-relabelling", "False"]
+    follow = next_command(args, "train_offline_agent", *follow)
     figures = ", ".join(f"{key} {value:.4g}" for key, value in summary.items() if isinstance(value, float))
     print(f"belief model in {directory}, {figures}; next: {follow}")
 
