@@ -104,7 +104,7 @@ def add_model_flags(parser):
     loss.add_argument("--kl-to-gauss-prior", action="boolean", default=False, help="KL to N(0, I) at every step")
     loss.add_argument("--rew-loss-coeff", type=nonnegative_float, default=1.0, help="weight of the reward loss")
     loss.add_argument("--state-loss-coeff", type=nonnegative_float, default=1.0, help="weight of the state loss")
-    loss.add_argument("--vae-batch-num-elbo-terms", type=positive_int, help="beliefs per roll-out in the loss (default: all)")
+    loss.add_argument("--vae-batch-num-elbo-terms", type=positive_int, help="beliefs per roll-out that decode (default: all)")
     loss.add_argument("--num-decoded-transitions", type=positive_int, help="transitions decoded per roll-out (default: all)")
     loss.add_argument("--decode-only-past", action="boolean", default=False, help="do not decode what is still to come")
 

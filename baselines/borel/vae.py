@@ -30,7 +30,7 @@ class LossSettings:
     kl_weight: float
     rew_loss_coeff: float = 1.0
     state_loss_coeff: float = 1.0
-    vae_batch_num_elbo_terms: int | None = None  # random beliefs t per roll-out, in every term of the loss; None: all T + 1
+    vae_batch_num_elbo_terms: int | None = None  # random beliefs t per roll-out whose reconstruction is in the loss; None: all T + 1
     num_decoded_transitions: int | None = None  # random transitions i per roll-out; None: all T
     decode_only_past: bool = False
     kl_to_gauss_prior: bool = False
@@ -207,7 +207,7 @@ class BeliefModel(nn.Module):
         if "decodable" in batch:
             weights = weights * batch["decodable"][transitions][:, None]
 
-        parts = {"kl_loss": kl.gather(1, beliefs).sum(1).mean()}
+        parts = {}
         if self.config["decode_reward"]:
             reads_obs = not self.config["num_heads"] and "obs" in self.reward_decoder.inputs
             parts["reward_loss"] = self.reward_loss(latents, chosen, weights if reads_obs else without_obs)
@@ -217,6 +217,7 @@ class BeliefModel(nn.Module):
             errors = self.task_decoder(latents) - batch["tasks"][:, None]
             parts["task_loss"] = (errors**2).sum((1, 2)).mean()
         parts = {name: scale * value for name, value in parts.items()}
+        parts["kl_loss"] = kl.sum(1).mean()  # of all beliefs: they are at hand
         factors = {"kl_loss": settings.kl_weight, "reward_loss": settings.rew_loss_coeff, "state_loss": settings.state_loss_coeff}
         return sum(factors.get(name, 1) * value for name, value in parts.items()), parts
 
