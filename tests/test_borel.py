@@ -26,14 +26,16 @@ from baselines.borel import train_vae_offline as vae_script
 from baselines.borel.agents import DQN, SAC
 from baselines.borel.beliefs import belief_rewards, beliefs_of, hyper_states, load_belief_model
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.data import Rollouts, load_rollouts, relabel_rewards, replay_policies
+from baselines.borel.data import Rollouts, load_rollouts
 from baselines.borel.evaluate import BeliefAgent, evaluate
+from baselines.borel.mixing import load_logs, load_replays, mix, relabel_rewards, replay_policies
 from baselines.borel.problem import Problem, play, random_actions
 from baselines.borel.settings import parse
 from baselines.borel.vae import BeliefModel, LossSettings, gaussian_kl, task_spread
 from src.checkpoint import UserError, load_tensors, read_json
 from src.config import known_env_types, read_env, read_yaml
 from src.results import read_results
+from src.seeding import numpy_generator
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {"train_single_agent": single, "hindsight_data_collection": hindsight_data_collection, "convert": convert,
@@ -422,11 +424,11 @@ def test_fresh_relabelling_differs_by_epoch(grid):
     """Every epoch draws its own mixture; the same epoch draws the same again; the published way knows one draw."""
     _, flags = grid
     args = parse(vae_script.make_parser(), "train_vae_offline", [*flags, "--hindsight-relabelling", "True"])
-    rollouts = vae_script.load_data(args)
-    once, first, again, second = (vae_script.relabelled(args, rollouts, *epoch).rewards for epoch in ((), (0,), (0,), (1,)))
+    logs = load_logs(args)
+    once, first, again, second = (mix(args, *logs, "", *epoch).rewards for epoch in ((), (0,), (0,), (1,)))
     assert (first == again).all() and (first != second).any() and (first != once).any()
     plain = parse(vae_script.make_parser(), "train_vae_offline", [*flags, "--hindsight-relabelling", "False"])
-    assert vae_script.relabelled(plain, rollouts, 0) is rollouts
+    assert mix(plain, *logs, "", 0) is logs[0]
 
 
 TINY_WIND = """
@@ -464,9 +466,12 @@ def test_policy_replaying(wind):
     folder, flags = wind
     problem = parse(vae_script.make_parser(), "train_vae_offline", flags).problem
     rollouts = load_rollouts(folder / "datasets/tiny_wind/log", problem, range(3), "")
-    replays = folder / "datasets/tiny_wind/replay"
-    assert read_json(replays / "task_001/task.json")["policies"] == [0, 0, 1, 1, 2, 2]
-    mixed = replay_policies(rollouts, problem, replays, 2, np.random.default_rng(0), "")
+    replays = load_replays(folder / "datasets/tiny_wind/replay", problem, range(3), "")
+    assert replays[1]["policies"].tolist() == [0, 0, 1, 1, 2, 2]
+    mixed = replay_policies(rollouts, problem, replays, 2, np.random.default_rng(0))
+    longer = replay_policies(rollouts, problem, replays, 2, np.random.default_rng(0), "any")
+    second = (longer.next_obs[:, :, 25:] != rollouts.next_obs[:, :, 25:]).any((2, 3))
+    assert second.any() and not second.all()
     for row in range(3):
         displacement = mixed.next_obs[row, ..., :2] - mixed.obs[row, ..., :2] - 0.1 * mixed.actions[row]
         np.testing.assert_allclose(displacement, np.broadcast_to(problem.tasks["wind"][row], displacement.shape), atol=1e-5)
@@ -593,7 +598,7 @@ def test_rewards_are_relabelled_before_the_encoder_reads_them(grid):
     assert (data["rewards"].numpy() != plain.rewards).any()
     assert torch.equal(data["terminated"], data["rewards"] == 1)
     states = data["states"]
-    mixed = relabel_rewards(plain, args.problem, 1.0, offline.numpy_generator(0, "relabelling for the policy"))
+    mixed = relabel_rewards(plain, args.problem, 1.0, numpy_generator(0, "relabelling for the policy"))
     task = 4
     arrays = {key: values[task] for key, values in mixed.arrays().items()}
     np.testing.assert_array_equal(arrays["rewards"], data["rewards"][task])

@@ -1,4 +1,4 @@
-"""Logs of single-task agents: files, and the two ways to mix tasks against MDP ambiguity.
+"""Logs of single-task agents as files.
 
 datasets/<env_type>/<save_dir>/task_007/ holds rollouts.safetensors (R roll-outs of T = K·H steps: obs, next_obs (R, T, d)
 with the flag, actions (R, T, d_a) in [−1, 1] or (R, T) int, rewards, terminated, truncated (R, T)), the agent that made
@@ -110,72 +110,3 @@ def load_rollouts(directory, problem, task_ids, command, limit=None):
     stacked = {key: np.stack([arrays[key][:count] for arrays in tasks]) for key in KEYS}
     recorded = all(document["starts_recorded"] for document in documents)
     return Rollouts(np.asarray(task_ids), **stacked, starts_recorded=recorded)
-
-
-# ----------------------------------------------------------------------------------------------------- mixing of tasks
-
-
-RELABELLED = ("half", "any")  # which episodes of a roll-out relabelling rewrites
-
-
-def relabel_rewards(rollouts, problem, fraction, generator, episodes="half"):
-    """Reward relabelling: move whole episodes between tasks and recompute their rewards.
-
-    Of each task's roll-outs a `fraction`, each at most once, gets its first u episodes replaced, each by that of a random
-    roll-out of a random other task, read from the data as they were; the rewards are those of the receiving task. So what
-    was visited no longer tells the task. (The original draws roll-outs with replacement, which misses a third of them, and
-    copies from data that it has already mixed.)
-
-    Args:
-        episodes: "half": u = K/2 (1 for K = 1), as published. "any": u uniform in 1..K for each roll-out (ours), so that the
-            data also hold long searches; with "half" every roll-out of the second half knows its goal and walks there.
-
-    Returns:
-        new Rollouts. Raises UserError when there is only one task.
-    """
-    tasks, count = rollouts.rewards.shape[:2]
-    if tasks < 2:
-        raise UserError("reward relabelling needs two training tasks or more")
-    mixed = rollouts.copy()
-    for row, task in enumerate(rollouts.task_ids):
-        chosen = generator.permutation(count)[: round(fraction * count)]
-        many = max(1, problem.episodes // 2)
-        many = np.full(len(chosen), many) if episodes == "half" else generator.integers(1, problem.episodes + 1, len(chosen))
-        for episode in range(many.max()):
-            slot, receivers = episode_slot(problem, episode), chosen[many > episode]
-            donors = (row + generator.integers(1, tasks, len(receivers))) % tasks
-            sources = generator.integers(count, size=len(receivers))
-            for key in ("obs", "actions", "next_obs"):
-                getattr(mixed, key)[row, receivers, slot] = getattr(rollouts, key)[donors, sources, slot]
-            moved = [getattr(mixed, key)[row, receivers, slot] for key in ("obs", "actions", "next_obs")]
-            mixed.rewards[row, receivers, slot] = problem.rewards(task, *moved)
-    return mixed
-
-
-def episode_slot(problem, episode):
-    """The steps of one episode of a roll-out."""
-    return slice(episode * problem.horizon, (episode + 1) * problem.horizon)
-
-
-def replay_policies(rollouts, problem, directory, num_policies, generator, command):
-    """Policy replaying: every roll-out's first episode becomes the first one of other tasks' agents on the same task.
-
-    Args:
-        directory: the folder that hindsight_data_collection.py wrote.
-        num_policies: how many of the agents, drawn per task without replacement, are used.
-
-    Returns:
-        new Rollouts. Raises UserError when replays are missing.
-    """
-    mixed, slot = rollouts.copy(), episode_slot(problem, 0)
-    for row, task in enumerate(rollouts.task_ids):
-        folder = task_directory(directory, task)
-        arrays, document = read_task(folder, problem, task, command)
-        policies = np.asarray(document["policies"])  # of each replayed roll-out
-        known = np.unique(policies)
-        used = generator.permutation(known)[:num_policies]
-        pool = np.flatnonzero(np.isin(policies, used))
-        sources = generator.choice(pool, size=mixed.rewards.shape[1])
-        for key in KEYS:
-            getattr(mixed, key)[row, :, slot] = arrays[key][sources][:, slot]
-    return mixed

@@ -17,9 +17,10 @@ import torch
 
 from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.data import RELABELLED, data_directory, load_rollouts, relabel_rewards, task_directory
+from baselines.borel.data import data_directory, task_directory
 from baselines.borel.evaluate import evaluate, model_inputs, write_result
 from baselines.borel.hindsight_data_collection import load_agents
+from baselines.borel.mixing import add_mixing_flags, load_logs, mix
 from baselines.borel.problem import episode_returns, play
 from baselines.borel.settings import (
     QUALITY,
@@ -48,9 +49,9 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
-from src.config import fraction, nonnegative_float, positive_int
+from src.config import nonnegative_float, positive_int
 from src.logger import Logger
-from src.seeding import derive, numpy_generator, torch_generator
+from src.seeding import derive, torch_generator
 
 
 def make_parser():
@@ -59,15 +60,9 @@ def make_parser():
     belief.add_argument("--vae-dir", default="saves", help="main folder of belief models, below --output_dir")
     belief.add_argument("--vae-model-name", help="which model (default: the only one there is)")
     data = parser.add_argument_group("data")
-    data.add_argument("--data-dir", help="name of the data set (default: log, with the recipe's suffix)")
-    data.add_argument("--num-trajs-per-task", type=positive_int, help="the first so many roll-outs (default: all)")
+    add_mixing_flags(data)
     data.add_argument("--transform-data-bamdp", action="boolean", default=False, help="make the hyper-states; False: read them")
     data.add_argument("--relabelled-data-dir", default="data_bamdp", help="folder of the hyper-states inside the data's")
-    data.add_argument("--hindsight-relabelling", action="boolean", default=False,
-                      help="mix tasks by recomputed rewards here too, before the encoder")  # fmt: skip
-    data.add_argument("--relabelling-fraction", type=fraction, default=1.0, help="share of the roll-outs that RR rewrites")
-    data.add_argument("--relabelled-episodes", choices=RELABELLED, default="half",
-                      help="RR rewrites the first half of a roll-out's episodes, or the first u, u drawn (ours)")  # fmt: skip
     data.add_argument("--belief-rewards", action="boolean", default=False, help="rewards expected under the belief, not observed")
     data.add_argument("--num-belief-samples", type=positive_int, default=20, help="draws from the belief per expected reward")
     data.add_argument("--terminate-in-goal", action="boolean", default=False,
@@ -128,12 +123,16 @@ def find_model(args):
 def method_name(args, vae):
     """The method's name in tables, with the recipe's suffix: what is missing of the remedies is part of it.
 
-    Raises UserError where the policy's data are to be relabelled and the belief model's were not.
+    Raises UserError where the policy's data are to be mixed and the belief model's were not, or by rewards that
+    cannot be moved.
     """
+    if vae["decode_state"] and args.hindsight_relabelling:
+        raise UserError("--hindsight-relabelling cannot mix tasks that differ in their dynamics; use --policy-replaying True")
     remedied = vae["hindsight_relabelling"] or vae["policy_replaying"]
     missing = "" if remedied else "-no_replaying" if vae["decode_state"] else "-no_relabelling"
-    if missing and args.hindsight_relabelling and not args.method:
-        raise UserError("the belief model had no relabelling: give --hindsight-relabelling False here too, or a --method name")
+    if missing and (args.hindsight_relabelling or args.policy_replaying) and not args.method:
+        word, flag = ("replaying", "policy-replaying") if vae["decode_state"] else ("relabelling", "hindsight-relabelling")
+        raise UserError(f"the belief model had no {word}: give --{flag} False here too, or a --method name")
     return (args.method or f"borel{missing}") + args.suffix
 
 
@@ -143,10 +142,10 @@ def method_name(args, vae):
 def load_hyper_states(args, model, name):
     """The relabelled data of all training tasks: dict of states (N, R, T + 1, D), actions, rewards, terminated (N, R, T).
 
-    The order is fixed: rewards are relabelled first, then the encoder reads them, so that a belief never comes from
+    The order is fixed: the logs are mixed first, then the encoder reads them, so that a belief never comes from
     rewards of another task than the one the policy is trained on.
     """
-    problem, tasks = args.problem, range(*args.env.train_tasks)
+    tasks = range(*args.env.train_tasks)
     source = data_directory(args, data_name(args, args.data_dir))
     cache = HyperCache(source / args.relabelled_data_dir / name, identity(args, model))
     if args.transform_data_bamdp:
@@ -154,10 +153,7 @@ def load_hyper_states(args, model, name):
             cache.clear()
         done = cache.done()
         if not set(tasks) <= done:
-            rollouts = load_rollouts(source, problem, tasks, collect_command(args), limit=args.num_trajs_per_task)
-            if args.hindsight_relabelling:
-                generator = numpy_generator(args.seed, "relabelling for the policy")
-                rollouts = relabel_rewards(rollouts, problem, args.relabelling_fraction, generator, args.relabelled_episodes)
+            rollouts = mix(args, *load_logs(args), " for the policy")
             for row, task in enumerate(tasks):
                 if task not in done:
                     arrays = {key: values[row] for key, values in rollouts.arrays().items()}
@@ -171,6 +167,9 @@ def identity(args, model):
     chosen = {key: getattr(args, key) for key in keys}
     if args.hindsight_relabelling:
         chosen |= {key: getattr(args, key) for key in ("relabelling_fraction", "relabelled_episodes", "seed")}
+    if args.policy_replaying:
+        keys = ("policy_replaying", "replaying_data_dir", "num_replayed_policies", "relabelled_episodes", "seed")
+        chosen |= {key: getattr(args, key) for key in keys}
     if args.belief_rewards:
         chosen |= {"num_belief_samples": args.num_belief_samples, "seed": args.seed}
     chosen["data"] = [task_stamp(args, task) for task in range(*args.env.train_tasks)]

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 
 from baselines.borel.beliefs import VAE_DONE, save_belief_model, vae_config
-from baselines.borel.data import KEYS, RELABELLED, data_directory, load_rollouts, relabel_rewards, replay_policies
+from baselines.borel.data import KEYS
+from baselines.borel.mixing import add_mixing_flags, load_logs, mix
 from baselines.borel.settings import (
     VOLATILE,
     borel_parser,
-    collect_command,
-    data_name,
     decay_learning_rates,
     next_command,
     parse,
@@ -38,9 +37,9 @@ from src.checkpoint import (
     save_state,
     write_json,
 )
-from src.config import fraction, natural, nonnegative_float, positive_float, positive_int
+from src.config import natural, nonnegative_float, positive_float, positive_int
 from src.logger import Logger
-from src.seeding import numpy_generator, torch_generator
+from src.seeding import torch_generator
 
 COLLAPSED = 0.05  # share of the variance of μ between tasks below which a warning is given
 
@@ -48,17 +47,9 @@ COLLAPSED = 0.05  # share of the variance of μ between tasks below which a warn
 def make_parser():
     parser = borel_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data-dir", help="name of the data set (default: log, with the recipe's suffix)")
-    data.add_argument("--num-trajs-per-task", type=positive_int, help="the first so many roll-outs (default: all)")
-    data.add_argument("--hindsight-relabelling", action="boolean", default=False, help="mix tasks by recomputed rewards (RR)")
-    data.add_argument("--relabelling-fraction", type=fraction, default=1.0, help="share of the roll-outs that RR rewrites")
-    data.add_argument("--relabelled-episodes", choices=RELABELLED, default="half",
-                      help="RR rewrites the first half of a roll-out's episodes, or the first u, u drawn (ours)")  # fmt: skip
+    add_mixing_flags(data)
     data.add_argument("--fresh-relabelling", action="boolean", default=False,
-                      help="RR is drawn anew in every epoch (ours), not once")  # fmt: skip
-    data.add_argument("--policy-replaying", action="boolean", default=False, help="mix agents by their replays (PR)")
-    data.add_argument("--replaying-data-dir", help="name of the replays (default: replay, with the recipe's suffix)")
-    data.add_argument("--num-replayed-policies", type=positive_int, default=20, help="agents replayed per task")
+                      help="RR and PR are drawn anew in every epoch (ours), not once")  # fmt: skip
     add_model_flags(parser)
     schedule = parser.add_argument_group("schedule")
     schedule.add_argument("--num-iters", type=positive_int, default=100, help="epochs over the roll-outs")
@@ -117,17 +108,18 @@ def main(argv=None):
     name = args.vae_model_name or f"{args.save_dir_prefix or remedy(args) + args.suffix}__seed_{args.seed}"
     directory = run_folder(args, args.save_dir, "vae", name)
     finished = args.resume and (directory / VAE_DONE).exists()
-    rollouts = None if finished else load_data(args)
-    model = None if finished else make_model(args, rollouts.rewards)
+    logs = None if finished else load_logs(args)
+    model = None if finished else make_model(args, logs[0].rewards)
     with run_directory(directory, resolved(args), args.resume, VOLATILE):
         if not finished:
-            train(args, rollouts, model, directory)
+            train(args, logs, model, directory)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
         summary = read_json(directory / VAE_DONE)
     if summary["task_spread"] < COLLAPSED:
         print(f"warning: the belief hardly depends on the task (spread {summary['task_spread']:.3f}): lower --kl-weight")
     follow = ["--transform-data-bamdp", "True", "--vae-model-name", name]
-    follow += [] if args.hindsight_relabelling or args.decode_state else ["--hindsight-relabelling", "False"]
+    if remedy(args) == "plain":
+        follow += ["--policy-replaying" if args.decode_state else "--hindsight-relabelling", "False"]
     follow = next_command(args, "train_offline_agent", *follow)
     figures = ", ".join(f"{key} {value:.4g}" for key, value in summary.items() if isinstance(value, float))
     print(f"belief model in {directory}, {figures}; next: {follow}")
@@ -136,29 +128,6 @@ def main(argv=None):
 def remedy(args):
     """How the data were mixed, as the models' names tell it."""
     return "relabel" if args.hindsight_relabelling else "replay" if args.policy_replaying else "plain"
-
-
-def load_data(args):
-    """The training tasks' logs, with the replays of other agents where --policy-replaying asks for them."""
-    problem = args.problem
-    directory = data_directory(args, data_name(args, args.data_dir))
-    rollouts = load_rollouts(
-        directory, problem, range(*args.env.train_tasks), collect_command(args), limit=args.num_trajs_per_task
-    )
-    if args.policy_replaying:
-        replays = data_directory(args, args.replaying_data_dir or "replay" + args.suffix)
-        command = next_command(args, "hindsight_data_collection")
-        generator = numpy_generator(args.seed, "replaying")
-        rollouts = replay_policies(rollouts, problem, replays, args.num_replayed_policies, generator, command)
-    return rollouts
-
-
-def relabelled(args, rollouts, *epoch):
-    """The logs with --hindsight-relabelling applied where it is on: one draw for each epoch given."""
-    if not args.hindsight_relabelling:
-        return rollouts
-    generator = numpy_generator(args.seed, "relabelling", *epoch)
-    return relabel_rewards(rollouts, args.problem, args.relabelling_fraction, generator, args.relabelled_episodes)
 
 
 def make_model(args, rewards):
@@ -209,12 +178,13 @@ def standardised_tasks(problem):
     return torch.from_numpy((flat - flat.mean(0)) / (flat.std(0) + 1e-8)).float()
 
 
-def train(args, rollouts, model, directory):
-    """Train and save `model`; per epoch the roll-outs are permuted once for all tasks, and tasks are grouped at random.
+def train(args, logs, model, directory):
+    """Train and save `model` on `logs` (see `load_logs`); per epoch the roll-outs are permuted once for all tasks, and tasks are
+    grouped at random.
 
     With --fresh-relabelling every epoch reads other roll-outs: fixed ones, some 500 per task, are learned by heart.
     """
-    data, settings = VaeData(args, relabelled(args, rollouts)), loss_settings(args)
+    data, settings = VaeData(args, mix(args, *logs)), loss_settings(args)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.vae_lr, fused=True)
     first = 0
     if (directory / "state.pt").exists():
@@ -229,7 +199,7 @@ def train(args, rollouts, model, directory):
             if args.decay_lr:
                 decay_learning_rates([optimizer], epoch, args.num_iters)
             if args.fresh_relabelling:
-                data = VaeData(args, relabelled(args, rollouts, epoch))
+                data = VaeData(args, mix(args, *logs, "", epoch))
             parts = train_epoch(args, model, optimizer, data, settings, torch_generator(args.seed, "epoch", epoch))
             logger.advance()
             done = epoch + 1

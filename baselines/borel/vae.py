@@ -30,7 +30,7 @@ class LossSettings:
     kl_weight: float
     rew_loss_coeff: float = 1.0
     state_loss_coeff: float = 1.0
-    vae_batch_num_elbo_terms: int | None = None  # random beliefs t per roll-out whose reconstruction is in the loss; None: all T + 1
+    vae_batch_num_elbo_terms: int | None = None  # random beliefs t per roll-out that decode; None: all T + 1
     num_decoded_transitions: int | None = None  # random transitions i per roll-out; None: all T
     decode_only_past: bool = False
     kl_to_gauss_prior: bool = False
