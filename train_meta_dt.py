@@ -62,7 +62,8 @@ from src.windows import BatchSampler
 
 # settings of the evaluation that decide what is measured, see `evaluated_as`
 EVALUATION = (
-    "warmup_episodes", "explore_noise", "explore_steps", "target", "target_return", "prompt_pool", "use_action_means",
+    "warmup_episodes", "explore_noise", "explore_steps", "forget_exploration", "target", "target_return", "prompt_pool",
+    "use_action_means",
 )  # fmt: skip
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
@@ -149,6 +150,10 @@ def make_parser():
         "--explore_steps", type=natural, default=0, help="steps of episodes without a prompt, and of warm-up episodes"
     )
     test.add_argument(
+        "--forget_exploration", action="boolean", default=False,
+        help="the policy's history begins anew after these steps; what the context learned from them stays (ours)",
+    )  # fmt: skip
+    test.add_argument(
         "--prompt_pool", choices=["top3", "best"], default="top3", help="warm-up episode that the prompt is cut from"
     )
     test.add_argument(
@@ -161,7 +166,8 @@ def make_parser():
 
 @main_guard
 def main(argv=None):
-    args = parse_args(make_parser(), "train_meta_dt", argv)
+    parser = make_parser()
+    args = parse_args(parser, "train_meta_dt", argv)
     check_args(args)
     keep_memory()
     environment = args.env.make()
@@ -177,7 +183,8 @@ def main(argv=None):
     config = {**settings(args), **made_from}
     with run_directory(run_path(args), config, args.resume or args.eval_only, VOLATILE) as directory:
         state = train(args, run, directory)
-        written = measure(args, run, directory, dataset, state, config)
+        method = evaluated_as(args, directory, {key: parser.get_default(key) for key in EVALUATION})
+        written = measure(args, run, directory, dataset, state, config, method)
     follow = shlex.join(["python", "-m", "src.report", "--results", str(Path(args.output_dir) / "results")])
     print(f"policy in {directory}; next: {follow}")
     return written
@@ -191,6 +198,8 @@ def check_args(args):
         raise UserError(f"--ablation {args.ablation} says nothing with --zero_shot True: there are no prompts")
     if args.use_action_means and not args.stochastic:
         raise UserError("--use_action_means says nothing without --stochastic: the policy has no other action")
+    if args.forget_exploration and not args.explore_steps:
+        raise UserError("--forget_exploration says nothing without --explore_steps: give both or neither")
     if args.imagined_tasks and not args.relabel:
         raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
     if args.width % args.heads:
@@ -230,11 +239,16 @@ def method_name(args):
     return f"meta_dt{args.suffix}" + ("" if args.ablation == "none" else f"-{args.ablation}")
 
 
-def evaluated_as(args, directory, config):
-    """The method's name in results: settings of the evaluation that differ from those the run was begun with are part of it,
-    so that measuring again (--eval_only) never takes the place of another result."""
-    first = read_json(directory / "config.json")
-    changed = [f"{key}_{config[key]}" for key in EVALUATION if config[key] is not None and config[key] != first.get(key)]
+def evaluated_as(args, directory, recipe):
+    """The method's name in results. Settings of the evaluation that differ from those the run was begun with are part of it, so
+    that measuring again (--eval_only) does not take the place of another result; but what is measured as the recipe says today
+    (its settings, by key) is the recipe's result, whenever the run was begun. Settings that a run is too old to know were off.
+    """
+    asked = {key: getattr(args, key) for key in EVALUATION}
+    if asked == recipe:
+        return method_name(args)
+    begun = read_json(directory / "config.json")
+    changed = [f"{key}_{value}" for key, value in asked.items() if value is not None and value != begun.get(key, False)]
     return "-".join([method_name(args), *changed])
 
 
@@ -425,15 +439,15 @@ def measure_curve(args, run, pool, step):
 
 
 def explore(args):
-    """The exploration noise and its steps, as `evaluate` takes them."""
-    return args.explore_noise, args.explore_steps
+    """The exploration noise, its steps and whether they are forgotten, as `evaluate` takes them."""
+    return args.explore_noise, args.explore_steps, args.forget_exploration
 
 
 def mean_return(result):
     return round(float(np.mean(result["returns"])), 4)
 
 
-def measure(args, run, directory, dataset, state, config):
+def measure(args, run, directory, dataset, state, config, method):
     """The final evaluation: writes one result file per regime and prints what stands in it. Returns the paths."""
     run.policy.load_state_dict(load_tensors(directory / "model.safetensors"))
     agent, few_shot = run.agent(args), not args.zero_shot
@@ -459,7 +473,7 @@ def measure(args, run, directory, dataset, state, config):
         name: [record.get(name) for record in state["curve"]]
         for name in ("train_return", "validation_return", "test_return", "loss")
     }
-    written, method = [], evaluated_as(args, directory, config)
+    written = []
     for regime, result in results.items():
         document = {
             "env_type": args.env_type, "quality": args.data_quality, "method": method, "regime": regime,

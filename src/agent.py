@@ -48,22 +48,32 @@ class MetaDTAgent:
         self.observations, self.actions, self.rewards = [self._tensor(observations)], [], []
         self.running = RunningContexts(self.world_model, len(observations)) if self.use_context else None
         self.contexts = [self._context()]
+        self.begin = 0
+
+    def forget(self):
+        """Let the policy's history begin anew at the current step: its time is 0 again, its return-to-go the target.
+
+        The context stays: what the steps so far told of the task. So steps of exploration, which no episode of the data has, are
+        not in the history, and what follows looks like an episode of an agent that knows its task from the start (ours).
+        """
+        self.begin = len(self.actions)
+        self.returns_to_go[-1] = self.returns_to_go[0]
 
     @torch.inference_mode()
     def act(self):
         """Actions (B, d_a) for the current step, numpy."""
-        step, first = len(self.actions), max(0, len(self.actions) + 1 - self.history_length)
+        step, first = len(self.actions), max(self.begin, len(self.actions) + 1 - self.history_length)
         placeholder = [torch.zeros_like(self.policy.action_scale).expand(len(self.observations[0]), -1)]
         returns_to_go = torch.stack(self.returns_to_go[first:], 1)
         if self.return_bounds is not None:
-            low, high = self.return_bounds[first : step + 1].unbind(-1)
+            low, high = self.return_bounds[first - self.begin : step + 1 - self.begin].unbind(-1)
             returns_to_go = returns_to_go.clamp(low, high)
         history = {
             "returns_to_go": returns_to_go,
             "observations": torch.stack(self.observations[first:], 1),
             "contexts": torch.stack(self.contexts[first:], 1),
             "actions": torch.stack(self.actions[first:] + placeholder, 1),
-            "timesteps": torch.arange(first, step + 1, device=self.device)[None],
+            "timesteps": torch.arange(first - self.begin, step + 1 - self.begin, device=self.device)[None],
         }
         with self._autocast():
             return self.policy.act(history, self.prompt, self.generator).cpu().numpy()

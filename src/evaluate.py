@@ -15,15 +15,19 @@ from src.batch import episode_lengths, make_batch
 from src.checkpoint import UserError
 from src.seeding import derive, numpy_generator, torch_generator
 
+NO_NOISE = (0.0, 0, False)  # as `explore` of evaluate
 
-def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noise=0.0, noisy_steps=0, generator=None):
+
+def rollout(
+    agent, batch, seeds, steps, target_returns, bounds, prompt=None, noise=0.0, noisy_steps=0, generator=None, forget=False
+):
     """One episode in every row.
 
     Args:
         batch: environments of B rows (src/batch.py). seeds: (B,) of their resets. steps: T.
         target_returns: (B,). bounds: (low, high) of the actions, each (d_a,).
         noise: standard deviation of Gaussian noise on the actions of the first `noisy_steps` steps, as a share of the action
-            half-range; generator draws it.
+            half-range; generator draws it. forget: the agent's history begins anew after them (`MetaDTAgent.forget`).
     Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32. Where episodes end on their own
     also terminated (B, T) bool; T is then the longest, and what follows a row's end means nothing (rewards are 0 there).
     Raises UserError when the policy gives a number that is not finite.
@@ -32,6 +36,8 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
     observations, actions, rewards, ended = [batch.reset(seeds)], [], [], []
     agent.start(observations[0], target_returns, prompt)
     for step in range(steps):
+        if forget and step == noisy_steps > 0:
+            agent.forget()
         action = agent.act()
         if step < noisy_steps:
             action = action + noise * (high - low) / 2 * generator.standard_normal(action.shape)
@@ -51,15 +57,16 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, noi
     return {key: np.stack(values, 1) for key, values in parts.items()}
 
 
-def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0, 0), pool_max=False, keep=0, later=0, watch=None):
+def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=NO_NOISE, pool_max=False, keep=0, later=0, watch=None):
     """Returns of `agent` on `task_ids`.
 
     Args:
         env: EnvConfig. episodes: M evaluation episodes per task. warmup: N warm-up episodes, 0 for zero-shot.
         target: target return, a number or one per task id.
         seed: of resets, noise and prompt choices; the same seed gives the same numbers.
-        explore: (noise, steps): action noise (share of the half-range) in the first steps of the episodes that must find the task
-            out: warm-up episodes, and zero-shot ones. An evaluation episode with a prompt is played without it.
+        explore: (noise, steps, forget): action noise (share of the half-range) in the first steps of the episodes that must find
+            the task out: warm-up episodes, and zero-shot ones; whether the history begins anew after them. An evaluation episode
+            with a prompt is played without it.
         pool_max: raise the target to the best return of the warm-up episodes so far.
         keep: store the paths of the first `keep` evaluation episodes of every task.
         watch: called after the evaluation episode with the rows' task ids and reset seeds and the episode as `rollout` gives it.
@@ -77,8 +84,10 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=(0.0,
     for number in range(last + 1):
         seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
         generator = numpy_generator(seed, "noise", number)
-        noise, noisy_steps = explore if number < warmup or not warmup else (0.0, 0)
-        episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, noise, noisy_steps, generator)
+        noise, noisy_steps, forget = explore if number < warmup or not warmup else NO_NOISE
+        episode = rollout(
+            agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, noise, noisy_steps, generator, forget
+        )
         pool.append(episode)
         if number == warmup and watch:
             watch(rows, seeds, episode)

@@ -125,9 +125,9 @@ def test_the_pool_is_the_rows_own_and_starts_empty():
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_no_warmup_is_zero_shot(noise):
     agent = meta_dt()
-    zero = evaluate(agent, ENV, TESTS, 2, 0, -3.0, 0, explore=(noise, 20))
+    zero = evaluate(agent, ENV, TESTS, 2, 0, -3.0, 0, explore=(noise, 20, False))
     assert set(zero) == {"returns"}
-    few = evaluate(agent, ENV, TESTS, 2, 2, -3.0, 0, explore=(noise, 20))
+    few = evaluate(agent, ENV, TESTS, 2, 2, -3.0, 0, explore=(noise, 20, False))
     assert np.array(few["warmup_returns"])[:, :, 0].tolist() == zero["returns"]  # the first warm-up episode knows nothing
     assert few["returns"] != zero["returns"]
 
@@ -147,7 +147,7 @@ def test_later_episodes_change_nothing_before_them():
 
 def test_noise_disturbs_the_warmup_only():
     agent = Recorder()
-    plain, noisy = (evaluate(agent, ENV, [45], 4, 2, 0.0, 0, explore=(noise, 20)) for noise in (0.0, 0.5))
+    plain, noisy = (evaluate(agent, ENV, [45], 4, 2, 0.0, 0, explore=(noise, 20, False)) for noise in (0.0, 0.5))
     assert plain["returns"] == noisy["returns"]  # this agent ignores what happened
     assert plain["warmup_returns"] != noisy["warmup_returns"]
 
@@ -156,7 +156,7 @@ def test_noise_disturbs_the_warmup_only():
 def test_only_the_first_steps_explore(warmup):
     """Of episodes without a prompt and of warm-up episodes; the evaluation after a warm-up is played as it is."""
     agent = Recorder()
-    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3))
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3, False))
     actions = np.stack([actions for actions, _, _ in agent.observed]).reshape(warmup + 1, 20, 4, 2)
     for number, episode in enumerate(actions):
         expected = np.stack([np.arange(4) * 1e-3, np.full(4, number * 1e-2)], 1)
@@ -164,9 +164,49 @@ def test_only_the_first_steps_explore(warmup):
         assert noisy.tolist() == [step < 3 and (number < warmup or not warmup) for step in range(20)]
 
 
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_exploration_is_forgotten_where_it_was(warmup):
+    """After the noisy steps, in the episodes that have them."""
+
+    class Forgetful(Recorder):
+        forgotten = ()
+
+        def forget(self):
+            self.forgotten = (*self.forgotten, len(self.observed) % 20)
+
+    agent = Forgetful()
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3, True))
+    assert agent.forgotten == (3,) * (warmup or 1)
+    agent = Forgetful()
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3, False))
+    assert agent.forgotten == ()
+
+
+def test_forgetting_leaves_the_context_and_nothing_else():
+    """After forget() the agent acts as a new one whose first context is what the steps before told."""
+    bounds = torch.tensor([[-2.0, -1.0]] * 20)
+    agent, new = meta_dt(return_bounds=bounds), meta_dt(return_bounds=bounds)
+    rng = np.random.default_rng(0)
+    agent.start(np.zeros((3, 2), np.float32), np.full(3, -1.5))
+    before = agent.act()
+    for _ in range(4):
+        agent.observe(*(rng.normal(size=shape).astype(np.float32) for shape in ((3, 2), (3,), (3, 2))))
+    remembered = agent.act()
+    agent.forget()
+    new.start(agent.observations[-1].numpy(), np.full(3, -1.5))
+    new.contexts = [agent.contexts[-1]]
+    np.testing.assert_array_equal(agent.act(), new.act())
+    assert not np.allclose(agent.act(), remembered) and not np.allclose(agent.act(), before)
+    after = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 2), (3,), (3, 2))]
+    agent.observe(*after)
+    new.observe(*after)
+    new.contexts[-1] = agent.contexts[-1]
+    np.testing.assert_array_equal(agent.act(), new.act())
+
+
 def test_same_seed_same_numbers():
     agent = meta_dt(select="sample", pool="top3")
-    results = [evaluate(agent, ENV, TESTS, 3, 3, -3.0, seed, explore=(0.5, 20)) for seed in (0, 0, 1)]
+    results = [evaluate(agent, ENV, TESTS, 3, 3, -3.0, seed, explore=(0.5, 20, False)) for seed in (0, 0, 1)]
     assert results[0] == results[1] != results[2]
     assert np.std(results[0]["returns"], axis=1).min() > 0  # M adaptations, not one repeated
 

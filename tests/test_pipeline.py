@@ -19,7 +19,7 @@ from helpers import CONTEXT, POLICY, RESULTS, ROOT, SAVES, listing, point_robot,
 import train_context
 import train_meta_dt
 from src import report, trajectories
-from src.checkpoint import load_state, load_tensors, read_json
+from src.checkpoint import load_state, load_tensors, read_json, write_json
 from src.logger import Logger, read_metrics
 from src.results import read_results
 
@@ -353,6 +353,14 @@ def test_measuring_again_trains_nothing(policy_root, tmp_path):
     assert np.shape(again["warmup_returns"]) == (5, 2, 1) and (again["target_return"], again["target_rule"]) == (-3, "constant")
     read_results(root / "results")  # and the report can read it
     assert listing(root / "saves") == before
+    config = root / POLICY / "config.json"
+    write_json(config, {key: value for key, value in read_json(config).items() if key != "forget_exploration"})
+    explored = ["--explore_noise", "0.5", "--explore_steps", "2", "--forget_exploration", "True"]
+    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", *explored) if "few_shot" in str(p)]
+    assert path.parts[-3] == "meta_dt+debug-explore_noise_0.5-explore_steps_2-forget_exploration_True"
+    write_json(config, {**read_json(config), "warmup_episodes": 5})  # begun otherwise, but measured as the recipe says
+    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only") if "few_shot" in str(p)]
+    assert result(root, FILES["train_meta_dt"][0]) == first and path.parts[-3] == "meta_dt+debug"
 
 
 def test_the_target_is_the_mean_of_the_best_training_returns(policy_root):
