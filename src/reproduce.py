@@ -253,7 +253,9 @@ def main(argv=None):
         left = scheduler.run(learning)
     if scheduler.failed or left:
         raise UserError(f"{len(scheduler.failed)} runs failed, {len(left)} wait for them; the same command tries them again")
-    print(f"all {len(learning)} results are in {Path(args.output_dir) / 'results' / env.env_type}; next: python -m src.report")
+    results = Path(args.output_dir) / "results"
+    follow = shlex.join(["python", "-m", "src.report", "--results", str(results)])
+    print(f"all {len(learning)} results are in {results / env.env_type}; next: {follow}")
 
 
 if __name__ == "__main__":

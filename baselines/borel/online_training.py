@@ -18,7 +18,16 @@ from baselines.borel.beliefs import belief_rewards, hyper_states
 from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.evaluate import BeliefAgent, evaluate, model_inputs, write_result
 from baselines.borel.problem import play, random_actions
-from baselines.borel.settings import VOLATILE, add_agent_flags, borel_parser, make_agent, parse, resolved, run_folder
+from baselines.borel.settings import (
+    VOLATILE,
+    add_agent_flags,
+    borel_parser,
+    make_agent,
+    parse,
+    report_command,
+    resolved,
+    run_folder,
+)
 from baselines.borel.train_offline_agent import update_meta_agent
 from baselines.borel.train_vae_offline import (
     add_model_flags,
@@ -100,7 +109,9 @@ def main(argv=None):
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
     returns = np.mean(read_json(result)["returns"], axis=0)
     episodes = ", ".join(f"{value:.2f}" for value in returns)
-    print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: python -m src.report")
+    print(
+        f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {report_command(args)}"
+    )
 
 
 def split_tasks(args):

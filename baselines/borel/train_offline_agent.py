@@ -9,6 +9,7 @@ results/<env_type>/log/<method>/bamdp-strict/seed_<s>.json and the policy in sav
 """
 
 import contextlib
+import math
 import time
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from baselines.borel.settings import (
     make_agent,
     next_command,
     parse,
+    report_command,
     resolved,
     run_folder,
 )
@@ -52,6 +54,8 @@ from src.checkpoint import (
 from src.config import nonnegative_float, positive_int
 from src.logger import Logger
 from src.seeding import derive, torch_generator
+
+REFERENCE_AGENTS = 25  # more cost minutes in MuJoCo and say no more
 
 
 def make_parser():
@@ -106,7 +110,9 @@ def main(argv=None):
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
     returns = np.mean(read_json(result)["returns"], axis=0)
     episodes = ", ".join(f"{value:.2f}" for value in returns)
-    print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: python -m src.report")
+    print(
+        f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {report_command(args)}"
+    )
 
 
 def find_model(args):
@@ -246,13 +252,15 @@ def train(args, model, data, directory, result, method):
 
 
 def single_task_returns(args, task_ids):
-    """How the agents whose logs are the data fare on `task_ids`: {level: (tasks, K)}, means over the agents; {} without them."""
+    """How the agents whose logs are the data fare on `task_ids`: {level: (tasks, K)}, means over the agents, or over some
+    REFERENCE_AGENTS of them evenly spaced; {} without them."""
     source, train_tasks = data_directory(args, data_name(args, args.data_dir)), range(*args.env.train_tasks)
-    if not all((task_directory(source, task) / "agent.safetensors").exists() for task in train_tasks):
+    chosen = train_tasks[:: math.ceil(len(train_tasks) / REFERENCE_AGENTS)]
+    if not all((task_directory(source, task) / "agent.safetensors").exists() for task in chosen):
         return {}
-    actor = exploring(load_agents(args, train_tasks), len(train_tasks), torch_generator(args.seed, "single"), deterministic=True)
-    played = play(args.problem, np.tile(task_ids, len(train_tasks)), actor, (args.seed, "single-task agents"))
-    returns = episode_returns(args.problem, played["rewards"]).reshape(len(train_tasks), len(task_ids), -1)
+    actor = exploring(load_agents(args, chosen), len(chosen), torch_generator(args.seed, "single"), deterministic=True)
+    played = play(args.problem, np.tile(task_ids, len(chosen)), actor, (args.seed, "single-task agents"))
+    returns = episode_returns(args.problem, played["rewards"]).reshape(len(chosen), len(task_ids), -1)
     return {"single_task_agents": returns.mean(0).round(4).tolist()}
 
 
