@@ -65,6 +65,8 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "get_datasets", argv)
+    if args.task_id is not None and not args.import_from:
+        raise UserError("--task_id says nothing without --import_from: choose tasks by --task_id_start and --task_id_end")
     tasks = task_range(args, args.env.make())
     root = Path(args.output_dir) / "datasets"
     if args.import_from:

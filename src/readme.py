@@ -33,6 +33,8 @@ def main(argv=None):
     parser.add_argument("--check", action="boolean", default=False, help="only compare")
     args = parser.parse_args(argv)
     path = Path(args.readme)
+    if not path.is_file():
+        raise UserError(f"--readme {path}: there is no such file")
     text = path.read_text()
     written = MARK.sub(lambda match: match[1] + table(args.results, match[2].split()) + match[3], text)
     if args.check and written != text:

@@ -85,6 +85,8 @@ def refused(capsys, folder, script, argv, mend):
         ("get_datasets", ["--task_id_start", "5", "--task_id_end", "5"], "must satisfy 0 <= start < end <= 50"),
         ("get_datasets", ["--task_id_end", "51"], "must satisfy 0 <= start < end <= 50"),
         ("get_datasets", ["--import_from", "no/such/folder"], "no/such/folder"),
+        ("get_datasets", ["--task_id", "3"], "--task_id says nothing without --import_from"),
+        ("train_meta_dt", ["--forget_exploration", "True"], "--forget_exploration says nothing without --explore_steps"),
         ("get_datasets", ["--data_type", "medium"], "no behaviour policies in .*train_data_collection.py"),
         ("train_data_collection", ["--save_freq", "0"], "'0' is not an integer of at least 1"),
         ("train_data_collection", ["--hidden_sizes", "64", "-1"], "'-1' is not|unknown argument|expected"),

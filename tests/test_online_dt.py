@@ -447,6 +447,10 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights(toy, monkeypatch, ca
     assert (repeated["returns"], repeated["curve"]) == (returns["returns"], returns["curve"])
     assert len(set(returns["curve"]["temperature"][1:])) > 1
 
+    main([*flags, *online, "--no-resume", "--init_temperature", "0.7", "--temperature_learning_rate", "1e-9"])
+    assert result(folder, phase="finetuned")["curve"]["temperature"][1:] == pytest.approx([0.7] * 4, rel=1e-3)
+    main([*flags, *online, "--no-resume"])
+
     with pytest.raises(SystemExit):
         main([*flags, *online, "--batch_size", "8"])  # other settings: refused
     assert "batch_size" in capsys.readouterr().err

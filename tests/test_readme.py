@@ -45,6 +45,9 @@ def test_tables_are_written_between_their_marks(folder, capsys):
     with pytest.raises(SystemExit):
         readme.main([*flags, "--check", "True"])
     assert "run python -m src.readme" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        readme.main(["--readme", str(folder / "nothing.md")])
+    assert "there is no such file" in capsys.readouterr().err
     readme.main(flags)
     lines = (folder / "README.md").read_text().splitlines()
     assert lines[0] == "before" and "between" in lines and "old" not in lines

@@ -109,7 +109,10 @@ def make_parser():
     entropy.add_argument(
         "--target_entropy", action="boolean", default=False, help="learn the temperature: entropy at minus the number of actions"
     )
-    entropy.add_argument("--init_temperature", type=positive_float, default=0.1, help="weight of the entropy bonus at the start")
+    entropy.add_argument(
+        "--init_temperature", type=positive_float,
+        help="weight of the entropy bonus at the start (default: 0.1; online: where the pre-training left it)",
+    )  # fmt: skip
     entropy.add_argument(
         "--temperature_learning_rate", type=positive_float, default=1e-4, help="of Adam; a shorter schedule wants a larger one"
     )
@@ -307,8 +310,9 @@ def train(args, policy, trajectories, folder, scale, stop):
     learner, buffer = Learner(policy, args), make_buffer(args, trajectories)
     if args.online_training:
         state = load_state(Path(args.pretrained_model) / "state.pt")["learner"]
-        if not read_json(Path(args.pretrained_model) / "config.json")["use_entropy"]:
-            state["temperature"] = learner.temperature.state_dict()  # it has not been learned yet
+        learned = read_json(Path(args.pretrained_model) / "config.json")["use_entropy"]
+        if args.init_temperature is not None or not learned:
+            state["temperature"] = learner.temperature.state_dict()
         learner.load_state_dict(state)
     wandb = None
     if args.log_to_wandb:

@@ -15,6 +15,7 @@ from src.seeding import derive, numpy_generator, torch_generator
 from src.stochastic import ActionDistribution, Temperature
 
 GRADIENT_CLIP = 0.25
+INITIAL_TEMPERATURE = 0.1
 LOG_INTERVAL = 100  # gradient steps
 SAVE_INTERVAL = 300  # seconds; besides, every iteration ends with a checkpoint
 
@@ -35,7 +36,8 @@ class Learner:
         kind = {"adamw": torch.optim.AdamW, "lamb": Lamb}[args.optimizer]
         self.optimizer = kind(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
         target = -float(len(policy.action_range)) if args.target_entropy else None
-        temperature = Temperature(args.init_temperature, target, args.temperature_learning_rate)
+        initial = args.init_temperature or INITIAL_TEMPERATURE
+        temperature = Temperature(initial, target, args.temperature_learning_rate)
         self.temperature = temperature.to(policy.action_range.device)
 
     def update(self, window):
