@@ -495,6 +495,31 @@ def test_state_decoder_is_loaded(wind):
         assert (folder / f"results/tiny_wind/log/{method}/bamdp-strict/seed_0.json").exists()
 
 
+def test_replaying_reaches_the_policy(wind, capsys):
+    """The policy's data hold the other agents' first episodes, under the wind of the task; a plain belief model refuses."""
+    _, flags = wind
+    for extra in (["--policy-replaying", "True"], []):
+        vae_script.main([*flags, "--seed", "3", *extra])
+    common = [*flags, "--seed", "3", "--transform-data-bamdp", "True"]
+    args = parse(offline.make_parser(), "train_offline_agent", [*common, "--vae-model-name", "replay__seed_3"])
+    name, path = offline.find_model(args)
+    model = load_belief_model(path, args.problem, "")
+    plain = offline.load_hyper_states(args, model, name)
+    args.policy_replaying = True
+    mixed = offline.load_hyper_states(args, model, name)
+    assert (plain["states"][:, :, :25, :2] != mixed["states"][:, :, :25, :2]).any()
+    assert torch.equal(plain["actions"][:, :, 25:], mixed["actions"][:, :, 25:])
+    steps = mixed["states"][:, :, 1:25, :2] - mixed["states"][:, :, :24, :2] - 0.1 * mixed["actions"][:, :, :24]
+    wind = torch.from_numpy(args.problem.tasks["wind"][:3]).float()[:, None, None].expand_as(steps)
+    torch.testing.assert_close(steps, wind, atol=1e-4, rtol=0)
+    with pytest.raises(SystemExit):
+        offline.main([*common, "--vae-model-name", "plain__seed_3", "--policy-replaying", "True"])
+    assert "--policy-replaying False" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        offline.main([*common, "--vae-model-name", "replay__seed_3", "--hindsight-relabelling", "True"])
+    assert "use --policy-replaying True" in capsys.readouterr().err
+
+
 def test_rewards_expected_under_the_oracle_belief():
     """Gridworld: 21 goals are possible at first; the start is none of them; a goal that was entered is certain."""
     next_obs = np.array([[[0, 0, 0], [2, 0, 0], [3, 0, 0], [2, 0, 0], [2, 1, 0]]], dtype=np.float32)

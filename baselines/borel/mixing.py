@@ -36,8 +36,12 @@ def load_logs(args):
     rollouts = load_rollouts(directory, problem, tasks, collect_command(args), limit=args.num_trajs_per_task)
     if not args.policy_replaying:
         return rollouts, None
-    directory = data_directory(args, args.replaying_data_dir or "replay" + args.suffix)
-    return rollouts, load_replays(directory, problem, tasks, next_command(args, "hindsight_data_collection"))
+    return rollouts, load_replays(replay_directory(args), problem, tasks, next_command(args, "hindsight_data_collection"))
+
+
+def replay_directory(args):
+    """Where the replays lie."""
+    return data_directory(args, args.replaying_data_dir or "replay" + args.suffix)
 
 
 def mix(args, rollouts, replays, purpose="", *epoch):

@@ -21,7 +21,7 @@ from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.data import data_directory, task_directory
 from baselines.borel.evaluate import evaluate, model_inputs, write_result
 from baselines.borel.hindsight_data_collection import load_agents
-from baselines.borel.mixing import add_mixing_flags, load_logs, mix
+from baselines.borel.mixing import add_mixing_flags, load_logs, mix, replay_directory
 from baselines.borel.problem import episode_returns, play
 from baselines.borel.settings import (
     QUALITY,
@@ -176,17 +176,20 @@ def identity(args, model):
     if args.policy_replaying:
         keys = ("policy_replaying", "replaying_data_dir", "num_replayed_policies", "relabelled_episodes", "seed")
         chosen |= {key: getattr(args, key) for key in keys}
+        replays, command = replay_directory(args), next_command(args, "hindsight_data_collection")
+        chosen["replays"] = [task_stamp(replays, task, command) for task in range(*args.env.train_tasks)]
     if args.belief_rewards:
         chosen |= {"num_belief_samples": args.num_belief_samples, "seed": args.seed}
-    chosen["data"] = [task_stamp(args, task) for task in range(*args.env.train_tasks)]
+    logs, command = data_directory(args, data_name(args, args.data_dir)), collect_command(args)
+    chosen["data"] = [task_stamp(logs, task, command) for task in range(*args.env.train_tasks)]
     return {**chosen, "belief_model": model_fingerprint(model)}
 
 
-def task_stamp(args, task):
-    """Size and settings of a task's log: tells one data set from another without reading it."""
-    folder = task_directory(data_directory(args, data_name(args, args.data_dir)), task)
+def task_stamp(directory, task, command):
+    """Size and settings of a task's data: tells one data set from another without reading it. `command` makes them."""
+    folder = task_directory(directory, task)
     if not (folder / "task.json").exists():
-        raise UserError(f"no data of task {task} in {folder}; make them: {collect_command(args)}")
+        raise UserError(f"no data of task {task} in {folder}; make them: {command}")
     document = read_json(folder / "task.json")
     return [task, document["num_rollouts"], document.get("seed"), derive(0, str(document.get("settings")))]
 
