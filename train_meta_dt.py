@@ -10,7 +10,6 @@ continues an interrupted run; --eval_only measures a finished one again, for exa
 Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m src.report.
 """
 
-import shlex
 import time
 from pathlib import Path
 
@@ -41,6 +40,7 @@ from src.config import (
     positive_float,
     positive_int,
     real,
+    report_command,
     script_parser,
     settings,
 )
@@ -181,8 +181,7 @@ def main(argv=None):
         state = train(args, run, directory)
         method = evaluated_as(args, directory, {key: parser.get_default(key) for key in EVALUATION})
         written = measure(args, run, directory, dataset, state, config, method)
-    follow = shlex.join(["python", "-m", "src.report", "--results", str(Path(args.output_dir) / "results")])
-    print(f"policy in {directory}; next: {follow}")
+    print(f"policy in {directory}; next: {report_command(Path(args.output_dir) / 'results')}")
     return written
 
 

@@ -440,3 +440,8 @@ def next_command(args, script, *extra, keep=()):
         if getattr(args, key) != default:
             words += [f"--{key}", str(getattr(args, key))]
     return shlex.join(words)
+
+
+def report_command(results):
+    """The command that shows what lies in the folder `results`."""
+    return shlex.join(["python", "-m", "src.report", "--results", str(results)])

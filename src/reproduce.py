@@ -26,7 +26,7 @@ from pathlib import Path
 from src.behaviour import committed_directory
 from src.checkpoint import UserError, main_guard
 from src.collect import QUALITIES
-from src.config import Parser, find_config, natural, positive_int, read_env, read_yaml
+from src.config import Parser, find_config, natural, positive_int, read_env, read_yaml, report_command
 from src.paths import context_directory, policy_directory, result_path
 from src.trajectories import dataset_directory
 
@@ -254,8 +254,7 @@ def main(argv=None):
     if scheduler.failed or left:
         raise UserError(f"{len(scheduler.failed)} runs failed, {len(left)} wait for them; the same command tries them again")
     results = Path(args.output_dir) / "results"
-    follow = shlex.join(["python", "-m", "src.report", "--results", str(results)])
-    print(f"all {len(learning)} results are in {results / env.env_type}; next: {follow}")
+    print(f"all {len(learning)} results are in {results / env.env_type}; next: {report_command(results)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from baselines.borel.settings import (
     borel_parser,
     make_agent,
     parse,
-    report_command,
     resolved,
     run_folder,
 )
@@ -50,7 +49,7 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
-from src.config import fraction, natural, positive_int
+from src.config import fraction, natural, positive_int, report_command
 from src.logger import Logger
 from src.seeding import numpy_generator, torch_generator
 
@@ -109,9 +108,8 @@ def main(argv=None):
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
     returns = np.mean(read_json(result)["returns"], axis=0)
     episodes = ", ".join(f"{value:.2f}" for value in returns)
-    print(
-        f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {report_command(args)}"
-    )
+    follow = report_command(Path(args.output_dir, args.results_log_dir))
+    print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {follow}")
 
 
 def split_tasks(args):

@@ -1,6 +1,5 @@
 """What the BOReL scripts share: flags, folders, agents made from flags."""
 
-import shlex
 from pathlib import Path
 
 import torch
@@ -100,8 +99,3 @@ def collect_command(args):
 def next_command(args, script, *extra):
     """The command of a stage that follows."""
     return config.next_command(args, f"-m baselines.borel.{script}", *extra)
-
-
-def report_command(args):
-    """The command that shows the results."""
-    return shlex.join(["python", "-m", "src.report", "--results", str(Path(args.output_dir, args.results_log_dir))])

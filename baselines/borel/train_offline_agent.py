@@ -34,7 +34,6 @@ from baselines.borel.settings import (
     make_agent,
     next_command,
     parse,
-    report_command,
     resolved,
     run_folder,
 )
@@ -51,11 +50,11 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
-from src.config import nonnegative_float, positive_int
+from src.config import nonnegative_float, positive_int, report_command
 from src.logger import Logger
 from src.seeding import derive, torch_generator
 
-REFERENCE_AGENTS = 25  # more cost minutes in MuJoCo and say no more
+REFERENCE_AGENTS = 25  # all of the ant's would play 640,000 steps
 
 
 def make_parser():
@@ -110,9 +109,8 @@ def main(argv=None):
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
     returns = np.mean(read_json(result)["returns"], axis=0)
     episodes = ", ".join(f"{value:.2f}" for value in returns)
-    print(
-        f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {report_command(args)}"
-    )
+    follow = report_command(Path(args.output_dir, args.results_log_dir))
+    print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {follow}")
 
 
 def find_model(args):

@@ -184,7 +184,7 @@ def train(args, logs, model, directory):
 
     With --fresh-relabelling every epoch reads other roll-outs: fixed ones, some 500 per task, are learned by heart.
     """
-    data, settings = VaeData(args, mix(args, *logs)), loss_settings(args)
+    settings = loss_settings(args)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.vae_lr, fused=True)
     first = 0
     if (directory / "state.pt").exists():
@@ -192,14 +192,19 @@ def train(args, logs, model, directory):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["epoch"]
+
+    def drawn(epoch):
+        return VaeData(args, mix(args, *logs, "", *([epoch] if args.fresh_relabelling else [])))
+
+    data = drawn(min(first, args.num_iters - 1))
     logger = Logger(directory, args.num_iters, first, unit="epoch", tensorboard=args.tensorboard)
     record = {}
     with StopSignal() as stop, contextlib.closing(logger):
         for epoch in range(first, args.num_iters):
             if args.decay_lr:
                 decay_learning_rates([optimizer], epoch, args.num_iters)
-            if args.fresh_relabelling:
-                data = VaeData(args, mix(args, *logs, "", epoch))
+            if args.fresh_relabelling and epoch > first:
+                data = drawn(epoch)
             parts = train_epoch(args, model, optimizer, data, settings, torch_generator(args.seed, "epoch", epoch))
             logger.advance()
             done = epoch + 1
