@@ -41,10 +41,19 @@ def draw_semicircle_start(generator, start):
 
 
 class PointRobotSparseBatch(TaskBatch):
-    """Rows of sparse point robots. tasks: "goal" (B, 2). start: "fixed" at the origin, "uniform", or "off_circle"."""
+    """Rows of sparse point robots. tasks: "goal" (B, 2). start: "fixed" at the origin, "uniform", or "off_circle".
+
+    Args:
+        dense: pay minus the distance to the goal, to train agents on; `compute_rewards` of the class stays the task's own.
+    """
 
     starts = ("fixed", "uniform", "off_circle")
     radius = RADIUS
+
+    def __init__(self, tasks, start="fixed", dense=False):
+        super().__init__(tasks, start)
+        if dense:
+            self.compute_rewards = self.compute_dense_rewards
 
     def draw_start(self, generator, row):
         return draw_semicircle_start(generator, self.start)
@@ -65,6 +74,11 @@ class PointRobotSparseBatch(TaskBatch):
     def compute_rewards(cls, observations, actions, next_observations, tasks):
         return cls.compute_success(next_observations, tasks).astype(np.float32)
 
+    @classmethod
+    def compute_dense_rewards(cls, observations, actions, next_observations, tasks):
+        """Minus the distance to the goal, with the arguments of `compute_rewards`."""
+        return -cls.distances(next_observations, tasks).astype(np.float32)
+
 
 class PointRobotDenseBatch(PointRobotSparseBatch):
     """Rows of dense point robots. tasks: "goal" (B, 2). Success, which the source lacks: within 0.2 of the goal."""
@@ -77,9 +91,7 @@ class PointRobotDenseBatch(PointRobotSparseBatch):
     def draw_start(self, generator, row):
         return generator.uniform(-1, 1, 2)
 
-    @classmethod
-    def compute_rewards(cls, observations, actions, next_observations, tasks):
-        return -cls.distances(next_observations, tasks).astype(np.float32)
+    compute_rewards = PointRobotSparseBatch.compute_dense_rewards
 
 
 class PointRobotWindBatch(PointRobotSparseBatch):

@@ -54,8 +54,8 @@ def model_config(**changes):
         "aggregator_hidden_size": 6, "action_embedding_size": 3, "state_embedding_size": 4, "reward_embedding_size": 2,
         "layers_before_aggregator": [], "layers_after_aggregator": [], "reward_decoder_layers": [5, 4],
         "rew_pred_type": "deterministic", "num_heads": 0, "reward_decoder_inputs": ["next_obs", "obs", "actions"],
-        "decode_reward": True, "decode_state": True, "state_decoder_layers": [5], "decode_task": False, "task_size": 2,
-        "learn_prior": False, "stochastic": True, "reward_values": [0.0, 1.0],
+        "decode_reward": True, "decode_state": True, "predict_change": False, "state_decoder_layers": [5],
+        "decode_task": False, "task_size": 2, "learn_prior": False, "stochastic": True, "reward_values": [0.0, 1.0],
     }  # fmt: skip
     return {**config, **changes}
 
@@ -156,6 +156,23 @@ def test_loss_equals_the_sums_written_out(kind, only_past):
     torch.testing.assert_close(parts["reward_loss"], reward)
     torch.testing.assert_close(parts["state_loss"], state)
     torch.testing.assert_close(loss, 2 * reward + 0.5 * state + 0.3 * kl)
+
+
+def test_change_of_the_state_is_decoded():
+    """--predict-change: the decoder's target is s' − s, and what it predicts is still s'."""
+    model, batch = make_model(stochastic=False, predict_change=True), random_batch()
+    _, parts = model.loss(batch, LossSettings(kl_weight=0), torch.Generator())
+    mean, _ = model.beliefs(batch["actions"], batch["next_obs"], batch["rewards"])
+    expected = 0.0
+    for t in range(5):
+        for i in range(4):
+            transition = {key: values[:, i] for key, values in batch.items()}
+            predicted = concatenated(model.state_decoder, mean[:, t], transition)
+            change = transition["next_obs"] - transition["obs"]
+            expected += ((predicted - change[:, :2]) ** 2).sum() / 3
+    torch.testing.assert_close(parts["state_loss"], expected)
+    following = transition["obs"][:, :2] + predicted
+    torch.testing.assert_close(model.predict_states(mean[:, 4], transition), following)
 
 
 @pytest.mark.parametrize("only_past", [False, True])
@@ -753,6 +770,30 @@ def test_online_training_with_sac_and_tensorboard(tmp_path):
     assert result["task_ids"] == split["eval"] and result["quality"] == "online"
 
 
+def test_online_training_refreshes_its_hyper_states(tmp_path):
+    """With --refresh-interval what is stored is what the present encoder says; all tasks may serve for both."""
+    flags = ["--env-type", "gridworld", "--recipe", "debug", "--output_dir", str(tmp_path), "--num-train-tasks", "21"]
+    sizes = ["--policy-buffer-size", "240", "--vae-buffer-size", "240", "--decay-lr", "True"]
+    args = parse(online_training.make_parser(), "online_training", [*flags, "--num-eval-tasks", "21", *sizes])
+    tasks = online_training.split_tasks(args)
+    assert tasks["train"].tolist() == tasks["eval"].tolist() == list(range(21))
+    run = online_training.Online(args, tasks, tmp_path)
+    for iteration in range(3):  # more roll-outs than the buffers hold
+        run.iterate(iteration)
+    stale = run.policy_buffer.arrays["states"].clone()
+    run.refresh()
+    fresh = run.policy_buffer.arrays["states"]
+    assert not torch.allclose(fresh, stale) and torch.equal(fresh[..., :3], stale[..., :3])
+    raw = {key: values[4].numpy() for key, values in run.vae_buffer.arrays.items()}
+    raw = {key: raw[key][: run.vae_buffer.filled[4]] for key in ("obs", "actions", "rewards", "next_obs")}
+    torch.testing.assert_close(fresh[4, : len(raw["obs"])], hyper_states(run.model, run.problem, **raw))
+    args.refresh_interval = 1
+    run.iterate(3)
+    stored = run.policy_buffer.arrays["states"].clone()
+    run.refresh()
+    assert torch.equal(run.policy_buffer.arrays["states"], stored)
+
+
 # ------------------------------------------------------------------------------------------------------------- converter
 
 
@@ -829,6 +870,8 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
         (offline, ["--use-cql", "True"], "needs --policy sac"),
         (online_training, ["--num-train-tasks", "20", "--num-eval-tasks", "9"], "not exceed 21 tasks"),
         (online_training, ["--env-type", "point_robot_dense", "--oracle-belief-reward", "True"], "exact belief"),
+        (online_training, ["--refresh-interval", "5", "--vae-buffer-size", "60"], "buffer-size equal"),
+        (single, ["--dense-train-sparse-test", "True"], "gridworld has no dense reward"),
     ]:
         assert_refused(capsys, script, [*flags, *extra], message)
     assert not any((tmp_path / name).exists() for name in ("datasets", "results", "saves"))

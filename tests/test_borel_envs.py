@@ -241,6 +241,11 @@ def test_point_robots_by_hand():
     wind = at(PointRobotWindEnv, {"wind": [[0.04, -0.03]]}, [0, 0.8])
     observations, rewards = wind.step([[-0.2, 0.1]])  # the wind is added after clipping
     assert observations[0] == pytest.approx([-0.06, 0.87]) and rewards[0] == 1
+    trained = PointRobotWindEnv.batch_class({"wind": np.array([[0.04, -0.03]])}, dense=True)  # to train agents on
+    trained.reset()
+    observations, rewards = trained.step([[0.0, 0.1]])
+    assert rewards[0] == pytest.approx(-np.hypot(0.04, 0.93)) and not trained.infos["success"][0]
+    assert PointRobotWindEnv.compute_rewards(None, None, observations, trained.tasks)[0] == 0
     narrow = at(PointRobotWindNarrowEnv, {"wind": [[0.04, -0.03]]}, [-0.04, 0.95])
     assert narrow.step([[0.0, 0.06]])[1][0] == 1
     assert narrow.step([[0.0, 0.03]])[1][0] == 0

@@ -27,7 +27,7 @@ def vae_config(args, rewards):
     problem = args.problem
     given = ("task_embedding_size", "aggregator_hidden_size", "action_embedding_size", "state_embedding_size",
              "reward_embedding_size", "layers_before_aggregator", "layers_after_aggregator", "reward_decoder_layers",
-             "rew_pred_type", "decode_state", "state_decoder_layers", "decode_task", "learn_prior")  # fmt: skip
+             "rew_pred_type", "decode_state", "predict_change", "state_decoder_layers", "decode_task", "learn_prior")  # fmt: skip
     heads = 0
     if args.multihead_for_reward:
         heads = getattr(problem.environment, "num_cells", 0)
@@ -71,7 +71,7 @@ def load_belief_model(directory, problem, command):
         others = sorted(path.parent.name for path in directory.parent.glob(f"*/{VAE_DONE}"))
         known = f" (finished ones: {', '.join(others)})" if others else ""
         raise UserError(f"no finished belief model in {directory}{known}; make it: {command}")
-    config = read_json(directory / "model.json")
+    config = {"predict_change": False, **read_json(directory / "model.json")}  # models of before that option lack it
     expected = problem.observation_size, problem.action_size, problem.discrete
     if (config["observation_size"], config["action_size"], config["discrete"]) != expected:
         sizes = f"{config['observation_size']} observed numbers and {config['action_size']} of an action"

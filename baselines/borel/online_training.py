@@ -3,8 +3,8 @@
     python -m baselines.borel.online_training --env-type gridworld
 
 Per iteration a few training tasks are drawn, the current policy plays on each, and then belief and policy are updated on the
-tasks of one meta-batch. The policy's buffer keeps the hyper-states of the time they were collected. The same command
-continues an interrupted run. Writes results/<env_type>/online/borel-online/bamdp-strict/seed_<s>.json.
+tasks of one meta-batch. The policy's buffer keeps the hyper-states of the time they were collected, unless --refresh-interval
+is given. The same command continues an interrupted run. Writes results/<env_type>/online/borel-online/bamdp-strict/seed_<s>.json.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from baselines.borel.settings import (
     VOLATILE,
     add_agent_flags,
     borel_parser,
+    decay_learning_rates,
     make_agent,
     parse,
     resolved,
@@ -82,6 +83,9 @@ def make_parser():
     schedule.add_argument("--meta-batch", type=positive_int, default=16, help="tasks in an update, drawn with replacement")
     schedule.add_argument("--policy-buffer-size", type=positive_int, default=1_000_000, help="transitions kept per task")
     schedule.add_argument("--vae-buffer-size", type=positive_int, default=100_000, help="the same for the belief")
+    schedule.add_argument("--refresh-interval", type=positive_int,
+                          help="iterations after which stored hyper-states are computed anew (default: never)")  # fmt: skip
+    schedule.add_argument("--decay-lr", action="boolean", default=False, help="let the learning rates fall to 0 linearly")
     schedule.add_argument("--log-interval", type=positive_int, default=20, help="iterations between two evaluations")
     schedule.add_argument("--save-interval", type=positive_int, default=100, help="iterations between two checkpoints")
     schedule.add_argument("--eval-deterministic", action="boolean", default=True, help="evaluate the mean policy")
@@ -97,6 +101,9 @@ def main(argv=None):
     args = parse(make_parser(), "online_training", argv)
     if args.oracle_belief_reward and args.env_type != "gridworld":
         raise UserError("--oracle-belief-reward True: only the gridworld has an exact belief")
+    if args.refresh_interval and args.policy_buffer_size != args.vae_buffer_size:
+        raise UserError("--refresh-interval needs the same roll-outs in both buffers: make --policy-buffer-size and "
+                        "--vae-buffer-size equal")  # fmt: skip
     tasks = split_tasks(args)
     method = args.method + args.suffix
     directory = run_folder(args, args.agent_log_dir, "online", method, f"seed_{args.seed}")
@@ -113,13 +120,16 @@ def main(argv=None):
 
 
 def split_tasks(args):
-    """Ids of the training and of the evaluation tasks, without overlap unless the settings file says so."""
+    """Ids of the training and of the evaluation tasks: apart, or the same where both are all there are or the settings say so."""
     if args.num_train_tasks is None and args.num_eval_tasks is None:
         return {"train": np.arange(*args.env.train_tasks), "eval": np.arange(*args.env.test_tasks)}
     train, total = args.num_train_tasks or 0, args.problem.num_tasks
     number = args.num_eval_tasks or total - train
+    if train == number == total:
+        return {"train": np.arange(total), "eval": np.arange(total)}
     if not train or train + number > total:
-        raise UserError(f"--num-train-tasks {train} and --num-eval-tasks {number} must be given and not exceed {total} tasks")
+        raise UserError(f"--num-train-tasks {train} and --num-eval-tasks {number} must be given and not exceed {total} tasks, "
+                        f"or both be {total}: all for both")  # fmt: skip
     order = numpy_generator(args.seed, "split").permutation(total)
     return {"train": np.sort(order[:train]), "eval": np.sort(order[-number:])}
 
@@ -217,7 +227,16 @@ class Online:
                   update_meta_agent(args, self.agent, self.policy_buffer, meta_batch, generator).items()}  # fmt: skip
         for _ in range(args.vae_updates_per_iter):
             parts = self.update_belief(meta_batch, generator)
+        if args.refresh_interval and (iteration + 1) % args.refresh_interval == 0:
+            self.refresh()
         return {**losses, **{f"belief/{key}": value for key, value in parts.items()}}
+
+    def refresh(self):
+        """Hyper-states of the stored roll-outs by the present encoder; the rewards stay those of the time of collection."""
+        raw, stored = self.vae_buffer.arrays, self.policy_buffer.arrays["states"]
+        for row, filled in enumerate(self.vae_buffer.filled.tolist()):
+            rollouts = {key: raw[key][row, :filled].numpy() for key in ("obs", "actions", "rewards", "next_obs")}
+            stored[row, :filled] = hyper_states(self.model, self.problem, **rollouts, device=self.args.device)
 
     def measure(self, done):
         """Mean return by episode on training and on evaluation tasks; appended to the curve, returned for the log."""
@@ -238,6 +257,8 @@ class Online:
         logger = Logger(directory, args.num_iters, self.first, unit="iteration", tensorboard=args.tensorboard)
         with StopSignal() as stop, contextlib.closing(logger):
             for iteration in range(self.first, args.num_iters):
+                if args.decay_lr:
+                    decay_learning_rates([self.optimizer, *self.agent.optimizers()], iteration, args.num_iters)
                 losses = self.iterate(iteration)
                 logger.advance()
                 done = iteration + 1

@@ -53,7 +53,7 @@ def make_parser():
     tasks.add_argument("--modify-init-state-dist", action="boolean", default=True, help="start episodes at random places")
     tasks.add_argument("--on-circle-init-state", action="boolean", default=True, help="False: not where the goals may be")
     tasks.add_argument("--dense-train-sparse-test", action="boolean", default=False,
-                       help="train on the dense reward, keep the task's own in the log (ant)")  # fmt: skip
+                       help="train on the dense reward, keep the task's own in the log")  # fmt: skip
     agent = add_agent_flags(parser, policy="sac", batch_size=256)
     agent.add_argument("--epsilon-iters", type=positive_int, default=50, help="iterations in which DQN's ε falls from 1 to 0")
     schedule = parser.add_argument_group("schedule")
@@ -75,6 +75,8 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse(make_parser(), "train_single_agent", argv)
+    if args.dense_train_sparse_test and not hasattr(args.problem.environment.batch_class, "compute_dense_rewards"):
+        raise UserError(f"--dense-train-sparse-test: {args.env_type} has no dense reward")
     tasks = chosen_tasks(args)
     name = data_name(args, args.save_dir)
     directory = run_folder(args, args.agent_log_dir, "single_agents", name, f"tasks_{tasks[0]}-{tasks[-1]}")

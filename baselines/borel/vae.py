@@ -126,8 +126,9 @@ class BeliefModel(nn.Module):
         config: dict of observation_size (with the flag), flagged, action_size, discrete, task_embedding_size L,
             aggregator_hidden_size, {action,state,reward}_embedding_size, layers_{before,after}_aggregator,
             reward_decoder_layers, rew_pred_type, num_heads (0: single head), reward_decoder_inputs, decode_reward,
-            decode_state, state_decoder_layers, decode_task, task_size, learn_prior, stochastic, and the two rewards
-            `reward_values` = (r where the goal is not reached, 1) that a Bernoulli decoder tells apart.
+            decode_state, predict_change (s' − s in place of s'), state_decoder_layers, decode_task, task_size, learn_prior,
+            stochastic, and the two rewards `reward_values` = (r where the goal is not reached, 1) that a Bernoulli decoder
+            tells apart.
     """
 
     def __init__(self, config):
@@ -241,8 +242,9 @@ class BeliefModel(nn.Module):
         return (loss * weights).sum((1, 2)).mean()
 
     def state_loss(self, latents, chosen, weights):
-        """As `reward_loss`, for the next state without the flag."""
-        errors = self.state_decoder(latents, chosen) - chosen["next_obs"][:, None, :, : self.target_size]
+        """As `reward_loss`, for the next state without the flag, or its change."""
+        targets = chosen["next_obs"] - chosen["obs"] if self.config["predict_change"] else chosen["next_obs"]
+        errors = self.state_decoder(latents, chosen) - targets[:, None, :, : self.target_size]
         return ((errors**2).sum(-1) * weights).sum((1, 2)).mean()
 
     def predict_rewards(self, latents, transitions):
@@ -259,7 +261,8 @@ class BeliefModel(nn.Module):
 
     def predict_states(self, latents, transitions):
         """Expected next states without the flag (..., d), arguments as for `predict_rewards`."""
-        return self.state_decoder.elementwise(latents, transitions)
+        decoded = self.state_decoder.elementwise(latents, transitions)
+        return transitions["obs"][..., : self.target_size] + decoded if self.config["predict_change"] else decoded
 
 
 def gaussian_kl(mean, log_var, mean_before, log_var_before):
