@@ -7,6 +7,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
 
     <!-- table: point_robot -->                              one family: every method and regime, a column per kind of data
     <!-- table: gridworld -->                                one that is played for K episodes in sequence: their returns and sum
+    <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
 
@@ -49,11 +50,16 @@ def table(folder, env_types):
     """Markdown of one table: of families, or of a benchmark's file. Raises UserError where there are no results."""
     if env_types[0].endswith(".json"):
         return speed_table(read_json(Path(env_types[0])))
-    sections = results.group_results(results.read_results(folder, env_types))
+    names = [name.partition("/") for name in env_types]
+    sections = results.group_results(results.read_results(folder, [env_type for env_type, _, _ in names]))
     if len(env_types) > 1:
         return overview_table(sections, env_types)
+    quality = names[0][2]
+    sections = [section for section in sections if quality in ("", section.quality)]
+    if not sections:
+        raise UserError(f"table {env_types[0]}: there are no results on such data under {folder}")
     sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)
-    return sequence_table(sections[0]) if sequential else family_table(sections)
+    return sequence_table(sections) if sequential else family_table(sections)
 
 
 def speed_table(document):
@@ -100,9 +106,9 @@ def family_table(sections):
     return markdown(lines)
 
 
-def sequence_table(section):
+def sequence_table(sections):
     """Methods whose K episodes are played in sequence, and the reference levels: mean return of each episode, and the sum."""
-    ((_, methods),) = section.runs.items()
+    methods = {name: runs for section in sections for column in section.runs.values() for name, runs in column.items()}
     levels, rows = {}, []
     for run in (run for runs in methods.values() for run in runs):
         for level, values in run["reference_episodes"].items():

@@ -6,6 +6,7 @@ import pytest
 from helpers import ROOT, shell
 
 from src import readme
+from src.checkpoint import UserError
 
 
 def write(folder, env_type, quality, regime, seed, returns, **more):
@@ -74,6 +75,11 @@ def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
     assert lines[0] == "|  | episode 1 | episode 2 | sum |" and "| trivial | 0.0 | 0.0 | 0.0 |" in lines
     assert "| oracle | 7.0 | 7.0 | 14.0 |" in lines
     assert lines[-1].startswith("| meta_dt+fast | 2.5 | 4.5 | 7.0 [") and lines[-1].endswith("], 2 seeds |")
+    write(tmp_path, "maze", "online", "bamdp", 0, [[6, 6], [8, 8]], method="online", reference_episodes=references)
+    assert readme.table(tmp_path, ["maze"]).splitlines()[-2:] == [lines[-1], "| online | 7.0 | 7.0 | 14.0, 1 seed |"]
+    assert readme.table(tmp_path, ["maze/log"]).splitlines() == lines
+    with pytest.raises(UserError, match="no results on such data"):
+        readme.table(tmp_path, ["maze/replay"])
 
 
 def test_scores_are_normalised_where_the_runs_say_how(tmp_path):
