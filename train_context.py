@@ -41,7 +41,7 @@ from src.config import (
     script_parser,
     settings,
 )
-from src.context import WorldModel, load_world_model
+from src.context import MODEL_KEYS, WorldModel, load_world_model, reward_changes
 from src.logger import Logger, read_metrics
 from src.machine import keep_memory, schedule_factor
 from src.paths import context_directory, result_path
@@ -68,6 +68,9 @@ def make_parser():
     model.add_argument("--embedding_size", type=positive_int, default=16, help="width of the inputs' embeddings")
     model.add_argument(
         "--predict_change", action="boolean", default=False, help="decode s' - s in units of its own deviation, not s' (ours)"
+    )
+    model.add_argument(
+        "--reward_change", action="boolean", default=False, help="the encoder reads r_t - r_(t-1) too (ours); with horizon 0"
     )
     model.add_argument("--standardise", action="boolean", default=True, help="standardise inputs (the official code does not)")
     training = parser.add_argument_group("training")
@@ -104,6 +107,8 @@ def main(argv=None):
         raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
     if args.relabel and args.across_episodes:
         raise UserError("--relabel decodes across episodes already: give one of --relabel and --across_episodes")
+    if args.reward_change and args.context_horizon:
+        raise UserError("--reward_change needs the rewards of the whole episode: give --context_horizon 0")
     keep_memory()
     environment = args.env.make()
     make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
@@ -168,10 +173,11 @@ def num_steps(args, transitions):
 
 
 def flat_transitions(episodes):
-    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1), (N, d_s)."""
+    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1), (N, d_s), and the changes of their rewards (N, 1)."""
     inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
     arrays = episodes.observations[:, :-1], episodes.actions, episodes.rewards[..., None], episodes.observations[:, 1:]
-    return [torch.from_numpy(array[inside]) for array in arrays]
+    changes = reward_changes(torch.from_numpy(episodes.rewards[..., None]))
+    return [*(torch.from_numpy(array[inside]) for array in arrays), changes[torch.from_numpy(inside)]]
 
 
 def make_sampler(args, environment, episodes, relabel=False, across_episodes=False):
@@ -195,7 +201,7 @@ def make_model(args, training):
     """The untrained world model on args.device."""
     torch.manual_seed(derive(args.seed, "context"))
     sizes = training.observations.shape[-1], training.actions.shape[-1]
-    model = WorldModel(*sizes, args.context_horizon, args.embedding_size, args.predict_change)
+    model = WorldModel(*sizes, *(getattr(args, key) for key in MODEL_KEYS))
     if args.standardise:
         model.set_normaliser(*flat_transitions(training))
     return model.to(args.device)

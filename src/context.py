@@ -19,6 +19,7 @@ from torch import nn
 from src.checkpoint import UserError, load_tensors, read_json
 
 CONTEXT_SIZE = 16  # z
+MODEL_KEYS = ("context_horizon", "embedding_size", "predict_change", "reward_change")  # settings, in the order of WorldModel
 HIDDEN_SIZE = 128  # GRU and decoders
 
 
@@ -53,18 +54,20 @@ class WorldModel(nn.Module):
         embedding_size: width of the embedding of each observation, action and reward.
         predict_change: decode s' − s, in units of its own deviation, instead of s'. A step moves an observation little, so
             that in units of s' the part of the error that tells one body from another nearly vanishes.
+        reward_change: the encoder reads r_t − r_{t−1} too, in units of its own deviation (0 at an episode's first step), for the
+            same reason: a step moves a reward little, and how it moves says where the task's goal lies. With horizon 0 only.
     """
 
-    def __init__(self, observation_size, action_size, horizon, embedding_size=16, predict_change=False):
+    def __init__(self, observation_size, action_size, horizon, embedding_size=16, predict_change=False, reward_change=False):
         super().__init__()
-        self.horizon, self.predict_change = horizon, predict_change
+        self.horizon, self.predict_change, self.reward_change = horizon, predict_change, reward_change
 
         def embedding(size):
             return Embedding(size, embedding_size)
 
         self.observation_embedding = embedding(observation_size)
         self.action_embedding = embedding(action_size)
-        self.reward_embedding = embedding(1)
+        self.reward_embedding = embedding(2 if reward_change else 1)
         self.gru = nn.GRU(3 * embedding_size, HIDDEN_SIZE, batch_first=True)
         self.to_context = nn.Linear(HIDDEN_SIZE, CONTEXT_SIZE)
         self.reward_observation_embedding = embedding(observation_size)
@@ -74,6 +77,8 @@ class WorldModel(nn.Module):
         self.state_action_embedding = embedding(action_size)
         self.state_decoder = Decoder(2 * embedding_size + CONTEXT_SIZE, observation_size)
         sizes = {"observation": observation_size, "action": action_size, "reward": 1, "target": observation_size}
+        if reward_change:
+            sizes["reward_change"] = 1
         for name, size in sizes.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
@@ -84,15 +89,19 @@ class WorldModel(nn.Module):
         for name, parameter in self.gru.named_parameters():
             nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
 
-    def set_normaliser(self, observations, actions, rewards, next_observations):
-        """Standardise inputs and targets by the statistics of training transitions (N, d_s), (N, d_a), (N, 1), (N, d_s)."""
+    def set_normaliser(self, observations, actions, rewards, next_observations, changes=None):
+        """Standardise inputs and targets by the statistics of training transitions (N, d_s), (N, d_a), (N, 1), (N, d_s), and of
+        the changes of their rewards (N, 1) where these are read."""
         target = next_observations - observations if self.predict_change else observations
-        for name, values in (("observation", observations), ("action", actions), ("reward", rewards), ("target", target)):
+        given = {"observation": observations, "action": actions, "reward": rewards, "target": target}
+        if self.reward_change:
+            given["reward_change"] = changes
+        for name, values in given.items():
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             getattr(self, f"{name}_std").copy_(values.std(0, correction=0) + 1e-6)
 
     def standardise(self, name, values):
-        """`name`: observation, action, reward or target; values (..., size) -> standardised values."""
+        """`name`: observation, action, reward, reward_change or target; values (..., size) -> standardised values."""
         return (values - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
 
     def state_target(self, observations, next_observations):
@@ -104,13 +113,17 @@ class WorldModel(nn.Module):
         target = states * self.target_std + self.target_mean
         return observations + target if self.predict_change else target
 
-    def embed(self, observations, actions, rewards):
-        """Transitions (..., d_s), (..., d_a), (..., 1) -> inputs of the GRU (..., 3 · embedding_size)."""
+    def embed(self, observations, actions, rewards, changes=None):
+        """Transitions (..., d_s), (..., d_a), (..., 1), and `reward_changes` (..., 1) where the encoder reads them -> inputs of
+        the GRU (..., 3 · embedding_size)."""
+        reward = self.standardise("reward", rewards)
+        if self.reward_change:
+            reward = torch.cat([reward, self.standardise("reward_change", changes)], -1)
         return torch.cat(
             [
                 self.observation_embedding(self.standardise("observation", observations)),
                 self.action_embedding(self.standardise("action", actions)),
-                self.reward_embedding(self.standardise("reward", rewards)),
+                self.reward_embedding(reward),
             ],
             -1,
         )
@@ -136,7 +149,7 @@ class WorldModel(nn.Module):
         Args: observations (B, T, d_s), actions (B, T, d_a), rewards (B, T, 1).
         Returns: z (B, T + 1, 16); z[:, t] has read the transitions before t.
         """
-        hidden, _ = self.gru(self.embed(observations, actions, rewards))
+        hidden, _ = self.gru(self.embed(observations, actions, rewards, reward_changes(rewards)))
         return self.to_context(torch.cat([hidden.new_zeros(len(hidden), 1, HIDDEN_SIZE), hidden], 1))
 
     def contexts(self, observations, actions, rewards, mask):
@@ -168,6 +181,11 @@ class WorldModel(nn.Module):
         )
 
 
+def reward_changes(rewards):
+    """r_t − r_{t−1} of episodes (B, T, 1), 0 at their first step."""
+    return torch.diff(rewards, dim=1, prepend=rewards[:, :1])
+
+
 # ----------------------------------------------------------------------------------------- contexts of whole episodes
 
 
@@ -182,12 +200,16 @@ class RunningContexts:
         device = model.observation_mean.device
         padding = model.embed_padding().expand(rows, -1)
         self.inputs = [padding] * model.horizon
+        self.reward = None  # the last one
         self.hidden = torch.zeros(1, rows, HIDDEN_SIZE, device=device)
         self.current = self._read()
 
     def step(self, observations, actions, rewards):
         """One more transition: (B, d_s), (B, d_a), (B,)."""
-        embedded = self.model.embed(observations, actions, rewards[:, None])
+        rewards = rewards[:, None]
+        changes = torch.zeros_like(rewards) if self.reward is None else rewards - self.reward
+        self.reward = rewards
+        embedded = self.model.embed(observations, actions, rewards, changes)
         if self.model.horizon:
             self.inputs = [*self.inputs[1:], embedded]
         else:
@@ -279,7 +301,8 @@ def load_world_model(directory, which="best"):
     tensors = load_tensors(Path(directory) / f"{which}.safetensors")
     try:
         sizes = len(tensors["observation_mean"]), len(tensors["action_mean"])
-        model = WorldModel(*sizes, *(config[key] for key in ("context_horizon", "embedding_size", "predict_change")))
+        options = {"reward_change": False, **config}  # models of before that option lack it
+        model = WorldModel(*sizes, *(options[key] for key in MODEL_KEYS))
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError):
         raise UserError(f"{directory} holds no world model of train_context.py; train it again with --no-resume") from None

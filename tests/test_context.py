@@ -11,7 +11,14 @@ from helpers import parsed, point_robot, random_episodes, tiny_policy, tiny_worl
 from src import trajectories
 from src.agent import MetaDTAgent
 from src.checkpoint import UserError
-from src.context import WorldModel, context_windows, episode_contexts, load_world_model, prediction_errors
+from src.context import (
+    RunningContexts,
+    WorldModel,
+    context_windows,
+    episode_contexts,
+    load_world_model,
+    prediction_errors,
+)
 from src.relabel import imagined_tasks, relabeller
 from src.seeding import numpy_generator
 from src.transitions import TransitionSampler
@@ -88,6 +95,31 @@ def test_a_running_context_knows_the_whole_past():
     observations[:, 0] = -100.0
     found = episode_contexts(model, observations, actions, rewards)
     assert not torch.isclose(found[:, 1:], contexts[:, 1:]).all(2).any()
+
+
+def test_the_encoder_may_read_changes_of_the_reward():
+    """Step by step as in one pass, by hand r_t − r_(t−1) with 0 first, in units of its own deviation, causal."""
+    model, (observations, actions, rewards) = tiny_world_model(horizon=0, reward_change=True), random_episodes()
+    contexts = episode_contexts(model, observations, actions, rewards)
+    running = RunningContexts(model, 3)
+    for step in range(7):
+        torch.testing.assert_close(running.current, contexts[:, step], atol=1e-6, rtol=1e-6)
+        running.step(observations[:, step], actions[:, step], rewards[:, step])
+    torch.testing.assert_close(running.current, contexts[:, 7], atol=1e-6, rtol=1e-6)
+    changes = torch.stack([rewards[:, 0] * 0, *(rewards[:, t] - rewards[:, t - 1] for t in range(1, 7))], 1)[..., None]
+    both = torch.cat([(rewards[..., None] - model.reward_mean) / model.reward_std,
+                      (changes - model.reward_change_mean) / model.reward_change_std], -1)  # fmt: skip
+    parts = [
+        model.observation_embedding(model.standardise("observation", observations[:, :-1])),
+        model.action_embedding(model.standardise("action", actions)),
+        model.reward_embedding(both),
+    ]
+    hidden = model.gru(torch.cat(parts, -1))[0]
+    torch.testing.assert_close(contexts[:, 1:], model.to_context(hidden), atol=1e-6, rtol=1e-6)
+    rewards[:, 4:] += 1
+    found = episode_contexts(model, observations, actions, rewards)
+    torch.testing.assert_close(found[:, :5], contexts[:, :5], atol=1e-6, rtol=0)
+    assert not torch.isclose(found[:, 5:], contexts[:, 5:]).all(2).any()
 
 
 @both_kinds
