@@ -33,6 +33,14 @@ def scale_actions(actions, space):
     return np.clip(low + (np.asarray(actions, dtype=np.float64) + 1) / 2 * (high - low), low, high)
 
 
+def unscale_actions(actions, space):
+    """`scale_actions` turned round: actions in the environment's box -> [−1, 1], float32; a discrete space's pass unchanged."""
+    if not isinstance(space, gym.spaces.Box):
+        return actions
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    return (2 * (np.asarray(actions, dtype=np.float64) - low) / (high - low) - 1).clip(-1, 1).astype(np.float32)
+
+
 def draw_seed(generator):
     """The seed of an episode, from its roll-out's generator: the same in one environment and in a row of a batch."""
     return int(generator.integers(2**31))

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from gymnasium.spaces import Box
 
 from baselines.borel import convert, hindsight_data_collection, online_training
 from baselines.borel import train_offline_agent as offline
@@ -32,6 +33,8 @@ from baselines.borel.mixing import load_logs, load_replays, mix, relabel_rewards
 from baselines.borel.problem import Problem, play, random_actions
 from baselines.borel.settings import parse
 from baselines.borel.vae import BeliefModel, LossSettings, gaussian_kl, task_spread
+from envs.multi_episode import scale_actions, unscale_actions
+from src import trajectories
 from src.checkpoint import UserError, load_tensors, read_json
 from src.config import known_env_types, read_env, read_yaml
 from src.results import read_results
@@ -823,6 +826,38 @@ def test_converter(tmp_path):
     for key in ("actions", "rewards", "next_obs"):
         np.testing.assert_array_equal(rollouts.arrays()[key][0], played[key])
     assert read_json(tmp_path / "datasets/gridworld/log/task_003/task.json")["seed"] == 43
+
+
+def test_datasets_become_logs(tmp_path, capsys):
+    """K successive episodes of a dataset are one roll-out, flags and starts included, as if BOReL had collected them itself."""
+    problem, single_episodes = problem_of("cheetah_vel", 2), problem_of("cheetah_vel", 1)
+    tasks = np.repeat([3, 7], 5)
+    played = play(single_episodes, tasks, random_actions(problem, np.random.default_rng(0)), (0, "dataset"))
+    observations = np.concatenate([played["obs"], played["next_obs"][:, -1:]], 1)
+    lengths, known = np.full(10, 200), trajectories.task_parameters(problem.environment, [3, 7])
+    episodes = trajectories.Trajectories(observations, played["actions"], played["rewards"], lengths, tasks, known)
+    trajectories.save(episodes, tmp_path / "datasets", problem.env, "replay", {})
+    flags = ["--env-type", "cheetah_vel", "--output_dir", str(tmp_path)]
+    convert.main([*flags, "--dataset", "replay"])
+    rollouts = load_rollouts(tmp_path / "datasets/cheetah_vel/log", problem, [3, 7], "")
+    assert rollouts.obs.shape == (2, 2, 400, 21) and rollouts.starts_recorded
+    flagged = rollouts.next_obs[..., -1] == 1
+    assert flagged.sum() == 8 and flagged[..., [199, 399]].all() and not rollouts.obs[..., -1].any()
+    np.testing.assert_array_equal(rollouts.obs[1, 1, 200:, :-1], observations[8, :200])  # task 7's fourth episode
+    np.testing.assert_array_equal(rollouts.next_obs[1, 1, 200:, :-1], observations[8, 1:])
+    np.testing.assert_allclose(rollouts.actions[1, 1, 200:], played["actions"][8], atol=1e-6)
+    own = problem.rewards(7, *(rollouts.arrays()[key][1] for key in ("obs", "actions", "next_obs")))
+    np.testing.assert_allclose(own, rollouts.rewards[1], atol=1e-3)
+    assert read_json(tmp_path / "datasets/cheetah_vel/log/task_007/task.json")["source"] == "replay dataset"
+    assert_refused(capsys, convert, [*flags, "--dataset", "medium"], "make it: python get_datasets.py")
+    assert_refused(capsys, convert, [*flags, "--dataset", "replay", "--max-rollouts-per-task", "6"], "fewer than 6 episodes")
+    assert_refused(capsys, convert, [*flags, "--dataset", "replay", "--source", "here"], "not allowed with argument")
+
+
+def test_unscaled_actions_are_those_of_the_policy():
+    space = Box(np.float32([-2, 0]), np.float32([2, 0.5]))
+    actions = np.random.default_rng(0).uniform(-1, 1, (9, 2)).astype(np.float32)
+    np.testing.assert_allclose(unscale_actions(scale_actions(actions, space), space), actions, atol=1e-6)
 
 
 def test_converter_refuses_what_it_cannot_trust(tmp_path, capsys):

@@ -1,6 +1,10 @@
-"""Convert data that the original code wrote into this project's layout.
+"""Convert data into the layout of BOReL's logs: what the original code wrote, or a dataset of get_datasets.py.
 
     python -m baselines.borel.convert --env-type gridworld --source batch_data/GridNavi-v2/data
+    python -m baselines.borel.convert --env-type cheetah_vel --dataset replay
+
+The second joins K successive episodes of a task to a roll-out, so that BOReL learns from the very data that Meta-DT does.
+About the first:
 
 Reads folders `seed_<seed>_goal_<g1>_<g2>...` with obs, actions, rewards, next_obs as .npy arrays: flat (N, dim) with the
 roll-outs in sequence, or (T, roll-outs, dim). Nothing but plain arrays is opened, so the files can run no code. The task
@@ -17,7 +21,10 @@ import numpy as np
 
 from baselines.borel.data import data_directory, task_directory, write_task
 from baselines.borel.settings import borel_parser, data_name, next_command, parse
+from envs.multi_episode import add_flag, unscale_actions
+from src import trajectories
 from src.checkpoint import UserError, main_guard
+from src.collect import QUALITIES
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
 ROUNDING = 6e-4  # of three decimals, with a little slack
@@ -26,7 +33,9 @@ ROUNDING = 6e-4  # of three decimals, with a little slack
 def make_parser():
     parser = borel_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--source", required=True, help="folder that holds the folders seed_..._goal_...")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--source", help="folder that holds the folders seed_..._goal_...")
+    source.add_argument("--dataset", choices=QUALITIES, help="which dataset of get_datasets.py")
     data.add_argument("--save-dir", help="name of the data set to write (default: log, with the recipe's suffix)")
     return parser
 
@@ -34,19 +43,51 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse(make_parser(), "convert", argv)
-    found = {}
-    for path, parameters, seed in find_folders(args.source):
-        task = match_task(args.problem, parameters, path)
-        if task in found:
-            raise UserError(f"{found[task][0]} and {path} both hold task {task}: move one of them elsewhere")
-        found[task] = path, seed, read_folder(args.problem, path)  # all is read and checked before anything is written
+    found = read_dataset(args) if args.dataset else read_original(args)  # all is checked before anything is written
     target = data_directory(args, data_name(args, args.save_dir))
-    for task, (path, seed, arrays) in sorted(found.items()):
-        if "rewards" not in arrays:  # the ant's collector stores terms of another, dense reward
-            arrays["rewards"] = args.problem.rewards(task, arrays["obs"], arrays["actions"], arrays["next_obs"])
-        description = {"seed": seed, "starts_recorded": args.problem.episodes == 1, "source": path.name}
+    for task, (arrays, description) in sorted(found.items()):
         write_task(task_directory(target, task), args.problem, task, arrays, description)
     print(f"{len(found)} tasks in {target}; next: {next_command(args, 'train_vae_offline')}")
+
+
+def read_dataset(args):
+    """task id -> (arrays, entries of task.json), from datasets/<env_type>/<quality>-v0; an odd last episode is left out."""
+    problem = args.problem
+    dataset = trajectories.load(Path(args.output_dir, "datasets"), args.env_type, args.dataset, args.env)
+    if (dataset.lengths != problem.horizon).any():
+        raise UserError(f"the {args.dataset} dataset holds episodes that are shorter than {problem.horizon} steps")
+    found = {}
+    for task in dataset.tasks:
+        episodes = dataset.select([task])
+        count = len(episodes) // problem.episodes
+        if not count:
+            raise UserError(f"the {args.dataset} dataset has fewer than {problem.episodes} episodes of task {task}")
+        episodes = episodes.take(range(count * problem.episodes))
+        obs, next_obs = (
+            add_flag(part, 0, problem.episodes) for part in (episodes.observations[:, :-1], episodes.observations[:, 1:])
+        )
+        if problem.episodes > 1:
+            next_obs[:, -1, -1] = 1
+        actions = unscale_actions(episodes.actions, problem.space)
+        arrays = {"obs": obs, "actions": actions, "rewards": episodes.rewards, "next_obs": next_obs}
+        arrays = {key: values.reshape(count, problem.steps, *values.shape[2:]) for key, values in arrays.items()}
+        found[task] = arrays, {"source": f"{args.dataset} dataset", "dataset_sha256": dataset.metadata["sha256"]}
+    return found
+
+
+def read_original(args):
+    """task id -> (arrays, entries of task.json), from the original's folders."""
+    problem, found, paths = args.problem, {}, {}
+    for path, parameters, seed in find_folders(args.source):
+        task = match_task(problem, parameters, path)
+        if task in found:
+            raise UserError(f"{paths[task]} and {path} both hold task {task}: move one of them elsewhere")
+        arrays = read_folder(problem, path)
+        if "rewards" not in arrays:  # the ant's collector stores terms of another, dense reward
+            arrays["rewards"] = problem.rewards(task, arrays["obs"], arrays["actions"], arrays["next_obs"])
+        found[task] = arrays, {"seed": seed, "starts_recorded": problem.episodes == 1, "source": path.name}
+        paths[task] = path
+    return found
 
 
 def find_folders(source):
