@@ -15,8 +15,8 @@ def make_policy():
     return MetaDT(OBSERVATION, ACTION, STEPS, return_scale=500.0, width=WIDTH)
 
 
-def make_world_model():
-    return WorldModel(OBSERVATION, ACTION, HORIZON)
+def make_world_model(horizon=HORIZON):
+    return WorldModel(OBSERVATION, ACTION, horizon)
 
 
 def make_arrays(episodes):

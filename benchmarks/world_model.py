@@ -1,11 +1,12 @@
-"""Training of the world model: samples per second at batch 128 and 512, horizon 4, draw and update together.
+"""Training of the world model: samples per second, draw and update together; windows of 4 transitions at batch 128 and 512, and
+the running contexts of 16 whole episodes.
 
 python -m benchmarks.world_model --threads 2
 """
 
 import torch
 
-from benchmarks.shapes import HORIZON, make_arrays, make_world_model
+from benchmarks.shapes import HORIZON, STEPS, make_arrays, make_world_model
 from benchmarks.timing import durations, matmul_peak, record, run
 from src.seeding import torch_generator
 from src.transitions import TransitionSampler
@@ -25,16 +26,16 @@ def flop_per_sample(model):
             continue
         part = name.split(".")[0]
         encoder = part in ("observation_embedding", "action_embedding", "reward_embedding", "gru")
-        uses = HORIZON if encoder else 2 if part == "reward_observation_embedding" else 1  # it embeds s and s'
+        uses = max(1, model.horizon) if encoder else 2 if part == "reward_observation_embedding" else 1  # it embeds s and s'
         total += uses * parameter.numel() * (4 if part.endswith("embedding") else 6)
     return total
 
 
 def measure():
-    for batch in (128, 512):
-        model = make_world_model()
+    for name, horizon, batch in (("batch 128", HORIZON, 128), ("batch 512", HORIZON, 512), ("16 whole episodes", 0, 16 * STEPS)):
+        model = make_world_model(horizon)
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.0, fused=True)
-        sampler = TransitionSampler(*make_arrays(EPISODES), torch.arange(EPISODES) % TASKS, HORIZON)
+        sampler = TransitionSampler(*make_arrays(EPISODES), torch.arange(EPISODES) % TASKS, horizon)
         generator = torch_generator(0, "benchmark")
 
         def step(batch=batch, model=model, optimizer=optimizer, sampler=sampler, generator=generator):
@@ -46,7 +47,7 @@ def measure():
 
         seconds, peak = durations(step, 4.0, 20), matmul_peak()
         flop = batch * flop_per_sample(model)
-        yield record(f"world model, batch {batch}", seconds, flop, peak, unit="samples/s", aim=50_000, items=batch)
+        yield record(f"world model, {name}", seconds, flop, peak, unit="samples/s", aim=50_000, items=batch)
 
 
 if __name__ == "__main__":
