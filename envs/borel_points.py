@@ -85,7 +85,7 @@ class PointRobotDenseBatch(PointRobotSparseBatch):
 
     starts = ("uniform",)
 
-    def __init__(self, tasks, start="uniform"):
+    def __init__(self, tasks, start="uniform", dense=True):
         super().__init__(tasks, start)
 
     def draw_start(self, generator, row):

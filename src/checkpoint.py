@@ -196,6 +196,8 @@ def _check_same(path, old, new, volatile):
         raise UserError(f"{path / 'config.json'} holds no settings: pass --no-resume to replace the run")
     new = json.loads(json.dumps(new))  # tuples and lists are one thing in JSON
     for key in sorted((old.keys() | new.keys()) - set(volatile)):
+        if key not in old and not new[key]:
+            continue  # a switch that is younger than the run, and off
         if old.get(key) != new.get(key):
             difference = f"{key} {old.get(key)!r}, this command says {new.get(key)!r}"
             if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):

@@ -51,6 +51,8 @@ def table(folder, env_types):
     if env_types[0].endswith(".json"):
         return speed_table(read_json(Path(env_types[0])))
     names = [name.partition("/") for name in env_types]
+    if len(names) > 1 and any(quality for _, _, quality in names):
+        raise UserError(f"table {' '.join(env_types)}: a kind of data may be named in the table of one family only")
     sections = results.group_results(results.read_results(folder, [env_type for env_type, _, _ in names]))
     if len(env_types) > 1:
         return overview_table(sections, env_types)
@@ -108,8 +110,12 @@ def family_table(sections):
 
 def sequence_table(sections):
     """Methods whose K episodes are played in sequence, and the reference levels: mean return of each episode, and the sum."""
-    methods = {name: runs for section in sections for column in section.runs.values() for name, runs in column.items()}
-    levels, rows = {}, []
+    entries = [entry for section in sections for column in section.runs.values() for entry in column.items()]
+    methods, levels, rows = dict(entries), {}, []
+    shapes = {(tuple(run["task_ids"]), len(run["returns"][0])) for runs in methods.values() for run in runs}
+    if len(shapes) > 1 or len(methods) < len(entries):
+        family = sections[0].env_type
+        raise UserError(f"the results on {family} differ in tasks or episodes, or share a name: show {family}/<kind of data>")
     for run in (run for runs in methods.values() for run in runs):
         for level, values in run["reference_episodes"].items():
             levels.setdefault(level, []).append(np.mean(values, axis=0))

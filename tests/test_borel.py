@@ -28,7 +28,7 @@ from baselines.borel.agents import DQN, SAC
 from baselines.borel.beliefs import belief_rewards, beliefs_of, hyper_states, load_belief_model
 from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.data import Rollouts, load_rollouts
-from baselines.borel.evaluate import BeliefAgent, evaluate
+from baselines.borel.evaluate import BeliefAgent, evaluate, reference_episodes
 from baselines.borel.mixing import load_logs, load_replays, mix, relabel_rewards, replay_policies
 from baselines.borel.problem import Problem, play, random_actions
 from baselines.borel.settings import parse
@@ -479,6 +479,15 @@ def wind(tmp_path_factory):
     return folder, flags
 
 
+def test_dqn_agents_are_replayed(grid, tmp_path):
+    """The gridworld's agents too can play in each other's tasks, with the share of random actions that is asked for."""
+    flags = ["--env-type", "gridworld", "--recipe", "debug", "--output_dir", str(tmp_path), "--tensorboard", "False"]
+    single.main([*flags, "--task-id-start", "0", "--task-id-end", "21"])
+    hindsight_data_collection.main([*flags, "--num-rollouts", "1"])
+    document = read_json(tmp_path / "datasets/gridworld/replay+debug/task_020/task.json")
+    assert document["policies"] == list(range(21))
+
+
 def test_policy_replaying(wind):
     """Defect 18: replays obey the wind of the task they are filed under, and come from all of the agents; the first episode
     of every roll-out is one of them.
@@ -776,13 +785,14 @@ def test_online_training_with_sac_and_tensorboard(tmp_path):
 def test_online_training_refreshes_its_hyper_states(tmp_path):
     """With --refresh-interval what is stored is what the present encoder says; all tasks may serve for both."""
     flags = ["--env-type", "gridworld", "--recipe", "debug", "--output_dir", str(tmp_path), "--num-train-tasks", "21"]
-    sizes = ["--policy-buffer-size", "240", "--vae-buffer-size", "240", "--decay-lr", "True"]
+    sizes = ["--policy-buffer-size", "180", "--vae-buffer-size", "180", "--num-tasks-sample", "21"]
     args = parse(online_training.make_parser(), "online_training", [*flags, "--num-eval-tasks", "21", *sizes])
     tasks = online_training.split_tasks(args)
     assert tasks["train"].tolist() == tasks["eval"].tolist() == list(range(21))
     run = online_training.Online(args, tasks, tmp_path)
-    for iteration in range(3):  # more roll-outs than the buffers hold
+    for iteration in range(3):
         run.iterate(iteration)
+    assert (run.vae_buffer.counts > run.vae_buffer.capacity).all()  # the oldest are overwritten
     stale = run.policy_buffer.arrays["states"].clone()
     run.refresh()
     fresh = run.policy_buffer.arrays["states"]
@@ -838,7 +848,13 @@ def test_datasets_become_logs(tmp_path, capsys):
     episodes = trajectories.Trajectories(observations, played["actions"], played["rewards"], lengths, tasks, known)
     trajectories.save(episodes, tmp_path / "datasets", problem.env, "replay", {})
     flags = ["--env-type", "cheetah_vel", "--output_dir", str(tmp_path)]
+    agent = tmp_path / "datasets/cheetah_vel/log/task_003/agent.safetensors"
+    agent.parent.mkdir(parents=True)
+    agent.write_bytes(b"of a log that is replaced")
     convert.main([*flags, "--dataset", "replay"])
+    assert not agent.exists()
+    stamp = offline.task_stamp(tmp_path / "datasets/cheetah_vel/log", 3, "")
+    assert stamp[-1] == trajectories.load(tmp_path / "datasets", "cheetah_vel", "replay").metadata["sha256"]
     rollouts = load_rollouts(tmp_path / "datasets/cheetah_vel/log", problem, [3, 7], "")
     assert rollouts.obs.shape == (2, 2, 400, 21) and rollouts.starts_recorded
     flagged = rollouts.next_obs[..., -1] == 1
@@ -849,7 +865,7 @@ def test_datasets_become_logs(tmp_path, capsys):
     own = problem.rewards(7, *(rollouts.arrays()[key][1] for key in ("obs", "actions", "next_obs")))
     np.testing.assert_allclose(own, rollouts.rewards[1], atol=1e-3)
     assert read_json(tmp_path / "datasets/cheetah_vel/log/task_007/task.json")["source"] == "replay dataset"
-    assert_refused(capsys, convert, [*flags, "--dataset", "medium"], "make it: python get_datasets.py")
+    assert_refused(capsys, convert, [*flags, "--dataset", "medium"], f"--data_type medium --output_dir {tmp_path}")
     assert_refused(capsys, convert, [*flags, "--dataset", "replay", "--max-rollouts-per-task", "6"], "fewer than 6 episodes")
     assert_refused(capsys, convert, [*flags, "--dataset", "replay", "--source", "here"], "not allowed with argument")
 
@@ -907,10 +923,13 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
         (online_training, ["--env-type", "point_robot_dense", "--oracle-belief-reward", "True"], "exact belief"),
         (online_training, ["--refresh-interval", "5", "--vae-buffer-size", "60"], "buffer-size equal"),
         (single, ["--dense-train-sparse-test", "True"], "gridworld has no dense reward"),
+        (online_training, ["--num-train-tasks", "21"], "must be given"),
     ]:
         assert_refused(capsys, script, [*flags, *extra], message)
     assert not any((tmp_path / name).exists() for name in ("datasets", "results", "saves"))
     _, flags = grid
+    extra = ["--vae-model-name", "other", "--predict-change", "True"]
+    assert_refused(capsys, vae_script, [*flags, *extra], "says nothing without --decode-state")
     extra = ["--vae-model-name", "other", "--max-rollouts-per-task", "3"]
     assert_refused(capsys, vae_script, [*flags, *extra], "change --max-rollouts-per-task")
     extra = ["--vae-model-name", "other", "--state-embedding-size", "0", "--multihead-for-reward", "False"]
@@ -959,6 +978,15 @@ def test_loss_settings_name_flags():
     for script in (vae_script, online_training):
         flags = {action.dest for action in script.make_parser()._actions}
         assert {field.name for field in dataclasses.fields(LossSettings)} <= flags
+
+
+def test_families_of_meta_dt_have_its_reference_levels():
+    """The stored levels of one episode stand for each of the K; the sparse robots' are played with memory instead."""
+    levels = reference_episodes(problem_of("cheetah_vel", 2), [45, 49])
+    known = read_json(ROOT / "configs/references/cheetah_vel.json")["per_task"]
+    for level in ("task_blind", "oracle"):
+        assert levels[level] == [[known[level][task]] * 2 for task in (45, 49)]
+    assert np.shape(levels["trivial"]) == (2, 2) and np.mean(levels["trivial"]) < np.mean(levels["oracle"])
 
 
 def test_problem_needs_rewards_for_relabelling(wind):

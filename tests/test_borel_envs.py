@@ -241,6 +241,7 @@ def test_point_robots_by_hand():
     wind = at(PointRobotWindEnv, {"wind": [[0.04, -0.03]]}, [0, 0.8])
     observations, rewards = wind.step([[-0.2, 0.1]])  # the wind is added after clipping
     assert observations[0] == pytest.approx([-0.06, 0.87]) and rewards[0] == 1
+    assert PointRobotDenseEnv.batch_class({"goal": np.zeros((1, 2))}, dense=True).starts == ("uniform",)  # is dense already
     trained = PointRobotWindEnv.batch_class({"wind": np.array([[0.04, -0.03]])}, dense=True)  # to train agents on
     trained.reset()
     observations, rewards = trained.step([[0.0, 0.1]])

@@ -214,6 +214,8 @@ def test_the_first_settings_stay_and_others_are_refused(tmp_path):
         (tmp_path / "run" / "state.pt").write_bytes(b"state")
     with run_directory(tmp_path / "run", first | {"device": "cuda"}, True, ("device",)) as directory:
         assert directory == tmp_path / "run" and (directory / "state.pt").exists()
+    with run_directory(tmp_path / "run", first | {"younger": False, "none": None}, True, ("device",)):
+        pass  # a switch that the run did not know, and that is off
     assert read_json(tmp_path / "run" / "config.json") == json.loads(json.dumps(first))
     before = listing(tmp_path)
     for change, message in (

@@ -1,6 +1,8 @@
 """The world model: contexts that know the past of their own episode only, and relabelling across tasks."""
 
+import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from helpers import parsed, point_robot, random_episodes, tiny_policy, tiny_world_model
 
+import train_context
 from src import trajectories
 from src.agent import MetaDTAgent
-from src.checkpoint import UserError
+from src.checkpoint import UserError, read_json, write_json
 from src.context import (
     RunningContexts,
     WorldModel,
@@ -116,6 +119,10 @@ def test_the_encoder_may_read_changes_of_the_reward():
     ]
     hidden = model.gru(torch.cat(parts, -1))[0]
     torch.testing.assert_close(contexts[:, 1:], model.to_context(hidden), atol=1e-6, rtol=1e-6)
+    inputs = observations[:, 0], actions[:, 0], rewards[:, :1], observations[:, 1]
+    model.set_normaliser(*inputs, torch.tensor([[0.0], [2.0], [4.0]]))
+    assert (model.reward_change_mean.item(), model.reward_change_std.item()) == pytest.approx((2, (8 / 3) ** 0.5), abs=1e-4)
+    contexts = episode_contexts(model, observations, actions, rewards)
     rewards[:, 4:] += 1
     found = episode_contexts(model, observations, actions, rewards)
     torch.testing.assert_close(found[:, :5], contexts[:, :5], atol=1e-6, rtol=0)
@@ -473,6 +480,27 @@ def test_whole_episodes_of_the_training_tasks_are_held_out(data_root, validation
     other = split_episodes(parsed("train_context", *flags, "--seed", "1"), dataset)[1]
     assert np.array_equal(again.observations, held_out.observations)
     assert not np.array_equal(other.observations, held_out.observations)
+
+
+def test_a_world_model_that_reads_changes_is_saved_whole(model_root):
+    """train_context --reward_change by its script; statistics of all the episodes' changes, unequal lengths too; an older
+    folder, whose settings lack the option, is read as before."""
+    flags = ["--env_type", "point_robot", "--data_quality", "random", "--recipe", "debug", "--output_dir", str(model_root)]
+    train_context.main([*flags, "--context_horizon", "0", "--reward_change", "--seed", "5", "--no-tensorboard"])
+    directory = model_root / "saves/point_robot/random/context+debug/seed_5"
+    model, _ = load_world_model(directory)
+    dataset = trajectories.load(model_root / "datasets", "point_robot", "random").select(range(45))
+    changes = np.diff(dataset.rewards, axis=1, prepend=dataset.rewards[:, :1])
+    assert model.reward_embedding[0].in_features == 2
+    assert model.reward_change_std.item() == pytest.approx(changes.std(), rel=0.05)  # nine tenths of the episodes
+    shorter = dataclasses.replace(dataset.take([0, 1]), lengths=np.array([3, 20]))
+    np.testing.assert_array_equal(train_context.flat_transitions(shorter)[4][:5, 0], [*changes[0, :3], *changes[1, :2]])
+    old = model_root / "saves/point_robot/random/context+debug/seed_0"
+    config = read_json(old / "config.json")
+    assert config.pop("reward_change") is False
+    write_json(model_root / "old/config.json", config)
+    shutil.copy(old / "best.safetensors", model_root / "old")
+    assert not load_world_model(model_root / "old")[0].reward_change
 
 
 def test_the_saved_world_model_is_the_trained_one(model_root):

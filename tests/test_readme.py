@@ -80,6 +80,11 @@ def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
     assert readme.table(tmp_path, ["maze/log"]).splitlines() == lines
     with pytest.raises(UserError, match="no results on such data"):
         readme.table(tmp_path, ["maze/replay"])
+    with pytest.raises(UserError, match="of one family only"):
+        readme.table(tmp_path, ["maze/log", "maze"])
+    write(tmp_path, "maze", "replay", "bamdp", 0, [[6, 6], [8, 8]], reference_episodes=references)  # a name that "log" has too
+    with pytest.raises(UserError, match="show maze/<kind of data>"):
+        readme.table(tmp_path, ["maze"])
 
 
 def test_scores_are_normalised_where_the_runs_say_how(tmp_path):

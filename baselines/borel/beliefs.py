@@ -38,6 +38,8 @@ def vae_config(args, rewards):
         raise UserError("the reward decoder reads nothing: set --input-next-state True")
     if args.input_action and not args.action_embedding_size:
         raise UserError("--input-action True needs an --action-embedding-size above 0")
+    if args.predict_change and not args.decode_state:
+        raise UserError("--predict-change says nothing without --decode-state True")
     if args.decode_state and not args.action_embedding_size:
         raise UserError("--decode-state True needs an --action-embedding-size above 0")
     if not args.state_embedding_size and (args.decode_state or (args.input_next_state and not heads)):

@@ -22,7 +22,7 @@ import numpy as np
 from baselines.borel.data import data_directory, task_directory, write_task
 from baselines.borel.settings import borel_parser, data_name, next_command, parse
 from envs.multi_episode import add_flag, unscale_actions
-from src import trajectories
+from src import config, trajectories
 from src.checkpoint import UserError, main_guard
 from src.collect import QUALITIES
 
@@ -46,14 +46,17 @@ def main(argv=None):
     found = read_dataset(args) if args.dataset else read_original(args)  # all is checked before anything is written
     target = data_directory(args, data_name(args, args.save_dir))
     for task, (arrays, description) in sorted(found.items()):
-        write_task(task_directory(target, task), args.problem, task, arrays, description)
+        folder = task_directory(target, task)
+        (folder / "agent.safetensors").unlink(missing_ok=True)  # of an agent that did not make these data
+        write_task(folder, args.problem, task, arrays, description)
     print(f"{len(found)} tasks in {target}; next: {next_command(args, 'train_vae_offline')}")
 
 
 def read_dataset(args):
     """task id -> (arrays, entries of task.json), from datasets/<env_type>/<quality>-v0; an odd last episode is left out."""
     problem = args.problem
-    dataset = trajectories.load(Path(args.output_dir, "datasets"), args.env_type, args.dataset, args.env)
+    make_data = config.next_command(args, "get_datasets.py", "--data_type", args.dataset)
+    dataset = trajectories.load(Path(args.output_dir, "datasets"), args.env_type, args.dataset, args.env, make_data)
     if (dataset.lengths != problem.horizon).any():
         raise UserError(f"the {args.dataset} dataset holds episodes that are shorter than {problem.horizon} steps")
     found = {}

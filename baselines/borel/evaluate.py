@@ -12,6 +12,7 @@ from baselines.borel.references import play_levels
 from envs.borel_points import WIND_GOAL, directions
 from envs.tasks import TASK_DIR
 from src.checkpoint import provenance, write_json
+from src.references import reference_levels
 from src.seeding import torch_generator
 
 REFERENCE_DIR = TASK_DIR.parent / "references"
@@ -174,10 +175,10 @@ def reference_episodes(problem, task_ids, seed=0):
         tasks, train = problem.tasks, np.arange(*problem.env.train_tasks)
         played = play_levels(env_class, tasks, train, problem.episodes, seed=seed)
         levels = {level: returns.mean(1)[list(task_ids)].round(4).tolist() for level, returns in played.items()}
-    if hasattr(env_class, "reference_levels"):
-        formulas = env_class.reference_levels(problem.tasks, np.arange(*problem.env.train_tasks))
-        for level, values in formulas.items():
-            levels[level] = np.repeat(values[list(task_ids), None], problem.episodes, 1).round(4).tolist()
+    if not levels:  # a family of Meta-DT's: one episode like the other
+        alone = reference_levels(problem.env, problem.environment, task_ids)
+        known = {level: np.array(values)[:, None] for level, values in alone.items() if values is not None}
+        levels = {level: np.repeat(values, problem.episodes, 1).tolist() for level, values in known.items()}
     return levels
 
 

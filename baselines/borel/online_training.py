@@ -127,7 +127,7 @@ def split_tasks(args):
     number = args.num_eval_tasks or total - train
     if train == number == total:
         return {"train": np.arange(total), "eval": np.arange(total)}
-    if not train or train + number > total:
+    if not train or not number or train + number > total:
         raise UserError(f"--num-train-tasks {train} and --num-eval-tasks {number} must be given and not exceed {total} tasks, "
                         f"or both be {total}: all for both")  # fmt: skip
     order = numpy_generator(args.seed, "split").permutation(total)

@@ -189,7 +189,8 @@ def task_stamp(directory, task, command):
     if not (folder / "task.json").exists():
         raise UserError(f"no data of task {task} in {folder}; make them: {command}")
     document = read_json(folder / "task.json")
-    return [task, document["num_rollouts"], document.get("seed"), derive(0, str(document.get("settings")))]
+    stamp = [task, document["num_rollouts"], document.get("seed"), derive(0, str(document.get("settings")))]
+    return [*stamp, document["dataset_sha256"]] if "dataset_sha256" in document else stamp
 
 
 def transform(args, model, task, arrays):

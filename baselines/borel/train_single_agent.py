@@ -75,7 +75,8 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse(make_parser(), "train_single_agent", argv)
-    if args.dense_train_sparse_test and not hasattr(args.problem.environment.batch_class, "compute_dense_rewards"):
+    batch_class = getattr(args.problem.environment, "batch_class", None)
+    if args.dense_train_sparse_test and not hasattr(batch_class, "compute_dense_rewards"):
         raise UserError(f"--dense-train-sparse-test: {args.env_type} has no dense reward")
     tasks = chosen_tasks(args)
     name = data_name(args, args.save_dir)

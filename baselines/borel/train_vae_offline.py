@@ -83,7 +83,7 @@ def add_model_flags(parser):
     model.add_argument("--input-action", action="boolean", default=False, help="the reward decoder reads a")
     model.add_argument("--input-next-state", action="boolean", default=True, help="the reward decoder reads s'")
     model.add_argument("--decode-state", action="boolean", default=False, help="decode s' too: tasks differ in their dynamics")
-    model.add_argument("--predict-change", action="boolean", default=False, help="of the state s' − s (ours), not s' itself")
+    model.add_argument("--predict-change", action="boolean", default=False, help="with --decode-state: s' − s (ours)")
     model.add_argument("--state-decoder-layers", type=positive_int, nargs="+", default=[32, 32], help="widths")
     model.add_argument("--decode-task", action="boolean", default=False, help="decode the task's parameters too")
     model.add_argument("--disable-decoder", action="boolean", default=False, help="do not decode rewards")
