@@ -745,7 +745,9 @@ def test_every_training_script_resumes(grid, tmp_path, monkeypatch):
     found = {}
     for name in ("whole", "killed"):
         own = [*tiny, "--output_dir", str(tmp_path / name)]
-        runs = {single: [*own, "--seed", "24"], online_training: own}
+        sizes = ["--policy-buffer-size", "240", "--vae-buffer-size", "240"]
+        refreshing = [*sizes, "--refresh-interval", "2", "--decay-lr", "True"]
+        runs = {single: [*own, "--seed", "24"], online_training: [*own, *refreshing]}
         for script, argv in runs.items():
             if name == "killed":
                 interrupted(monkeypatch, script, argv, 1)
