@@ -58,8 +58,8 @@ from src.windows import BatchSampler
 
 # settings of the evaluation that decide what is measured, see `evaluated_as`
 EVALUATION = (
-    "warmup_episodes", "explore_noise", "explore_steps", "forget_exploration", "target", "target_return", "prompt_pool",
-    "use_action_means",
+    "warmup_episodes", "explore_noise", "explore_steps", "forget_exploration", "carry_context", "target", "target_return",
+    "prompt_pool", "use_action_means",
 )  # fmt: skip
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
@@ -148,6 +148,10 @@ def make_parser():
     test.add_argument(
         "--forget_exploration", action="boolean", default=False,
         help="the policy's history begins anew after these steps; what the context learned from them stays (ours)",
+    )  # fmt: skip
+    test.add_argument(
+        "--carry_context", action="boolean", default=False,
+        help="episodes with a prompt keep the context that the warm-up episodes ended with, the mean of them (ours)",
     )  # fmt: skip
     test.add_argument(
         "--prompt_pool", choices=["top3", "best"], default="top3", help="warm-up episode that the prompt is cut from"
@@ -332,7 +336,7 @@ class Run:
         generator = torch_generator(args.seed, "actions") if sampled else None
         return MetaDTAgent(
             self.policy, self.world_model, args.history_length, args.prompt_length, self.error_scale, self.select(args),
-            args.prompt_pool, bounds, self.use_context, self.dtype, generator,
+            args.prompt_pool, bounds, self.use_context, args.carry_context, self.dtype, generator,
         )  # fmt: skip
 
     def loss(self, args, generator, with_prompt):

@@ -20,18 +20,21 @@ class MetaDTAgent:
         return_bounds: (T, 2) least and greatest return-to-go of the training data at each step; returns-to-go are clamped to
             them (None: never clamped, as in the paper).
         use_context: False replaces z by zeros (the ablation).
+        carry_context: in an episode with a prompt every z is what the warm-up episodes told by their ends, the mean of their
+            last z (ours), and not that of the episode itself, which begins by knowing nothing.
         dtype: torch.bfloat16 for autocast, or None.
         generator: torch.Generator that draws the actions of a stochastic policy; None plays the mean action.
     """
 
     def __init__(
         self, policy, world_model, history_length, prompt_length, error_scale=(1.0, 1.0), select="argmax", pool="best",
-        return_bounds=None, use_context=True, dtype=None, generator=None,
+        return_bounds=None, use_context=True, carry_context=False, dtype=None, generator=None,
     ):  # fmt: skip
         self.policy, self.world_model = policy.eval(), world_model.eval()
         self.history_length, self.prompt_length, self.error_scale = history_length, prompt_length, error_scale
         self.select, self.pool, self.return_bounds = select, pool, return_bounds
-        self.use_context, self.dtype, self.generator = use_context, dtype, generator
+        self.use_context, self.carry_context = use_context, carry_context and use_context
+        self.dtype, self.generator = dtype, generator
         self.device = policy.action_scale.device
 
     def _autocast(self):
@@ -40,13 +43,15 @@ class MetaDTAgent:
     @torch.inference_mode()
     def start(self, observations, target_returns, prompt=None):
         """Begin B episodes: observations (B, d_s), target_returns (B,), prompt as `make_prompt` gives or None."""
-        self.prompt = None
+        self.prompt, self.carried = None, None
         if prompt is not None:
+            self.carried = prompt.get("carried_context")
             with self._autocast():
                 self.prompt = self.policy.encode_prompt(prompt)
         self.returns_to_go = [torch.as_tensor(target_returns, dtype=torch.float32, device=self.device)]
         self.observations, self.actions, self.rewards = [self._tensor(observations)], [], []
-        self.running = RunningContexts(self.world_model, len(observations)) if self.use_context else None
+        reads = self.use_context and self.carried is None
+        self.running = RunningContexts(self.world_model, len(observations)) if reads else None
         self.contexts = [self._context()]
         self.begin = 0
 
@@ -90,6 +95,8 @@ class MetaDTAgent:
         self.contexts.append(self._context())
 
     def _context(self):
+        if self.carried is not None:
+            return self.carried
         return self.running.current if self.running else torch.zeros(len(self.observations[0]), CONTEXT_SIZE, device=self.device)
 
     def _tensor(self, values):
@@ -103,7 +110,7 @@ class MetaDTAgent:
         Args:
             pool: list of N episode dicts with observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), as
                 `src.evaluate.rollout` gives. generator: torch.Generator for the random choices.
-        Returns: dict of tensors (B, k, ...).
+        Returns: dict of tensors (B, k, ...), and carried_context (B, 16) with `carry_context`.
         """
         returns = torch.stack([self._tensor(episode["rewards"]).sum(1) for episode in pool], 1)  # (B, N)
         ranked = returns.argsort(1, descending=True)
@@ -117,7 +124,15 @@ class MetaDTAgent:
             for key in ("observations", "actions", "rewards")
         )
         episodes = build_episodes(self.world_model, observations, actions, rewards, None, self.error_scale, self.use_context)
-        return episodes.prompts(rows, self.prompt_length, self.world_model.horizon, self.select, generator)
+        prompt = episodes.prompts(rows, self.prompt_length, self.world_model.horizon, self.select, generator)
+        if self.carry_context:
+            prompt["carried_context"] = torch.stack([self._last_context(episode) for episode in pool]).mean(0)
+        return prompt
+
+    def _last_context(self, episode):
+        """z after the last step of an episode dict, (B, 16)."""
+        arrays = (self._tensor(episode[key]) for key in ("observations", "actions", "rewards"))
+        return episode_contexts(self.world_model, *arrays)[:, -1]
 
 
 def build_episodes(world_model, observations, actions, rewards, lengths, error_scale, use_context=True, contexts=None):

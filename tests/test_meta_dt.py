@@ -198,6 +198,33 @@ def test_the_prompt_is_cut_from_the_rows_own_best_episode():
         torch.testing.assert_close(prompt["contexts"][row], episode.contexts[0, start : start + PROMPT])
 
 
+def test_a_context_may_be_carried_from_the_warm_up_episodes():
+    """Every z of an episode with a prompt is the mean of the pool's last ones; without a prompt, or as the ablation, nothing
+    changes."""
+    world_model, pool = tiny_world_model(horizon=0), []
+    for number in range(3):
+        observations, actions, rewards = (values.numpy() for values in random_episodes(4, 9, seed=number))
+        pool.append({"observations": observations, "actions": actions, "rewards": rewards})
+    ends = [episode_contexts(world_model, *(torch.from_numpy(values) for values in episode.values()))[:, -1] for episode in pool]
+
+    def play(prompted=True, **settings):
+        agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, **settings)
+        prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0)) if prompted else None
+        agent.start(observations[:, 0], np.zeros(4), prompt)
+        found = []
+        for step in range(9):
+            found.append(agent.act())
+            agent.observe(actions[:, step], rewards[:, step], observations[:, step + 1])
+        return torch.stack(agent.contexts, 1), np.stack(found)
+
+    contexts, acted = play(carry_context=True)
+    torch.testing.assert_close(contexts, torch.stack(ends).mean(0)[:, None].expand(-1, 10, -1))
+    assert not np.allclose(acted, play()[1])
+    np.testing.assert_array_equal(play(prompted=False, carry_context=True)[1], play(prompted=False)[1])
+    blind = play(use_context=False, carry_context=True)
+    assert not blind[0].any() and np.array_equal(blind[1], play(use_context=False)[1])
+
+
 def test_prompts_of_running_contexts_are_what_the_last_context_misses():
     world_model, arrays = tiny_world_model(horizon=0), random_episodes(3, 9)
     lengths = torch.tensor([9, 6, 9])
