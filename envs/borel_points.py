@@ -85,7 +85,7 @@ class PointRobotDenseBatch(PointRobotSparseBatch):
 
     starts = ("uniform",)
 
-    def __init__(self, tasks, start="uniform", dense=True):
+    def __init__(self, tasks, start="uniform", dense=True):  # always dense: `dense` is what all point robots take
         super().__init__(tasks, start)
 
     def draw_start(self, generator, row):

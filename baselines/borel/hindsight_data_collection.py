@@ -76,7 +76,8 @@ def load_agents(args, tasks):
     shapes = {str(entry["hidden_layers"]) for entry in settings}
     if len(shapes) > 1:
         raise UserError(f"the agents in {source} have different hidden layers: {', '.join(sorted(shapes))}")
-    trained = argparse.Namespace(**{**vars(args), **{key: settings[0][key] for key in AGENT_KEYS}, "double_dqn": False})
+    settings = {key: settings[0][key] for key in AGENT_KEYS} | {"double_dqn": False}  # which only learning would ask
+    trained = argparse.Namespace(**{**vars(args), **settings})
     agents = make_agent(trained, len(weights), args.problem.observation_size, torch_generator(0))
     stacked = {name: torch.cat([entry[name] for entry in weights]) for name in weights[0]}
     agents.policy_network().load_state_dict(stacked)
