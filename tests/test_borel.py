@@ -769,6 +769,22 @@ def test_every_training_script_resumes(grid, tmp_path, monkeypatch):
     shutil.rmtree(folder / "results/gridworld/log/decaying+debug")  # other tests rely on there being one result
 
 
+def test_best_policy_is_kept(grid, monkeypatch):
+    """--keep-best ends with the policy of the best evaluation on the training tasks, which are the test tasks here."""
+    folder, flags = grid
+    keeping = [*flags, "--keep-best", "True", "--num-iters", "7", "--critic-lr", "0.3", "--method", "best"]
+    keeping += ["--log-interval", "1", "--save-interval", "1"]
+    offline.main(keeping)
+    policy = finished_data(folder, "best+debug")[0]
+    result = read_json(folder / "results/gridworld/log/best+debug/bamdp-strict/seed_0.json")
+    curve = result["curve"]["train_return"]
+    assert max(curve) > curve[-1] and np.mean(result["returns"]) == pytest.approx(max(curve), abs=1e-4)
+    interrupted(monkeypatch, offline, [*keeping, "--no-resume"], 5)
+    offline.main(keeping)
+    assert finished_data(folder, "best+debug")[0] == policy
+    shutil.rmtree(folder / "results/gridworld/log/best+debug")
+
+
 def test_online_training_with_sac_and_tensorboard(tmp_path):
     """Defect 14: what the updates return is what is logged; evaluations are on tasks that are not trained on."""
     flags = ["--env-type", "point_robot_dense", "--recipe", "debug", "--output_dir", str(tmp_path), "--decode-state", "True"]

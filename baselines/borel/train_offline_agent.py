@@ -9,6 +9,7 @@ results/<env_type>/log/<method>/bamdp-strict/seed_<s>.json and the policy in sav
 """
 
 import contextlib
+import copy
 import math
 import time
 from pathlib import Path
@@ -78,6 +79,8 @@ def make_parser():
     schedule.add_argument("--rl-updates-per-iter", type=positive_int, default=1000, help="updates per iteration")
     schedule.add_argument("--meta-batch", type=positive_int, default=16, help="tasks in an update, drawn with replacement")
     schedule.add_argument("--decay-lr", action="boolean", default=False, help="let the learning rates fall to 0 linearly")
+    schedule.add_argument("--keep-best", action="boolean", default=False,
+                          help="end with the policy that earned most on the training tasks in any evaluation (ours)")  # fmt: skip
     schedule.add_argument("--log-interval", type=positive_int, default=10, help="iterations between two evaluations")
     schedule.add_argument("--save-interval", type=positive_int, default=100, help="iterations between two checkpoints")
     schedule.add_argument("--eval-deterministic", action="boolean", default=True, help="evaluate the mean policy")
@@ -220,11 +223,11 @@ def train(args, model, data, directory, result, method):
     generator = torch_generator(args.seed, "meta-agent")
     agent = make_agent(args, 1, data.arrays["states"].shape[-1], generator, cql=args.alpha_cql if args.use_cql else 0.0)
     curve = {"gradient_steps": [], "train_return": [], "validation_return": [], "test_return": []}
-    first, before = 0, 0.0
+    first, before, best = 0, 0.0, None
     if (directory / "state.pt").exists():
         state = load_state(directory / "state.pt")
         agent.load_state_dict(state["agent"])
-        first, curve, before = state["iteration"], state["curve"], state["seconds"]
+        first, curve, before, best = state["iteration"], state["curve"], state["seconds"], state.get("best")
     clock = time.monotonic() - before
     logger = Logger(directory, args.num_iters, first, unit="iteration", tensorboard=args.tensorboard)
     with StopSignal() as stop, contextlib.closing(logger):
@@ -237,12 +240,16 @@ def train(args, model, data, directory, result, method):
             if done % args.log_interval == 0 or done == args.num_iters:
                 require_finite(float(losses["critic_loss"]), "the critic's loss")
                 returns = measure(args, model, agent, curve, done)
+                if args.keep_best and curve["train_return"][-1] == max(curve["train_return"]):
+                    best = copy.deepcopy(agent.policy_network().state_dict())
                 logger.log(done, {**returns, **{f"train/{key}": float(value) for key, value in losses.items()}})
             if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
-                state = {"iteration": done, "agent": agent.state_dict(), "curve": curve}
+                state = {"iteration": done, "agent": agent.state_dict(), "curve": curve, "best": best}
                 save_state(directory / "state.pt", {**state, "seconds": time.monotonic() - clock})
             if stop.received:
                 stop.exit(done)
+    if args.keep_best:
+        agent.policy_network().load_state_dict(best)
     save_tensors(directory / "policy.safetensors", agent.policy_network().state_dict())
     tasks = np.arange(*args.env.test_tasks)
     final = evaluate(args.problem, model, agent, tasks, args.eval_rollouts, args.seed, args.eval_deterministic, pictures=True)
