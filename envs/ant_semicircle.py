@@ -1,10 +1,9 @@
-"""Ant semi-circle (sparse): a MuJoCo ant looks for a goal on the upper unit semi-circle that it cannot see.
+"""Ant semi-circle: a MuJoCo ant looks for a goal on the upper unit semi-circle that it cannot see.
 
 Observation: joint positions (15, the first two are the torso's x and y) and velocities (14). Action: torques (8) in
 [−1, 1]; 5 simulator steps of 0.01 s each. Reward on the state reached: 1 within 0.2 of the goal, minus 0.1·‖action‖²;
-while data are collected the dense variant replaces the 1 by minus the L1 distance to the goal. No contact cost.
-200 steps, never terminates. A task is a goal. Start: default pose at rest at the origin; collecting: the same pose at a
-random place.
+the dense variant replaces the 1 by minus the L1 distance to the goal. No contact cost. 200 steps, never terminates. A task is
+a goal. Start: default pose at rest at the origin; of the dense variant, and while data are collected, at a random place.
 Source: the ant of BOReL (Dorfman et al., NeurIPS 2021), played for 2 episodes per task, on gymnasium's ant model.
 """
 
@@ -93,3 +92,19 @@ class AntSemicircleSparseEnv(BatchedTaskEnv):
     def reference_policies(env_tasks, train_ids):
         """trivial applies no torque. There is no walking policy in closed form, so the other levels are missing."""
         return {"trivial": lambda observations, task_ids: np.zeros((len(observations), 8))}
+
+
+class AntSemicircleDenseBatch(AntSemicircleBatch):
+    """Rows of ants that are paid the dense reward, from random starts outside the ring of the goals."""
+
+    compute_rewards = staticmethod(AntSemicircleBatch.compute_dense_rewards)
+
+    def __init__(self, tasks, start="off_circle"):
+        super().__init__(tasks, start)
+
+
+class AntSemicircleDenseEnv(AntSemicircleSparseEnv):
+    """The dense variant; its tasks are those of the sparse one."""
+
+    batch_class = AntSemicircleDenseBatch
+    compute_rewards = staticmethod(AntSemicircleBatch.compute_dense_rewards)

@@ -247,6 +247,12 @@ def find_config(chosen):
     return path
 
 
+def load_env(env_type):
+    """EnvConfig of configs/<env_type>.yaml. Raises UserError where there is no such file, or it is no good."""
+    path = find_config(argparse.Namespace(env_type=env_type, env_name=None, config=None))
+    return read_env(path, read_yaml(path))
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error (plain YAML silently keeps the second); `<<: *name` takes over a block."""
 

@@ -888,6 +888,35 @@ def test_datasets_become_logs(tmp_path, capsys):
     assert_refused(capsys, convert, [*flags, "--dataset", "replay", "--source", "here"], "not allowed with argument")
 
 
+def test_dataset_of_a_sibling(tmp_path, capsys):
+    """The dense ant's episodes become logs of the sparse one, whose rewards are computed anew."""
+    problem, dense = problem_of("ant_semicircle_sparse", 2), problem_of("ant_semicircle", 1)
+    tasks = np.repeat([2, 5], 2)
+    played = play(dense, tasks, random_actions(dense, np.random.default_rng(0)), (0, "dataset"))
+    observations = np.concatenate([played["obs"], played["next_obs"][:, -1:]], 1)
+    observations[0, 90, :2] = problem.tasks["goal"][2]  # a visit to the goal
+    known = trajectories.task_parameters(dense.environment, [2, 5])
+    episodes = trajectories.Trajectories(
+        observations, played["actions"], played["rewards"], np.full(4, 200), tasks, known
+    )  # fmt: skip
+    trajectories.save(episodes, tmp_path / "datasets", dense.env, "replay", {})
+    flags = ["--output_dir", str(tmp_path), "--dataset-of", "ant_semicircle"]
+    convert.main(["--env-type", "ant_semicircle_sparse", "--dataset", "replay", *flags])
+    rollouts = load_rollouts(tmp_path / "datasets/ant_semicircle_sparse/log", problem, [2, 5], "")
+    assert rollouts.rewards.shape == (2, 1, 400) and played["rewards"].max() < -0.1
+    cost = 0.1 * (rollouts.actions.astype(float) ** 2).sum(-1)
+    np.testing.assert_allclose(rollouts.rewards[0, 0, 89], 1 - cost[0, 0, 89], atol=1e-6)
+    assert rollouts.rewards[1].max() <= 0
+    document = read_json(tmp_path / "datasets/ant_semicircle_sparse/log/task_005/task.json")
+    assert document["source"] == "replay dataset of ant_semicircle"
+    for env_type, extra, message in (
+        ("cheetah_vel", ["--dataset", "replay"], "has other observations, actions or tasks than cheetah_vel"),
+        ("ant_semicircle_sparse", ["--source", "here"], "says nothing without --dataset"),
+        ("ant_semicircle_sparse", ["--dataset", "medium"], "get_datasets.py --env_type ant_semicircle --data_type medium"),
+    ):
+        assert_refused(capsys, convert, ["--env-type", env_type, *extra, *flags], message)
+
+
 def test_unscaled_actions_are_those_of_the_policy():
     space = Box(np.float32([-2, 0]), np.float32([2, 0.5]))
     actions = np.random.default_rng(0).uniform(-1, 1, (9, 2)).astype(np.float32)

@@ -18,7 +18,7 @@ from gymnasium.utils.env_checker import check_env
 from baselines.borel import references
 from baselines.borel.gridworld_tours import optimal_tours
 from baselines.borel.references import DOMAINS, play_levels, play_repeated
-from envs.ant_semicircle import AntSemicircleSparseEnv
+from envs.ant_semicircle import AntSemicircleDenseEnv, AntSemicircleSparseEnv
 from envs.borel_points import (
     PointRobotDenseEnv,
     PointRobotSparseEnv,
@@ -309,6 +309,16 @@ def test_ant_by_hand():
     observations, rewards = dense.step(2 * actions + 1)  # clipped to 1
     x, y = observations[:, 0], observations[:, 1]
     assert rewards == pytest.approx([-abs(x[0] - 1) - abs(y[0]) - 0.8, -abs(x[1]) - abs(y[1] - 1) - 0.8], abs=1e-6)
+    other = AntSemicircleDenseEnv.batch_class(goals)  # the dense variant: the same rewards, from starts outside the goals' ring
+    starts = np.concatenate([other.reset([seed, seed + 1]) for seed in range(0, 40, 2)])
+    assert (np.abs(np.linalg.norm(starts[:, :2], axis=-1) - 1) > 0.2).all() and len(np.unique(starts[:, 0])) == 40
+    for values, state in zip(other.simulations, start, strict=True):
+        values.qpos[:], values.qvel[:] = np.split(state, [15])
+    assert np.array_equal(other.step(2 * actions + 1)[1], rewards)
+    env = AntSemicircleDenseEnv()
+    check_env(env, skip_render_check=True)
+    stored = env.compute_rewards(None, 2 * actions + 1, observations, {"goal": np.array(goals["goal"])})
+    np.testing.assert_allclose(stored, rewards, atol=1e-6)
     uniform = AntSemicircleSparseEnv.batch_class(goals, start="uniform").reset([1, 2])
     assert not np.allclose(uniform[0, :2], uniform[1, :2])
     assert np.array_equal(uniform[:, 2:], start[:, 2:])  # no joint noise

@@ -2,9 +2,10 @@
 
     python -m baselines.borel.convert --env-type gridworld --source batch_data/GridNavi-v2/data
     python -m baselines.borel.convert --env-type cheetah_vel --dataset replay
+    python -m baselines.borel.convert --env-type ant_semicircle_sparse --dataset replay --dataset-of ant_semicircle
 
-The second joins K successive episodes of a task to a roll-out, so that BOReL learns from the very data that Meta-DT does.
-About the first:
+The second joins K successive episodes of a task to a roll-out, so that BOReL learns from the data that Meta-DT does. The third
+reads the dataset of another environment that has the same robot and tasks, and computes the rewards anew. About the first:
 
 Reads folders `seed_<seed>_goal_<g1>_<g2>...` with obs, actions, rewards, next_obs as .npy arrays: flat (N, dim) with the
 roll-outs in sequence, or (T, roll-outs, dim). Nothing but plain arrays is opened, so the files can run no code. The task
@@ -25,6 +26,7 @@ from envs.multi_episode import add_flag, unscale_actions
 from src import config, trajectories
 from src.checkpoint import UserError, main_guard
 from src.collect import QUALITIES
+from src.config import load_env
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
 ROUNDING = 6e-4  # of three decimals, with a little slack
@@ -36,6 +38,7 @@ def make_parser():
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--source", help="folder that holds the folders seed_..._goal_...")
     source.add_argument("--dataset", choices=QUALITIES, help="which dataset of get_datasets.py")
+    data.add_argument("--dataset-of", metavar="ENV_TYPE", help="whose dataset, where it is not the environment's own")
     data.add_argument("--save-dir", help="name of the data set to write (default: log, with the recipe's suffix)")
     return parser
 
@@ -43,6 +46,8 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse(make_parser(), "convert", argv)
+    if args.dataset_of and not args.dataset:
+        raise UserError("--dataset-of says nothing without --dataset")
     found = read_dataset(args) if args.dataset else read_original(args)  # all is checked before anything is written
     target = data_directory(args, data_name(args, args.save_dir))
     for task, (arrays, description) in sorted(found.items()):
@@ -54,9 +59,7 @@ def main(argv=None):
 
 def read_dataset(args):
     """task id -> (arrays, entries of task.json), from datasets/<env_type>/<quality>-v0; an odd last episode is left out."""
-    problem = args.problem
-    make_data = config.next_command(args, "get_datasets.py", "--data_type", args.dataset)
-    dataset = trajectories.load(Path(args.output_dir, "datasets"), args.env_type, args.dataset, args.env, make_data)
+    problem, dataset = args.problem, open_dataset(args)
     if (dataset.lengths != problem.horizon).any():
         raise UserError(f"the {args.dataset} dataset holds episodes that are shorter than {problem.horizon} steps")
     found = {}
@@ -71,11 +74,28 @@ def read_dataset(args):
         )
         if problem.episodes > 1:
             next_obs[:, -1, -1] = 1
-        actions = unscale_actions(episodes.actions, problem.space)
-        arrays = {"obs": obs, "actions": actions, "rewards": episodes.rewards, "next_obs": next_obs}
+        actions, rewards = unscale_actions(episodes.actions, problem.space), episodes.rewards
+        if args.dataset_of:
+            rewards = problem.rewards(task, obs, actions, next_obs)
+        arrays = {"obs": obs, "actions": actions, "rewards": rewards, "next_obs": next_obs}
         arrays = {key: values.reshape(count, problem.steps, *values.shape[2:]) for key, values in arrays.items()}
-        found[task] = arrays, {"source": f"{args.dataset} dataset", "dataset_sha256": dataset.metadata["sha256"]}
+        source = f"{args.dataset} dataset" + (f" of {args.dataset_of}" if args.dataset_of else "")
+        found[task] = arrays, {"source": source, "dataset_sha256": dataset.metadata["sha256"]}
     return found
+
+
+def open_dataset(args):
+    """The dataset of the environment itself, or of --dataset-of. Raises UserError where that one has another robot or tasks."""
+    env, follow = args.env, config.next_command(args, "get_datasets.py", "--data_type", args.dataset)
+    if args.dataset_of:
+        env = load_env(args.dataset_of)
+        follow = f"python get_datasets.py --env_type {env.env_type} --data_type {args.dataset}"
+    dataset = trajectories.load(Path(args.output_dir, "datasets"), env.env_type, args.dataset, env, follow)
+    problem, own = args.problem, trajectories.task_parameters(args.problem.environment, range(args.problem.num_tasks))
+    sizes = dataset.observations.shape[-1], dataset.actions.shape[-1]
+    if sizes != (problem.plain_size, problem.action_size) or any(dataset.tasks[task] != own.get(task) for task in dataset.tasks):
+        raise UserError(f"the dataset of {env.env_type} has other observations, actions or tasks than {args.env_type}")
+    return dataset
 
 
 def read_original(args):
