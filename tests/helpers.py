@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from baselines.borel.problem import Problem
 from src.config import read_env, read_yaml
 from src.context import WorldModel
 from src.meta_dt import MetaDT
@@ -112,3 +114,18 @@ def same_arrays(a, b):
     """Whether two Trajectories hold the same episodes."""
     names = ("observations", "actions", "rewards", "lengths", "task_ids")
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names) and a.tasks == b.tasks
+
+
+def problem_of(env_type, episodes):
+    """The Bayes-adaptive problem of BOReL with so many episodes."""
+    path = ROOT / "configs" / f"{env_type}.yaml"
+    return Problem(read_env(path, read_yaml(path)), episodes)
+
+
+def assert_refused(capsys, script, argv, message):
+    """`script` ends with status 2 and one line that holds `message`."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        script.main(argv)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and lines[-1].startswith("error: ") and message in lines[-1], lines
