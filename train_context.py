@@ -41,7 +41,7 @@ from src.config import (
     script_parser,
     settings,
 )
-from src.context import MODEL_KEYS, WorldModel, load_world_model, reward_changes
+from src.context import MODEL_KEYS, WorldModel, balanced, load_world_model, reward_changes
 from src.logger import Logger, read_metrics
 from src.machine import keep_memory, schedule_factor
 from src.paths import context_directory, result_path
@@ -91,6 +91,10 @@ def make_parser():
     training.add_argument(
         "--across_episodes", action="boolean", default=False, help="decode any transition of the task, not of the episode (ours)"
     )
+    training.add_argument(
+        "--balance_steps", action="boolean", default=False,
+        help="the reward's error counts alike at every time step, by its logarithm (ours); with horizon 0",
+    )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument(
         "--eval_every", type=positive_int, default=1000, help="gradient steps between validations and checkpoints"
@@ -109,6 +113,8 @@ def main(argv=None):
         raise UserError("--relabel decodes across episodes already: give one of --relabel and --across_episodes")
     if args.reward_change and args.context_horizon:
         raise UserError("--reward_change needs the rewards of the whole episode: give --context_horizon 0")
+    if args.balance_steps and args.context_horizon:
+        raise UserError("--balance_steps needs contexts of whole episodes: give --context_horizon 0")
     keep_memory()
     environment = args.env.make()
     make_data = next_command(args, "get_datasets.py", "--data_type", args.data_quality)
@@ -227,7 +233,7 @@ def train(args, model, sampler, validation, directory):
         for step in range(state["step"] + 1, total + 1):
             for group in optimizer.param_groups:
                 group["lr"] = args.learning_rate * schedule_factor(step - 1, total, 0, args.lr_schedule)
-            reward_loss, state_loss = losses(model, sampler.draw(args.batch_size, generator), args.device)
+            reward_loss, state_loss = losses(model, sampler.draw(args.batch_size, generator), args.device, args.balance_steps)
             optimizer.zero_grad()
             (args.reward_weight * reward_loss + args.state_weight * state_loss).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), args.grad_clip)
@@ -258,10 +264,12 @@ def train(args, model, sampler, validation, directory):
     return round(state["seconds"], 1)
 
 
-def losses(model, batch, device):
-    """Mean squared errors (reward, state), standardised units, of a batch of TransitionSampler."""
-    window, (observations, actions, rewards, after) = ([value.to(device) for value in part] for part in batch)
-    return model.losses(observations, actions, rewards, after, model.contexts(*window))
+def losses(model, batch, device, balance_steps=False):
+    """Losses (reward, state) of a batch of TransitionSampler: mean squared errors in standardised units; with `balance_steps` the
+    reward's is `balanced` over the time steps."""
+    window, transition = ([value.to(device) for value in part] for part in batch)
+    reward, state = model.errors(*transition, model.contexts(*window))
+    return balanced(reward, window[3]) if balance_steps else reward.mean(), state.mean()
 
 
 @torch.inference_mode()

@@ -119,6 +119,9 @@ def make_parser():
     training.add_argument(
         "--hindsight_share", type=fraction, default=0.0, help="windows that get another episode's last z (ours)"
     )
+    training.add_argument(
+        "--absolute_error", action="boolean", default=False, help="imitate the median action, not the mean one (ours)"
+    )
     training.add_argument("--full_windows", action="boolean", default=False, help="draw only windows of K steps (ours)")
     training.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="of the matrix products")
     test = parser.add_argument_group("evaluation")
@@ -197,6 +200,8 @@ def check_args(args):
         raise UserError(f"--ablation {args.ablation} says nothing with --zero_shot True: there are no prompts")
     if args.use_action_means and not args.stochastic:
         raise UserError("--use_action_means says nothing without --stochastic: the policy has no other action")
+    if args.absolute_error and args.stochastic:
+        raise UserError("--absolute_error says nothing with --stochastic, whose loss is a density: give one of them")
     if args.forget_exploration and not args.explore_steps:
         raise UserError("--forget_exploration says nothing without --explore_steps: give both or neither")
     if args.imagined_tasks and not args.relabel:
@@ -344,7 +349,7 @@ class Run:
         history, prompt = self.sampler.draw(args.batch_size, generator, with_prompt)
         with torch.autocast(args.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             predicted = self.policy(history, prompt)
-        return action_loss(predicted, history["actions"], history["mask"], self.policy.action_scale)
+        return action_loss(predicted, history["actions"], history["mask"], self.policy.action_scale, args.absolute_error)
 
 
 def best_returns(dataset, tasks):

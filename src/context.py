@@ -174,16 +174,34 @@ class WorldModel(nn.Module):
 
     def losses(self, observations, actions, rewards, next_observations, contexts):
         """Mean squared errors (reward, state) of the decoders, in standardised units."""
+        reward, state = self.errors(observations, actions, rewards, next_observations, contexts)
+        return reward.mean(), state.mean()
+
+    def errors(self, observations, actions, rewards, next_observations, contexts):
+        """Squared errors of the decoders in standardised units: reward (B,), state (B,), the latter a mean over d_s."""
         predicted_rewards, predicted_states = self.decode(observations, actions, next_observations, contexts)
         return (
-            F.mse_loss(predicted_rewards, self.standardise("reward", rewards)),
-            F.mse_loss(predicted_states, self.state_target(observations, next_observations)),
+            (predicted_rewards - self.standardise("reward", rewards)).square().squeeze(-1),
+            (predicted_states - self.state_target(observations, next_observations)).square().mean(-1),
         )
 
 
 def reward_changes(rewards):
     """r_t − r_{t−1} of episodes (B, T, 1), 0 at their first step."""
     return torch.diff(rewards, dim=1, prepend=rewards[:, :1])
+
+
+def balanced(errors, mask):
+    """Mean over the time steps of the logarithm of their mean errors (ours).
+
+    An error at the first steps, where little is known of the task, is many times that of the last ones; in a plain mean it
+    drowns what a context that has read much could still tell better. The gradient of a logarithm weighs each step by the
+    inverse of its own error.
+
+    Args: errors (N,), one for each True of mask (B, T), in its order.
+    """
+    by_step = errors.new_zeros(mask.shape).masked_scatter(mask, errors)
+    return (by_step.sum(0) / mask.sum(0).clamp_min(1) + 1e-8)[mask.any(0)].log().mean()
 
 
 # ----------------------------------------------------------------------------------------- contexts of whole episodes

@@ -139,13 +139,16 @@ class MetaDT(nn.Module):
         return (predicted.centre() if generator is None else predicted.sample(generator)) * self.action_scale
 
 
-def action_loss(predicted, actions, mask, scale):
+def action_loss(predicted, actions, mask, scale, absolute=False):
     """What `MetaDT.forward` predicted against actions (B, K, d_a), averaged over unpadded positions (mask (B, K)) -> scalar.
 
-    In units of the action scale: squared error, averaged over action dimensions; negative log density of a stochastic policy.
+    In units of the action scale: squared error, or with `absolute` the absolute one (ours), averaged over action dimensions;
+    negative log density of a stochastic policy. The absolute error is least at the median of the actions, which a behaviour
+    policy's noise, cut off at the bounds, does not draw towards the middle as it does their mean.
     """
     if isinstance(predicted, ActionDistribution):
         errors = -predicted.log_prob(actions / scale)
     else:
-        errors = ((predicted - actions) / scale).square().mean(-1)
+        errors = (predicted - actions) / scale
+        errors = (errors.abs() if absolute else errors.square()).mean(-1)
     return (errors * mask).sum() / mask.sum()

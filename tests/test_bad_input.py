@@ -77,6 +77,8 @@ def refused(capsys, folder, script, argv, mend):
         ("train_meta_dt", ["--imagined_tasks", "5", "--no-relabel"], "--imagined_tasks says nothing without --relabel"),
         ("train_context", ["--relabel", "--across_episodes"], "give one of --relabel and --across_episodes"),
         ("train_context", ["--reward_change"], "give --context_horizon 0"),
+        ("train_context", ["--balance_steps"], "give --context_horizon 0"),
+        ("train_meta_dt", ["--absolute_error", "--stochastic"], "--absolute_error says nothing with --stochastic"),
         ("train_meta_dt", ["--use_action_means"], "says nothing without --stochastic"),
         ("train_context", ["--validation_share", "1.5"], "'1.5' is not a number between 0 and 1"),
         ("train_context", ["--lr_schedule", "linear"], "invalid choice: 'linear'"),

@@ -17,6 +17,7 @@ from src.checkpoint import UserError, read_json, write_json
 from src.context import (
     RunningContexts,
     WorldModel,
+    balanced,
     context_windows,
     episode_contexts,
     load_world_model,
@@ -263,6 +264,33 @@ def test_prediction_errors_by_hand(predict_change):
     torch.testing.assert_close(errors[1, 3], expected[0])
     only_reward = prediction_errors(model, observations, actions, rewards, contexts[:, :5], (1.0, math.inf), chunk=5)
     torch.testing.assert_close(only_reward[1, 3], (reward[0, 0] - true_reward).abs()[0])
+
+
+def test_balanced_errors_by_hand():
+    """Means over the rows that have a step, their logarithms, the mean of these; each error weighs 1 / the sum of its step."""
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    errors = torch.tensor([4.0, 0.5, 2.0], requires_grad=True)  # (row, step): (0, 0), (0, 1), (1, 0)
+    loss = balanced(errors, mask)
+    assert loss.item() == pytest.approx((math.log(3) + math.log(0.5)) / 2)
+    loss.backward()
+    assert errors.grad.tolist() == pytest.approx([1 / 12, 1, 1 / 12])
+
+
+def test_balanced_training_learns(model_root, monkeypatch):
+    """train_context --balance_steps by its script: the loss is the balanced one, and it falls."""
+    seen = []
+
+    def noted(errors, mask):
+        assert errors.shape == (int(mask.sum()),)
+        seen.append(balanced(errors, mask))
+        return seen[-1]
+
+    monkeypatch.setattr(train_context, "balanced", noted)
+    flags = ["--env_type", "point_robot", "--recipe", "debug", "--output_dir", str(model_root), "--no-tensorboard"]
+    flags += ["--data_quality", "random", "--context_horizon", "0", "--balance_steps", "--seed", "6", "--steps", "60"]
+    train_context.main(flags)
+    values = [value.item() for value in seen]
+    assert len(values) == 60 and np.mean(values[-10:]) < np.mean(values[:10]) - 0.3
 
 
 @both_kinds

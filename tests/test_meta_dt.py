@@ -319,6 +319,7 @@ def test_loss_by_hand():
     # squared errors in units of the scale (1, 2): (1, 0), (0, 4), (4, 4)
     scale = torch.tensor([1.0, 2.0])
     assert action_loss(predicted, actions, mask, scale).item() == pytest.approx(13 / 6)
+    assert action_loss(predicted, actions, mask, scale, absolute=True).item() == pytest.approx((0.5 + 1 + 2) / 3)
 
 
 def test_the_loss_of_a_stochastic_policy_by_hand():
