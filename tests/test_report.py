@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from src import report
+from src import pictures, report, tables
 from src.checkpoint import UserError
 from src.results import common_curve, episode_scores, group_results, read_results, reference_levels, scores_of
 
@@ -110,13 +110,13 @@ def test_online_runs_have_normalised_scores_and_curves_over_environment_steps(tm
         write_online(tmp_path, "online_dt", seed, final)
     write_online(tmp_path, "online_dt-no_entropy", 0, 1620.0)
     (section,) = group_results(read_results(tmp_path))
-    table = report.normalised_table(section)
+    table = tables.normalised_table(section)
     scores = {(row[0], row[1]): row[2].split(" ")[0] for row in table.rows}
     assert scores["online_dt", "pretrained"] == "46.2" and scores["online_dt", "finetuned"] == "100.0"  # (90 + 110) / 2
     assert scores["online_dt-no_entropy", "finetuned"] == "50.0"
     assert "0 = 20.0, 100 = 3220.0: our own expert" in table.rows[0][-1]
     assert {row[0]: row[2] for row in table.references} == {"random": "0.0", "dataset_mean": "43.1", "expert": "100.0"}
-    names = [picture.name for picture in report.section_pictures(section)]
+    names = [picture.name for picture in pictures.section_pictures(section)]
     online = [f"gym_hopper-medium-online-{phase}-strict.png" for phase in ("pretrained", "finetuned")]
     assert names == ["gym_hopper-medium-curves.png", *online]
     steps, values = common_curve(section.runs["finetuned", "strict"]["online_dt"], "temperature", "environment_steps")
@@ -205,17 +205,17 @@ def test_scores_and_cells_by_hand(tmp_path):
     [column] = section.runs.values()
     np.testing.assert_array_equal(scores_of(column["meta_dt"]), [[2.0, 4.0]])
     np.testing.assert_array_equal(reference_levels(column)["oracle"], [5.0, 7.0])
-    table = report.score_table(section)
+    table = tables.score_table(section)
     assert table.headers == ["method", "zero_shot, strict protocol"]
     assert table.rows == [["meta_dt", "3.00\nmean 3.00, 1 seed"], ["other", "7.00 ★\nmean 7.00, 1 seed"]]
     assert table.references == [["oracle", "6.00\nmean 6.00"]]
-    chance = report.details_table(section).rows[1][-1]
+    chance = tables.details_table(section).rows[1][-1]
     assert chance == "1.00"
 
 
 def test_columns_that_say_nothing_are_left_out(tmp_path):
     write_result(tmp_path, "toy", "medium", "meta_dt", "zero_shot", "strict", 0, wall_clock_s=90)
-    *_, details, commands = report.section_tables(one_section(tmp_path))
+    *_, details, commands = tables.section_tables(one_section(tmp_path))
     assert details.headers == ["method", "regime", "seeds", "episodes per task", "20th percentile"]
     assert commands.headers == ["method", "regime", "time per run", "command"]
     assert commands.rows[0][2] == "1.5 min"
@@ -224,7 +224,7 @@ def test_columns_that_say_nothing_are_left_out(tmp_path):
 def test_intervals_appear_with_two_seeds(tmp_path):
     for seed, value in enumerate((1.0, 3.0)):
         write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", seed, returns=[[value], [value]])
-    [[_, cell]] = report.score_table(one_section(tmp_path)).rows
+    [[_, cell]] = tables.score_table(one_section(tmp_path)).rows
     assert cell == "2.00 [1.00, 3.00]\nmean 2.00 [1.00, 3.00], 2 seeds"
 
 
@@ -235,7 +235,7 @@ def test_episodes_on_the_task(tmp_path):
     section = one_section(tmp_path)
     runs = section.runs["few_shot", "strict"]["meta_dt"]
     np.testing.assert_array_equal(episode_scores(runs, "few_shot"), [[[2, 3, 4], [0, 1, 2]]])
-    rows = {row[0]: row[2:6] for row in report.episode_table(section).rows}
+    rows = {row[0]: row[2:6] for row in tables.episode_table(section).rows}
     assert rows["meta_dt"] == ["1.00", "2.00", "3.00", "3.00"]
     assert rows["borel"] == ["2.00", "6.00", "—", "—"]
 
@@ -251,7 +251,7 @@ def test_curves_are_joined_where_every_seed_has_values():
 
 def test_last_chosen_and_best_point():
     curve = {"gradient_steps": [1, 2, 3], "test_return": [5.0, 3.0, 4.0], "validation_return": [0.0, 9.0, 1.0]}
-    assert report._curve_points([{"curve": curve}], 1) == "4.0 / 3.0 / 5.0"
+    assert tables._curve_points([{"curve": curve}], 1) == "4.0 / 3.0 / 5.0"
 
 
 # ------------------------------------------------------------------------------------------------------------ faults
@@ -370,7 +370,7 @@ def test_the_table_is_printed_and_nothing_written(tree, capsys, monkeypatch):
 
 
 def test_text_table_is_aligned():
-    table = report.Table("Title", ["a", "b"], [["x", "1\nlow"], ["long", "22"]], [["ref", "3"]])
+    table = tables.Table("Title", ["a", "b"], [["x", "1\nlow"], ["long", "22"]], [["ref", "3"]])
     lines = [
         "Title",
         "────  ───",
@@ -383,7 +383,7 @@ def test_text_table_is_aligned():
         "ref   3",
         "────  ───",
     ]
-    assert report.text_table(table).split("\n") == lines
+    assert tables.text_table(table).split("\n") == lines
 
 
 def test_every_picture_is_a_png_and_stands_in_the_page(made):
