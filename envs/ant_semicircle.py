@@ -97,9 +97,10 @@ class AntSemicircleSparseEnv(BatchedTaskEnv):
 class AntSemicircleDenseBatch(AntSemicircleBatch):
     """Rows of ants that are paid the dense reward, from random starts outside the ring of the goals."""
 
+    starts = ("off_circle", "uniform", "fixed")  # the first is that of evaluations
     compute_rewards = staticmethod(AntSemicircleBatch.compute_dense_rewards)
 
-    def __init__(self, tasks, start="off_circle"):
+    def __init__(self, tasks, start="off_circle", dense=True):
         super().__init__(tasks, start)
 
 

@@ -223,6 +223,14 @@ def known_env_types():
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
 
 
+def known_env_type(name, flag="--env_type"):
+    """`name`, where configs/ has a settings file of that name. Raises UserError that names the flag."""
+    known = known_env_types()
+    if name not in known:
+        raise UserError(f"unknown {flag} {name}{_nearest(name, known)}; known: {', '.join(known)}")
+    return name
+
+
 def find_config(chosen):
     """Path of the YAML that --config, --env_type or --env_name select; a contradiction is an error."""
     if chosen.config:
@@ -230,10 +238,7 @@ def find_config(chosen):
             raise UserError(f"--config {chosen.config} does not exist")
         path = Path(chosen.config)
     elif chosen.env_type:
-        path = CONFIG_DIR / f"{chosen.env_type}.yaml"
-        if chosen.env_type not in known_env_types():
-            raise UserError(f"unknown --env_type {chosen.env_type}{_nearest(chosen.env_type, known_env_types())}; "
-                            f"known: {', '.join(known_env_types())}")  # fmt: skip
+        path = CONFIG_DIR / f"{known_env_type(chosen.env_type)}.yaml"
     else:
         names = {read_yaml(CONFIG_DIR / f"{name}.yaml").get("env_name"): name for name in known_env_types()}
         if chosen.env_name not in names:
@@ -247,9 +252,9 @@ def find_config(chosen):
     return path
 
 
-def load_env(env_type):
-    """EnvConfig of configs/<env_type>.yaml. Raises UserError where there is no such file, or it is no good."""
-    path = find_config(argparse.Namespace(env_type=env_type, env_name=None, config=None))
+def load_env(env_type, flag="--env_type"):
+    """EnvConfig of configs/<env_type>.yaml. Raises UserError where there is no such file, or it is no good; `flag` named it."""
+    path = CONFIG_DIR / f"{known_env_type(env_type, flag)}.yaml"
     return read_env(path, read_yaml(path))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from baselines.borel.problem import Problem
-from src.config import read_env, read_yaml
+from src.config import load_env
 from src.context import WorldModel
 from src.meta_dt import MetaDT
 
@@ -26,7 +26,7 @@ POLICY = SAVES / "meta_dt+debug" / "few_shot" / "seed_0"
 
 def point_robot():
     """EnvConfig of Point-Robot."""
-    return read_env(POINT_ROBOT, read_yaml(POINT_ROBOT))
+    return load_env("point_robot")
 
 
 def words(root, *flags):
@@ -118,8 +118,7 @@ def same_arrays(a, b):
 
 def problem_of(env_type, episodes):
     """The Bayes-adaptive problem of BOReL with so many episodes."""
-    path = ROOT / "configs" / f"{env_type}.yaml"
-    return Problem(read_env(path, read_yaml(path)), episodes)
+    return Problem(load_env(env_type), episodes)
 
 
 def assert_refused(capsys, script, argv, message):

@@ -103,9 +103,11 @@ def test_dataset_of_a_sibling(tmp_path, capsys):
     for env_type, extra, message in (
         ("cheetah_vel", ["--dataset", "replay"], "has other observations, actions or tasks than cheetah_vel"),
         ("ant_semicircle_sparse", ["--source", "here"], "says nothing without --dataset"),
-        ("ant_semicircle_sparse", ["--dataset", "medium"], "get_datasets.py --env_type ant_semicircle --data_type medium"),
+        ("ant_semicircle_sparse", ["--dataset", "medium"], f"medium --output_dir {tmp_path}"),
     ):
         assert_refused(capsys, convert, ["--env-type", env_type, *extra, *flags], message)
+    wrong = ["--env-type", "ant_semicircle_sparse", "--dataset", "replay", "--dataset-of", "ant_semicircel"]
+    assert_refused(capsys, convert, wrong, "unknown --dataset-of ant_semicircel (did you mean ant_semicircle")
 
 
 def test_unscaled_actions_are_those_of_the_policy():

@@ -315,6 +315,7 @@ def test_ant_by_hand():
     for values, state in zip(other.simulations, start, strict=True):
         values.qpos[:], values.qvel[:] = np.split(state, [15])
     assert np.array_equal(other.step(2 * actions + 1)[1], rewards)
+    assert AntSemicircleDenseEnv.batch_class(goals, dense=True).start == "off_circle"  # is dense already
     env = AntSemicircleDenseEnv()
     check_env(env, skip_render_check=True)
     stored = env.compute_rewards(None, 2 * actions + 1, observations, {"goal": np.array(goals["goal"])})

@@ -15,6 +15,7 @@ The original records the last observation of an episode in place of the next one
 (`starts_recorded`), and decoders that read s then leave the first step of later episodes out.
 """
 
+import argparse
 import re
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from envs.multi_episode import add_flag, unscale_actions
 from src import config, trajectories
 from src.checkpoint import UserError, main_guard
 from src.collect import QUALITIES
-from src.config import load_env
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
 ROUNDING = 6e-4  # of three decimals, with a little slack
@@ -86,10 +86,11 @@ def read_dataset(args):
 
 def open_dataset(args):
     """The dataset of the environment itself, or of --dataset-of. Raises UserError where that one has another robot or tasks."""
-    env, follow = args.env, config.next_command(args, "get_datasets.py", "--data_type", args.dataset)
+    env, owner = args.env, args
     if args.dataset_of:
-        env = load_env(args.dataset_of)
-        follow = f"python get_datasets.py --env_type {env.env_type} --data_type {args.dataset}"
+        env = config.load_env(args.dataset_of, "--dataset-of")
+        owner = argparse.Namespace(**vars(args) | {"env_type": args.dataset_of, "config": None, "recipe": "paper"})
+    follow = config.next_command(owner, "get_datasets.py", "--data_type", args.dataset)
     dataset = trajectories.load(Path(args.output_dir, "datasets"), env.env_type, args.dataset, env, follow)
     problem, own = args.problem, trajectories.task_parameters(args.problem.environment, range(args.problem.num_tasks))
     sizes = dataset.observations.shape[-1], dataset.actions.shape[-1]
