@@ -58,8 +58,8 @@ from src.windows import BatchSampler
 
 # settings of the evaluation that decide what is measured, see `evaluated_as`
 EVALUATION = (
-    "warmup_episodes", "explore_noise", "explore_steps", "forget_exploration", "carry_context", "target", "target_return",
-    "prompt_pool", "use_action_means",
+    "warmup_episodes", "explore_noise", "explore_steps", "probe_steps", "forget_exploration", "carry_context", "target",
+    "target_return", "prompt_pool", "use_action_means",
 )  # fmt: skip
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
@@ -143,14 +143,18 @@ def make_parser():
     )
     test.add_argument("--render", metavar="FILE.gif", help="film the first evaluation episode on the first test task")
     test.add_argument(
-        "--explore_noise", type=nonnegative_float, default=0.0, help="action noise, in half-ranges, of the first (ours)"
+        "--explore_noise", type=nonnegative_float, default=0.0, help="action noise, in half-ranges, of the explore_steps (ours)"
     )
     test.add_argument(
-        "--explore_steps", type=natural, default=0, help="steps of episodes without a prompt, and of warm-up episodes"
+        "--explore_steps", type=natural, default=0, help="first steps of warm-up episodes, and of those without a prompt (ours)"
     )
+    test.add_argument(
+        "--probe_steps", type=natural, default=0,
+        help="an episode without a prompt begins instead with so many full actions, each at right angles to the last (ours)",
+    )  # fmt: skip
     test.add_argument(
         "--forget_exploration", action="boolean", default=False,
-        help="the policy's history begins anew after these steps; what the context learned from them stays (ours)",
+        help="the policy's history begins anew after either; what the context learned from them stays (ours)",
     )  # fmt: skip
     test.add_argument(
         "--carry_context", action="boolean", default=False,
@@ -202,8 +206,10 @@ def check_args(args):
         raise UserError("--use_action_means says nothing without --stochastic: the policy has no other action")
     if args.absolute_error and args.stochastic:
         raise UserError("--absolute_error says nothing with --stochastic, whose loss is a density: give one of them")
-    if args.forget_exploration and not args.explore_steps:
-        raise UserError("--forget_exploration says nothing without --explore_steps: give both or neither")
+    if args.forget_exploration and not args.explore_steps and not args.probe_steps:
+        raise UserError("--forget_exploration says nothing without --explore_steps or --probe_steps: give one of them")
+    if args.probe_steps >= args.env.max_episode_steps:
+        raise UserError(f"--probe_steps {args.probe_steps} leaves nothing of an episode ({args.env.max_episode_steps} steps)")
     if args.imagined_tasks and not args.relabel:
         raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
     if args.width % args.heads:

@@ -8,6 +8,8 @@ An agent has `start(observations, target_returns, prompt)`, `act()`, `observe(ac
 few-shot, `make_prompt(pool, generator)`.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -15,32 +17,63 @@ from src.batch import episode_lengths, make_batch
 from src.checkpoint import UserError
 from src.seeding import derive, numpy_generator, torch_generator
 
-NO_NOISE = (0.0, 0, False)  # as `explore` of evaluate
+
+class Exploration(NamedTuple):
+    """What begins the episodes that must find the task out (ours).
+
+    steps: how many are noisy. noise: standard deviation of Gaussian noise on the policy's actions, as a share of the action
+    half-range. probe_steps: an episode without a prompt, which knows nothing, begins instead with so many `orthogonal_actions`;
+    0: it is as noisy as the others. forget: the agent's history begins anew after either (`MetaDTAgent.forget`).
+    """
+
+    steps: int = 0
+    noise: float = 0.0
+    probe_steps: int = 0
+    forget: bool = False
 
 
-def rollout(
-    agent, batch, seeds, steps, target_returns, bounds, prompt=None, noise=0.0, noisy_steps=0, generator=None, forget=False
-):
+NO_EXPLORATION = Exploration()
+
+
+def orthogonal_actions(rows, dimensions, steps, generator):
+    """Full actions along the axes of a frame that every row turns at random, there and back: e1, e2, −e1, −e2, e1...
+
+    Each step tells something that the steps before did not: two noisy actions may point the same way, and then say how the
+    reward changes along one line only. In the plane, three steps show where a goal lies that is paid by its distance.
+    Returns: (rows, steps, dimensions), each with a largest component of 1. generator: numpy's.
+    """
+    turned, triangle = np.linalg.qr(generator.standard_normal((rows, dimensions, dimensions)))
+    signs = np.sign(np.diagonal(triangle, axis1=1, axis2=2))  # LAPACK chooses them, which would favour directions
+    frames = (turned * signs[:, None]).swapaxes(1, 2)  # (rows, axis, d_a)
+    around = np.concatenate([frames, -frames], 1)[:, np.arange(steps) % (2 * dimensions)]
+    return around / np.abs(around).max(-1, keepdims=True)
+
+
+def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, explore=NO_EXPLORATION, generator=None):
     """One episode in every row.
 
     Args:
         batch: environments of B rows (src/batch.py). seeds: (B,) of their resets. steps: T.
         target_returns: (B,). bounds: (low, high) of the actions, each (d_a,).
-        noise: standard deviation of Gaussian noise on the actions of the first `noisy_steps` steps, as a share of the action
-            half-range; generator draws it. forget: the agent's history begins anew after them (`MetaDTAgent.forget`).
+        explore: an Exploration; generator (numpy's) draws it.
     Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32. Where episodes end on their own
     also terminated (B, T) bool; T is then the longest, and what follows a row's end means nothing (rewards are 0 there).
     Raises UserError when the policy gives a number that is not finite.
     """
     low, high = bounds
     observations, actions, rewards, ended = [batch.reset(seeds)], [], [], []
+    half_range = (high - low) / 2
+    probing = explore.probe_steps if prompt is None else 0
+    exploring = probing or explore.steps
+    if probing:
+        probes = (low + high) / 2 + half_range * orthogonal_actions(len(seeds), len(low), probing, generator)
     agent.start(observations[0], target_returns, prompt)
     for step in range(steps):
-        if forget and step == noisy_steps > 0:
+        if explore.forget and step == exploring > 0:
             agent.forget()
-        action = agent.act()
-        if step < noisy_steps:
-            action = action + noise * (high - low) / 2 * generator.standard_normal(action.shape)
+        action = probes[:, step] if step < probing else agent.act()
+        if probing <= step < exploring:
+            action = action + explore.noise * half_range * generator.standard_normal(action.shape)
         action = np.clip(action, low, high).astype(np.float32)
         if not np.isfinite(action).all():
             raise UserError("the policy's actions are not finite: its training diverged; lower --learning_rate and train again")
@@ -57,16 +90,17 @@ def rollout(
     return {key: np.stack(values, 1) for key, values in parts.items()}
 
 
-def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=NO_NOISE, pool_max=False, keep=0, later=0, watch=None):
+def evaluate(
+    agent, env, task_ids, episodes, warmup, target, seed, explore=NO_EXPLORATION, pool_max=False, keep=0, later=0, watch=None
+):
     """Returns of `agent` on `task_ids`.
 
     Args:
         env: EnvConfig. episodes: M evaluation episodes per task. warmup: N warm-up episodes, 0 for zero-shot.
         target: target return, a number or one per task id.
         seed: of resets, noise and prompt choices; the same seed gives the same numbers.
-        explore: (noise, steps, forget): action noise (share of the half-range) in the first steps of the episodes that must find
-            the task out: warm-up episodes, and zero-shot ones; whether the history begins anew after them. An evaluation episode
-            with a prompt is played without it.
+        explore: Exploration of the episodes that must find the task out: warm-up episodes, and zero-shot ones. An evaluation
+            episode with a prompt is played without it.
         pool_max: raise the target to the best return of the warm-up episodes so far.
         keep: store the paths of the first `keep` evaluation episodes of every task.
         watch: called after the evaluation episode with the rows' task ids and reset seeds and the episode as `rollout` gives it.
@@ -84,10 +118,8 @@ def evaluate(agent, env, task_ids, episodes, warmup, target, seed, explore=NO_NO
     for number in range(last + 1):
         seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
         generator = numpy_generator(seed, "noise", number)
-        noise, noisy_steps, forget = explore if number < warmup or not warmup else NO_NOISE
-        episode = rollout(
-            agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, noise, noisy_steps, generator, forget
-        )
+        exploration = explore if number < warmup or not warmup else NO_EXPLORATION
+        episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, exploration, generator)
         pool.append(episode)
         if number == warmup and watch:
             watch(rows, seeds, episode)

@@ -7,7 +7,7 @@ import numpy as np
 
 from envs.render import record
 from src.checkpoint import load_tensors, provenance, write_json
-from src.evaluate import PaperPool, evaluate, evaluate_paper
+from src.evaluate import Exploration, PaperPool, evaluate, evaluate_paper
 from src.paths import result_path
 from src.references import reference_levels
 
@@ -30,8 +30,8 @@ def measure_curve(args, run, pool, step):
 
 
 def explore(args):
-    """The exploration noise, its steps and whether they are forgotten, as `evaluate` takes them."""
-    return args.explore_noise, args.explore_steps, args.forget_exploration
+    """The settings of the exploration, as `evaluate` takes them."""
+    return Exploration(args.explore_steps, args.explore_noise, args.probe_steps, args.forget_exploration)
 
 
 def mean_return(result):

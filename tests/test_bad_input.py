@@ -90,6 +90,7 @@ def refused(capsys, folder, script, argv, mend):
         ("get_datasets", ["--import_from", "no/such/folder"], "no/such/folder"),
         ("get_datasets", ["--task_id", "3"], "--task_id says nothing without --import_from"),
         ("train_meta_dt", ["--forget_exploration", "True"], "--forget_exploration says nothing without --explore_steps"),
+        ("train_meta_dt", ["--probe_steps", "20"], "--probe_steps 20 leaves nothing of an episode"),
         ("get_datasets", ["--data_type", "medium"], "no behaviour policies in .*train_data_collection.py"),
         ("train_data_collection", ["--save_freq", "0"], "'0' is not an integer of at least 1"),
         ("train_data_collection", ["--hidden_sizes", "64", "-1"], "'-1' is not|unknown argument|expected"),

@@ -10,7 +10,7 @@ from src.agent import MetaDTAgent
 from src.batch import make_batch
 from src.checkpoint import UserError
 from src.config import read_env, read_yaml
-from src.evaluate import PaperPool, evaluate, evaluate_paper, rollout
+from src.evaluate import Exploration, PaperPool, evaluate, evaluate_paper, orthogonal_actions, rollout
 from src.references import reference_levels
 
 ENV = point_robot()
@@ -78,7 +78,9 @@ def test_actions_are_clipped_before_they_are_played_and_shown():
 def test_noise_is_a_share_of_the_half_range():
     bounds = np.float32([-1e9, -2e9]), np.float32([1e9, 2e9])
     batch = make_batch(ENV, np.zeros(500, int))
-    episode = rollout(Recorder(), batch, [0] * 500, 20, np.zeros(500), bounds, None, 0.01, 20, np.random.default_rng(0))
+    episode = rollout(
+        Recorder(), batch, [0] * 500, 20, np.zeros(500), bounds, None, Exploration(20, 0.01), np.random.default_rng(0)
+    )
     assert episode["actions"].std((0, 1)) == pytest.approx([1e7, 2e7], rel=0.05)
 
 
@@ -86,8 +88,8 @@ def test_noise_ends_after_its_steps():
     bounds = np.float32([-1e9, -1e9]), np.float32([1e9, 1e9])
     agent = Recorder()
     plain, noisy = (
-        rollout(agent, make_batch(ENV, [0]), [0], 20, np.zeros(1), bounds, None, 0.1, steps, np.random.default_rng(0))["actions"]
-        for steps in (0, 3)
+        rollout(agent, make_batch(ENV, [0]), [0], 20, np.zeros(1), bounds, None, explore, np.random.default_rng(0))["actions"]
+        for explore in (Exploration(), Exploration(3, 0.1))
     )
     assert (plain != noisy).all(-1)[0].tolist() == [True] * 3 + [False] * 17
 
@@ -125,9 +127,9 @@ def test_the_pool_is_the_rows_own_and_starts_empty():
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_no_warmup_is_zero_shot(noise):
     agent = meta_dt()
-    zero = evaluate(agent, ENV, TESTS, 2, 0, -3.0, 0, explore=(noise, 20, False))
+    zero = evaluate(agent, ENV, TESTS, 2, 0, -3.0, 0, explore=Exploration(20, noise))
     assert set(zero) == {"returns"}
-    few = evaluate(agent, ENV, TESTS, 2, 2, -3.0, 0, explore=(noise, 20, False))
+    few = evaluate(agent, ENV, TESTS, 2, 2, -3.0, 0, explore=Exploration(20, noise))
     assert np.array(few["warmup_returns"])[:, :, 0].tolist() == zero["returns"]  # the first warm-up episode knows nothing
     assert few["returns"] != zero["returns"]
 
@@ -147,7 +149,7 @@ def test_later_episodes_change_nothing_before_them():
 
 def test_noise_disturbs_the_warmup_only():
     agent = Recorder()
-    plain, noisy = (evaluate(agent, ENV, [45], 4, 2, 0.0, 0, explore=(noise, 20, False)) for noise in (0.0, 0.5))
+    plain, noisy = (evaluate(agent, ENV, [45], 4, 2, 0.0, 0, explore=Exploration(20, noise)) for noise in (0.0, 0.5))
     assert plain["returns"] == noisy["returns"]  # this agent ignores what happened
     assert plain["warmup_returns"] != noisy["warmup_returns"]
 
@@ -156,12 +158,49 @@ def test_noise_disturbs_the_warmup_only():
 def test_only_the_first_steps_explore(warmup):
     """Of episodes without a prompt and of warm-up episodes; the evaluation after a warm-up is played as it is."""
     agent = Recorder()
-    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3, False))
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=Exploration(3, 0.01))
     actions = np.stack([actions for actions, _, _ in agent.observed]).reshape(warmup + 1, 20, 4, 2)
     for number, episode in enumerate(actions):
         expected = np.stack([np.arange(4) * 1e-3, np.full(4, number * 1e-2)], 1)
         noisy = (~np.isclose(episode, expected, atol=1e-7)).all((1, 2))
         assert noisy.tolist() == [step < 3 and (number < warmup or not warmup) for step in range(20)]
+
+
+def test_probes_are_full_and_orthogonal_and_come_back():
+    actions = orthogonal_actions(500, 3, 7, np.random.default_rng(0))
+    assert np.abs(actions).max(-1) == pytest.approx(np.ones((500, 7)))
+    axes = actions / np.linalg.norm(actions, axis=-1, keepdims=True)
+    np.testing.assert_allclose(axes[:, :3] @ axes[:, :3].swapaxes(1, 2), np.broadcast_to(np.eye(3), (500, 3, 3)), atol=1e-12)
+    np.testing.assert_allclose(actions[:, 3:6], -actions[:, :3])
+    np.testing.assert_allclose(actions[:, 6], actions[:, 0])
+    assert np.abs(axes.mean(0)).max() < 0.1  # in no direction more than in another
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_only_an_episode_without_a_prompt_probes(warmup):
+    """The others are noisy; the noise's steps are another number."""
+    agent = Recorder()
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=Exploration(2, 0.01, probe_steps=3))
+    actions = np.stack([actions for actions, _, _ in agent.observed]).reshape(warmup + 1, 20, 4, 2)
+    for number, episode in enumerate(actions):
+        expected = np.stack([np.arange(4) * 1e-3, np.full(4, number * 1e-2)], 1)
+        own = np.isclose(episode, expected, atol=1e-7).all((1, 2)).tolist()
+        assert own == [step >= (3 if number == 0 else 2 if number < warmup else 0) for step in range(20)]
+    full = actions[0, :3].astype(np.float64)
+    np.testing.assert_allclose(np.abs(full).max(-1), 0.1, rtol=1e-6)
+    np.testing.assert_allclose((full[0] * full[1]).sum(-1), 0, atol=1e-8)
+    np.testing.assert_allclose(full[2], -full[0])
+
+
+def test_probes_are_around_the_middle_of_the_bounds():
+    bounds = np.float32([0.0, -3.0]), np.float32([1.0, 1.0])
+    batch = make_batch(ENV, np.zeros(50, int))
+    actions = rollout(
+        Recorder(), batch, [0] * 50, 20, np.zeros(50), bounds, None, Exploration(probe_steps=3), np.random.default_rng(0)
+    )["actions"]
+    share = (actions[:, :3] - [0.5, -1.0]) / [0.5, 2.0]
+    np.testing.assert_allclose(np.abs(share).max(-1), 1, rtol=1e-5)
+    assert (actions >= bounds[0]).all() and (actions <= bounds[1]).all()
 
 
 @pytest.mark.parametrize("warmup", [0, 2])
@@ -175,10 +214,13 @@ def test_exploration_is_forgotten_where_it_was(warmup):
             self.forgotten = (*self.forgotten, len(self.observed) % 20)
 
     agent = Forgetful()
-    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3, True))
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=Exploration(3, 0.01, forget=True))
     assert agent.forgotten == (3,) * (warmup or 1)
     agent = Forgetful()
-    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=(0.01, 3, False))
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=Exploration(3, 0.01, probe_steps=4, forget=True))
+    assert agent.forgotten == (4, 3)[: warmup or 1]
+    agent = Forgetful()
+    evaluate(agent, ENV, [45], 4, warmup, 0.0, 0, explore=Exploration(3, 0.01))
     assert agent.forgotten == ()
 
 
@@ -206,7 +248,7 @@ def test_forgetting_leaves_the_context_and_nothing_else():
 
 def test_same_seed_same_numbers():
     agent = meta_dt(select="sample", pool="top3")
-    results = [evaluate(agent, ENV, TESTS, 3, 3, -3.0, seed, explore=(0.5, 20, False)) for seed in (0, 0, 1)]
+    results = [evaluate(agent, ENV, TESTS, 3, 3, -3.0, seed, explore=Exploration(20, 0.5)) for seed in (0, 0, 1)]
     assert results[0] == results[1] != results[2]
     assert np.std(results[0]["returns"], axis=1).min() > 0  # M adaptations, not one repeated
 

@@ -430,7 +430,7 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
 @pytest.mark.parametrize(
     "flags",
     [
-        "--prompt_context --rescale_actions --full_windows --clamp_returns --explore_noise 0.3 --explore_steps 2",
+        "--prompt_context --rescale_actions --full_windows --clamp_returns --explore_noise 0.3 --explore_steps 2 --probe_steps 3",
         "--prompt_select sample --prompt_pool best --target pool_max --prompt_dropout 0 --hindsight_share 0.5",
         "--precision bfloat16 --heads 2 --lr_schedule cosine --prompt_select last --top_share 0.3",
         "--precision float32 --history_length 30 --prompt_length 20 --prompt_start_step 0",

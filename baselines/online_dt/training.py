@@ -9,7 +9,7 @@ from baselines.online_dt.policy import Agent
 from baselines.online_dt.replay import delayed
 from src.batch import episode_lengths, make_batch
 from src.checkpoint import require_finite, save_state, save_tensors
-from src.evaluate import evaluate, rollout
+from src.evaluate import Exploration, evaluate, rollout
 from src.lamb import Lamb
 from src.seeding import derive, numpy_generator, torch_generator
 from src.stochastic import ActionDistribution, Temperature
@@ -157,8 +157,7 @@ class Trainer:
             args.env.max_episode_steps,
             np.full(args.num_online_rollouts, args.online_rtg),
             self.bounds,
-            noise=args.exploration_noise,
-            noisy_steps=0 if stochastic else args.env.max_episode_steps,
+            explore=Exploration(0 if stochastic else args.env.max_episode_steps, args.exploration_noise),
             generator=numpy_generator(*names),
         )
         lengths, returns = episode_lengths(episodes["rewards"], episodes), episodes["rewards"].sum(1, dtype=np.float64)
