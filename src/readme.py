@@ -10,6 +10,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
+    <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
 
 --check True changes nothing and fails where the README is not what the results say.
 """
@@ -49,7 +50,8 @@ def main(argv=None):
 def table(folder, env_types):
     """Markdown of one table: of families, or of a benchmark's file. Raises UserError where there are no results."""
     if env_types[0].endswith(".json"):
-        return speed_table(read_json(Path(env_types[0])))
+        document = read_json(Path(env_types[0]))
+        return curve_table(document) if "curves" in document else speed_table(document)
     names = [name.partition("/") for name in env_types]
     if len(names) > 1 and any(quality for _, _, quality in names):
         raise UserError(f"table {' '.join(env_types)}: a kind of data may be named in the table of one family only")
@@ -62,6 +64,19 @@ def table(folder, env_types):
         raise UserError(f"table {env_types[0]}: there are no results on such data under {folder}")
     sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)
     return sequence_table(sections) if sequential else family_table(sections)
+
+
+def curve_table(document, columns=5):
+    """A row per task: what `python -m benchmarks.sac_experts` found, at a few steps of training and beside the references."""
+    curves = document["curves"]
+    steps = next(iter(curves.values()))["steps"]
+    shown = np.unique(np.linspace(0, len(steps) - 1, columns).round().astype(int))
+    levels = [name for name in ("random", "task_blind", "oracle") if name in document]
+    lines = [["task", *levels, *(f"{steps[index]:,} steps" for index in shown)]]
+    for task, curve in curves.items():
+        lines.append([task, *(number(document[name][task]) for name in levels)])
+        lines[-1] += [number(curve["stochastic_returns"][index]) for index in shown]
+    return markdown(lines)
 
 
 def speed_table(document):

@@ -13,7 +13,8 @@ from helpers import point_robot
 
 import get_datasets
 import train_data_collection
-from src import behaviour, export_behaviour, measure_references
+from benchmarks import sac_experts
+from src import behaviour, export_behaviour, measure_references, readme
 from src.behaviour import BehaviourPolicies, Source, for_task, load_behaviour, task_features
 from src.checkpoint import UserError, load_tensors, read_json
 from src.config import parse_args
@@ -353,6 +354,24 @@ def test_agents_of_single_tasks_may_be_committed_too(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit):
         export_behaviour.main(["--env_type", "point_robot", "--output_dir", str(tmp_path / "empty")])
     assert "no finished behaviour policies" in capsys.readouterr().err
+
+
+def test_curves_of_single_tasks_become_a_table(tmp_path, capsys):
+    flags = ["--env_type", "point_robot", "--output_dir", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        sac_experts.main(flags)
+    assert "no finished agents of single tasks" in capsys.readouterr().err
+    train_data_collection.main(command(tmp_path, *BATCHED))
+    path = tmp_path / "curves.json"
+    sac_experts.main([*flags, "--output", str(path)])
+    found = read_json(path)
+    (task, curve), *_ = found["curves"].items()
+    stored = read_json(behaviour.task_directory(tmp_path, "point_robot", int(task)) / "curve.json")
+    assert curve["stochastic_returns"] == pytest.approx(np.mean(stored["stochastic_returns"], 1), abs=0.01)
+    assert len(found["curves"]) == 3 and len(curve["steps"]) == 6
+    lines = readme.table("none", [str(path)]).splitlines()
+    assert lines[0].startswith("| task | random | task_blind | oracle | ") and len(lines) == 2 + 3
+    assert lines[2].split(" | ")[3] == f"{found['oracle'][task]:.4g}"
 
 
 def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
