@@ -222,7 +222,7 @@ def train(args, model, sampler, validation, directory):
     generator = torch_generator(args.seed, "context_batches")
     total, state = num_steps(args, sampler.size), {"step": 0, "best": math.inf, "seconds": 0.0}
     if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt", "step", "model", "optimizer", "generator")
+        state = load_state(directory / "state.pt", "step", "best", "seconds", "model", "optimizer", "generator")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])

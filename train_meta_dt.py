@@ -39,6 +39,7 @@ from src.config import (
     parse_args,
     positive_float,
     positive_int,
+    proper_fraction,
     real,
     report_command,
     script_parser,
@@ -61,6 +62,7 @@ EVALUATION = (
     "warmup_episodes", "explore_noise", "explore_steps", "probe_steps", "forget_exploration", "carry_context", "target",
     "target_return", "prompt_pool", "use_action_means",
 )  # fmt: skip
+STATE = ("step", "seconds", "curve", "policy", "optimizer", "generator", "dropout_generator", "pool")  # of state.pt
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
     "resume", "device", "output_dir", "tensorboard", "eval_only", "protocol", "eval_episodes", "render", "later_episodes",
@@ -85,7 +87,7 @@ def make_parser():
     model.add_argument("--width", type=positive_int, default=128, help="of the transformer")
     model.add_argument("--layers", type=positive_int, default=3, help="transformer blocks")
     model.add_argument("--heads", type=positive_int, default=1, help="attention heads")
-    model.add_argument("--dropout", type=fraction, default=0.1, help="on inputs, attention weights and residual branches")
+    model.add_argument("--dropout", type=proper_fraction, default=0.1, help="on inputs, attention weights and residual branches")
     model.add_argument("--history_length", type=positive_int, default=20, help="K: steps of history")
     model.add_argument("--prompt_length", type=positive_int, default=5, help="k: steps of the prompt")
     model.add_argument("--return_scale", type=positive_float, default=500.0, help="c: returns-to-go are divided by it")
@@ -212,6 +214,8 @@ def check_args(args):
         raise UserError(f"--probe_steps {args.probe_steps} leaves nothing of an episode ({args.env.max_episode_steps} steps)")
     if args.imagined_tasks and not args.relabel:
         raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
+    if args.env.terminates and not args.zero_shot:
+        raise UserError("episodes that end on their own make no few-shot prompts here: pass --zero_shot True")
     if args.width % args.heads:
         raise UserError(f"--width {args.width} must be a multiple of --heads {args.heads}")
     if args.target == "pool_max" and args.zero_shot:
@@ -373,7 +377,7 @@ def train(args, run, directory):
     pool = PaperPool() if args.protocol == "paper" and run.with_prompts else None
     state = {"step": 0, "seconds": 0.0, "curve": [], "pool": None}
     if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt", "step", "policy", "optimizer", "generator", "dropout_generator", "pool")
+        state = load_state(directory / "state.pt", *STATE)
         run.policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])

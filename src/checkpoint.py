@@ -43,7 +43,8 @@ def main_guard(main):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+            full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            if not full:
                 raise
             reason = str(error).splitlines()[0][:160] if str(error) else "no memory left"
             print(f"error: out of memory ({reason}): make sizes, batches or numbers of episodes smaller", file=sys.stderr)

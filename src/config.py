@@ -94,6 +94,7 @@ natural = _number(_integer, 0, 10**12, "an integer of at least 0")
 positive_float = _number(float, 1e-300, 1e300, "a number above 0")
 nonnegative_float = _number(float, 0, 1e300, "a number of at least 0")
 fraction = _number(float, 0, 1, "a number between 0 and 1")
+proper_fraction = _number(float, 0, 1 - 1e-6, "a number of at least 0 and below 1")
 real = _number(float, -1e300, 1e300, "a finite number")
 
 
@@ -181,7 +182,7 @@ def parse_args(parser, script, argv=None):
         script: name of the YAML section, with dots where it is nested: "train_context", "baselines.borel.online_training".
 
     Returns the namespace with `env` (EnvConfig), `env_type`, `env_name`, `suffix` ("" for the paper's recipe, "+fast" for
-    another) and a checked torch device in `device`. Raises UserError.
+    another; "-validation" behind it with --validation) and a checked torch device in `device`. Raises UserError.
     """
     first = Parser(add_help=False)
     for flag in ("--env_type", "--env_name", "--config", "--recipe"):
@@ -199,12 +200,19 @@ def parse_args(parser, script, argv=None):
         recipes = document.get("recipes") or {}
         if chosen.recipe not in recipes:
             raise UserError(f"{path.name} has no recipe {chosen.recipe!r}: choose {', '.join(['paper', *recipes])}")
-        apply_section(parser, path, find_section(recipes[chosen.recipe], script), f"recipes.{chosen.recipe}.{script}")
+        section = find_section(recipes[chosen.recipe], script)
+        if section is None and script.startswith(("train_", "baselines.")):
+            print(
+                f"note: recipe {chosen.recipe} of {path.name} sets nothing for {script}: sizes are the paper's", file=sys.stderr
+            )
+        apply_section(parser, path, section, f"recipes.{chosen.recipe}.{script}")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(f"unknown argument {unknown[0]}{_nearest(unknown[0].split('=')[0], _flags(parser))}; see --help")
     args.env, args.env_type, args.env_name = env, env.env_type, env.env_name
     args.suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
+    if getattr(args, "validation", False):  # never in the place of a model or result of the test tasks
+        args.suffix += "-validation"
     args.device = find_device(args.device)
     return args
 

@@ -275,6 +275,8 @@ def _episodes(fields, path, horizon):
             end -= 1
         else:
             following = following[start:end]
+            if following.shape != observations.shape:
+                raise UserError(f"{path}: next observations have another shape than observations")
             if np.abs(following[:-1] - observations[1:]).max(initial=0) > CONTINUITY * (1 + np.abs(observations).max()):
                 raise UserError(f"{path}: steps {start} to {end} are not one episode (next observations do not follow)")
             observations = np.concatenate([observations, following[-1:]])

@@ -36,7 +36,7 @@ class Logger:
     def _keep_until(self, step):
         kept = []
         if self.path.exists():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text(errors="replace").splitlines():
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError:
@@ -81,7 +81,7 @@ class Logger:
 def read_metrics(directory):
     """Records of `metrics.jsonl` as a list of dicts; a line that a crash tore, or a lost file, is left out."""
     records, path = [], Path(directory) / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return records

@@ -211,8 +211,12 @@ class Scheduler:
 @contextlib.contextmanager
 def exclusive(logs):
     """The lock of one environment's folder. Raises UserError while another run of this module, or a job of it, goes on."""
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / ".lock").open("w") as lock:
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        lock_file = (logs / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{logs} cannot be written ({error.strerror}): choose another --output_dir") from None
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

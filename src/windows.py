@@ -21,13 +21,14 @@ class EpisodeTensors:
     def gather(self, episodes, starts, length, align_right=True):
         """Windows of `length` steps from `starts` (B,) of `episodes` (B,); steps past the episode's end are masked.
 
-        align_right: put the padding on the left (history windows), else on the right (prompts).
+        align_right: put the padding on the left (history windows), else on the right (prompts). A start may be negative: the
+        steps before the first are padding then.
         Returns: dict of returns_to_go (B, length), observations, contexts, actions, timesteps, mask. Padding reads step 0 of the
         episode and is masked, so that its values cannot matter.
         """
         missing = (starts + length - self.lengths[episodes]).clamp_min(0) if align_right else torch.zeros_like(starts)
         steps = (starts - missing)[:, None] + torch.arange(length, device=starts.device)
-        mask = (steps >= starts[:, None]) & (steps < self.lengths[episodes][:, None])
+        mask = (steps >= starts.clamp_min(0)[:, None]) & (steps < self.lengths[episodes][:, None])
         steps, rows = steps * mask, episodes[:, None]
         return {
             "returns_to_go": self.returns_to_go[rows, steps],

@@ -290,6 +290,8 @@ def test_scripts_end_with_one_line_and_a_status(capsys):
 
     assert ends(UserError("do this")) == (2, "error: do this\n")
     assert ends(KeyboardInterrupt()) == (130, "interrupted: the same command continues from the last checkpoint\n")
+    status, line = ends(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more"))
+    assert status == 2 and line.startswith("error: out of memory (CUDA out of memory.") and line.count("\n") == 1
     with pytest.raises(ZeroDivisionError):
         ends(ZeroDivisionError())
     require_finite(1.0, "x")

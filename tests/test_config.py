@@ -163,7 +163,7 @@ def test_negative_numbers_on_the_command_line():
         ({"train_meta_dt": {"zero_shot": None}}, "zero_shot is empty"),
         ({"train_meta_dt": {"steps": 2.5}}, "steps: 2.5 is not an integer of at least 1"),
         ({"train_meta_dt": {"steps": 0}}, "steps: 0 is not an integer of at least 1"),
-        ({"train_meta_dt": {"dropout": 1.5}}, "dropout: 1.5 is not a number between 0 and 1"),
+        ({"train_meta_dt": {"dropout": 1.5}}, "dropout: 1.5 is not a number of at least 0 and below 1"),
         ({"train_meta_dt": {"prompt_select": "best"}}, "prompt_select: 'best' is not one of argmax, sample, random, last"),
         ({"train_meta_dt": {"data_quality": 3}}, "data_quality: 3 is not text"),
         ({"env_name": 3}, "env_name must be text"),
@@ -198,6 +198,15 @@ def test_mistakes_in_a_recipe_are_named(tmp_path):
     refused(path, "has no recipe 'fats': choose paper, fast", "train_meta_dt", "--recipe", "fats")
 
 
+def test_a_recipe_without_a_section_is_told(tmp_path, capsys):
+    path = write(tmp_path / "toy.yaml", {"recipes": {"fast": {"train_meta_dt": {"steps": 7}}}})
+    read(path, "train_meta_dt", "--recipe", "fast")
+    read(path, "get_datasets", "--recipe", "fast")
+    assert not capsys.readouterr().err
+    assert read(path, "train_context", "--recipe", "fast").suffix == "+fast"
+    assert "note: recipe fast of toy.yaml sets nothing for train_context" in capsys.readouterr().err
+
+
 def test_a_recipe_may_build_on_another(tmp_path):
     path = write(tmp_path / "toy.yaml", {})
     path.write_text(
@@ -206,9 +215,9 @@ def test_a_recipe_may_build_on_another(tmp_path):
     )
     slow = read(path, "train_meta_dt", "--recipe", "slow")
     assert (slow.steps, slow.batch_size) == (70, 3)
-    fast, without = (parsed("train_meta_dt", "--recipe", name) for name in ("fast", "no_imagined_tasks"))
+    fast, without = (parsed("train_meta_dt", "--recipe", name) for name in ("no_reward_change", "no_imagined_tasks"))
     different = {key for key in settings(fast) if settings(fast)[key] != settings(without)[key]}
-    assert different == {"recipe", "relabel", "imagined_tasks", "explore_steps", "forget_exploration", "carry_context"}
+    assert different == {"recipe", "relabel", "imagined_tasks", "explore_steps", "forget_exploration"}
     assert (without.imagined_tasks, without.relabel, without.explore_steps) == (0, False, 3)
 
 

@@ -139,6 +139,7 @@ def test_goals_that_are_none(tmp_path, goals):
         (lambda c: c.update(actions=c["actions"][:-1]), "actions have shape"),
         (lambda c: c.update({k: v[:-3] for k, v in c.items()}), "no multiple of 20"),
         (lambda c: c.update(next_observations=np.roll(c["next_observations"], 1, 0)), "are not one episode"),
+        (lambda c: c.update(next_observations=np.zeros((len(c["rewards"]), 3))), "have another shape than observations"),
     ],
 )
 def test_bad_official_files(tmp_path, change, message):

@@ -243,6 +243,22 @@ def test_buffer_keeps_the_best_and_drops_the_worst_first():
     assert torch.equal(source[2], before)  # the dataset itself is not touched
 
 
+def test_windows_by_their_end_reach_every_action():
+    """Of behaviour cloning, which learns the last action of a window: uniform over the steps, padded where the episode begins."""
+    actions = torch.arange(10.0).view(1, 10, 1)
+    buffer = TrajectoryBuffer(torch.zeros(1, 11, 2), actions, torch.ones(1, 10), torch.tensor([10]), 1, 10)
+    window = buffer.draw(5000, 4, torch.Generator().manual_seed(0), by_end=True)
+    last = window["actions"][:, -1, 0]
+    assert np.bincount(last.long(), minlength=10) == pytest.approx(np.full(10, 500), rel=0.2)
+    assert window["mask"][:, -1].all()
+    for row in range(50):
+        step, mask = int(last[row]), window["mask"][row]
+        assert mask.sum() == min(step + 1, 4) and torch.equal(mask, mask.sort().values)  # padding on the left
+        assert window["timesteps"][row, mask].tolist() == list(range(max(step - 3, 0), step + 1))
+    started = buffer.draw(5000, 4, torch.Generator().manual_seed(0))["actions"][:, -1, 0]
+    assert started.min() == 3  # uniform starts never end earlier
+
+
 def test_buffer_may_keep_the_highest_returns():
     observations, actions, rewards, lengths = episodes([2, 2, 2])
     rewards[:, 0], rewards[:, 1] = 0.0, torch.tensor([3.0, 9.0, 5.0])

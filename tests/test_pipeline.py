@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -316,14 +317,16 @@ def test_no_array_of_an_unseen_task_influences_training(validation, data_root, w
         rewards=other(dataset.rewards, 100),
     )
     weights, found = [], []
+    suffix = "+debug-validation" if validation else "+debug"
     for name, episodes in (("as made", dataset), ("altered", altered)):
         root = whole if episodes is dataset and not validation else tmp_path / name
         if root is not whole:
             trajectories.save(episodes, root / "datasets", point_robot(), "random", {})
             for script in STEPS:
                 run_stage(script, root, *STEPS[script], *(["--validation"] if validation else []))
-        weights.append([load_tensors(root / d / f"{name}.safetensors") for d, names in WEIGHTS.values() for name in names])
-        found.append(result(root, "meta_dt+debug/few_shot-strict"))
+        folders = [(Path(str(d).replace("+debug", suffix)), names) for d, names in WEIGHTS.values()]
+        weights.append([load_tensors(root / d / f"{name}.safetensors") for d, names in folders for name in names])
+        found.append(result(root, f"meta_dt{suffix}/few_shot-strict"))
     assert all(same_tensors(a, b) for a, b in zip(*weights, strict=True))
     assert found[0]["task_ids"] == (held_out if validation else list(range(45, 50)))
     same = ("returns", "warmup_returns", "target_return", "curve", "trajectories")

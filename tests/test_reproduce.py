@@ -32,6 +32,12 @@ def test_everything_runs_and_nothing_runs_twice(finished):
     assert listing(finished / "results") == before and reproduce(finished, "--dry_run").strip() == ""
 
 
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "saves").write_text("a file in its way")
+    done = shell("-m src.reproduce", "--env_type", "point_robot", "--output_dir", str(tmp_path))
+    assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_what_a_missing_run_needs_is_made_again(finished):
     """Results are committed, world models are not: a fresh clone has the one without the other."""
     missing = finished / "results/point_robot/random/meta_dt+debug-no_prompt/few_shot-strict/seed_0.json"

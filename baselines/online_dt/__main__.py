@@ -47,6 +47,7 @@ from src.config import (
     parse_args,
     positive_float,
     positive_int,
+    proper_fraction,
     real,
     script_parser,
     settings,
@@ -91,7 +92,7 @@ def make_parser():
     model.add_argument("--embed_dim", type=positive_int, default=128, help="width of the transformer")
     model.add_argument("--n_layer", type=positive_int, default=3, help="blocks (bc: hidden layers)")
     model.add_argument("--n_head", type=positive_int, default=1, help="attention heads")
-    model.add_argument("--dropout", type=fraction, default=0.1, help="on input, attention weights and residual branches")
+    model.add_argument("--dropout", type=proper_fraction, default=0.1, help="on input, attention weights and residual branches")
     model.add_argument("--return_scale", type=positive_float, default=1000.0, help="returns-to-go are divided by it")
     training = parser.add_argument_group("training")
     training.add_argument("--max_iters", type=positive_int, default=10, help="iterations; online: rounds of exploration")
@@ -248,7 +249,7 @@ def find_pretrained(args):
     command = next_command(args, "-m baselines.online_dt", "--dataset", args.dataset)
     if not (folder / "model.safetensors").exists() or not (folder / "state.pt").exists():
         raise UserError(f"no pre-trained model in {folder}; make it: {command}, with the flags of the model")
-    state = load_state(folder / "state.pt")
+    state = load_state(folder / "state.pt", "iteration", "max_iters")
     if state["iteration"] < state["max_iters"]:
         raise UserError(f"the run in {folder} is not finished; the command that started it continues it")
     return folder
@@ -309,7 +310,7 @@ def train(args, policy, trajectories, folder, scale, stop):
     """Run the phase to its end; returns the Trainer."""
     learner, buffer = Learner(policy, args), make_buffer(args, trajectories)
     if args.online_training:
-        state = load_state(Path(args.pretrained_model) / "state.pt")["learner"]
+        state = load_state(Path(args.pretrained_model) / "state.pt", "learner")["learner"]
         learned = read_json(Path(args.pretrained_model) / "config.json")["use_entropy"]
         if args.init_temperature is not None or not learned:
             state["temperature"] = learner.temperature.state_dict()
@@ -328,7 +329,7 @@ def train(args, policy, trajectories, folder, scale, stop):
     normalise = (lambda returns: normalised(returns, scale)) if scale else None
     trainer = Trainer(learner, buffer, args, folder, log, normalise)
     if (folder / "state.pt").exists():
-        trainer.restore(load_state(folder / "state.pt"))
+        trainer.restore(load_state(folder / "state.pt", "learner", "added", *trainer.STATE))
     total = first + args.max_iters * args.num_steps_per_iter
     logger = Logger(folder, total, learner.step, tensorboard=args.tensorboard)
     trainer.run(stop, logger.advance)

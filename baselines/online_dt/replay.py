@@ -66,11 +66,16 @@ class TrajectoryBuffer(EpisodeTensors):
         self.lengths[row] = length
         self.cumulative = self.lengths.cumsum(0)
 
-    def draw(self, batch, length, generator):
-        """`batch` windows of `length` steps, left-padded: a trajectory by its length, then a start uniform over its steps."""
+    def draw(self, batch, length, generator, by_end=False):
+        """`batch` windows of `length` steps, left-padded: a trajectory by its length, then a start uniform over its steps.
+
+        by_end: it is the end that is uniform, for a policy that learns the last action of a window only (behaviour cloning; with
+        uniform starts, as in the unofficial code, it would never see the first length − 1 actions of an episode).
+        """
         pick = torch.randint(int(self.cumulative[-1]), (batch,), generator=generator).to(self.cumulative.device)
         episodes = torch.searchsorted(self.cumulative, pick, right=True)
-        return self.gather(episodes, self.cumulative[episodes] - 1 - pick, length)
+        steps = self.cumulative[episodes] - 1 - pick
+        return self.gather(episodes, steps - length + 1 if by_end else steps, length)
 
 
 def best(returns, lengths, count=None, share=1.0):

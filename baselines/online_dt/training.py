@@ -134,7 +134,8 @@ class Trainer:
     def update(self):
         """One gradient step."""
         args, step = self.args, self.learner.step
-        window = self.buffer.draw(args.batch_size, args.K, torch_generator(args.seed, "batch", step))
+        by_end = args.model_type == "bc"
+        window = self.buffer.draw(args.batch_size, args.K, torch_generator(args.seed, "batch", step), by_end)
         for name, value in self.learner.update(window).items():
             require_finite(value, f"the {name}")
             self.recent.setdefault(name, []).append(value)
