@@ -501,6 +501,9 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
         (online_training, ["--refresh-interval", "5", "--vae-buffer-size", "60"], "buffer-size equal"),
         (single, ["--dense-train-sparse-test", "True"], "gridworld has no dense reward"),
         (online_training, ["--num-train-tasks", "21"], "must be given"),
+        (online_training, ["--disable-decoder", "True", "--oracle-belief-reward", "False"], "leave --disable-decoder True out"),
+        (online_training, ["--env-type", "point_robot"], "the point_robot of the original is point_robot_dense"),
+        (online_training, ["--env-type", "cheetah_dir"], "cheetah_dir has no settings of BOReL: choose"),
     ]:
         assert_refused(capsys, script, [*flags, *extra], message)
     assert not any((tmp_path / name).exists() for name in ("datasets", "results", "saves"))

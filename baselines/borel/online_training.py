@@ -50,7 +50,16 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
-from src.config import fraction, natural, positive_int, report_command
+from src.config import (
+    CONFIG_DIR,
+    find_section,
+    fraction,
+    known_env_types,
+    natural,
+    positive_int,
+    read_yaml,
+    report_command,
+)
 from src.logger import Logger
 from src.seeding import numpy_generator, torch_generator
 
@@ -99,6 +108,9 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse(make_parser(), "online_training", argv)
+    require_settings(args)
+    if args.disable_decoder and args.switch_to_belief_reward is not None and not args.oracle_belief_reward:
+        raise UserError("--switch-to-belief-reward needs a decoder of rewards: leave --disable-decoder True out")
     if args.oracle_belief_reward and args.env_type != "gridworld":
         raise UserError("--oracle-belief-reward True: only the gridworld has an exact belief")
     if args.refresh_interval and args.policy_buffer_size != args.vae_buffer_size:
@@ -117,6 +129,18 @@ def main(argv=None):
     episodes = ", ".join(f"{value:.2f}" for value in returns)
     follow = report_command(Path(args.output_dir, args.results_log_dir))
     print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {follow}")
+
+
+def require_settings(args):
+    """The original's point_robot is another robot than Meta-DT's: defaults of the code would pass for its settings.
+
+    Raises UserError for a settings file of configs/ without a section of BOReL; files of one's own may rely on defaults.
+    """
+    known = [name for name in known_env_types() if find_section(read_yaml(CONFIG_DIR / f"{name}.yaml"), "baselines.borel")]
+    if args.config is None and args.env_type not in known:
+        known = ", ".join(known)
+        hint = "; the point_robot of the original is point_robot_dense" if args.env_type == "point_robot" else ""
+        raise UserError(f"{args.env_type} has no settings of BOReL: choose from {known}, or give --config FILE{hint}")
 
 
 def split_tasks(args):
@@ -154,7 +178,7 @@ class Online:
         self.loss_settings = loss_settings(args)
         self.task_targets = standardised_tasks(self.problem)[tasks["train"]] if args.decode_task else None
         if (directory / "state.pt").exists():
-            self.load_state_dict(load_state(directory / "state.pt"))
+            self.load_state_dict(load_state(directory / "state.pt", *self.parts(), "iteration", "curve", "seconds"))
         else:
             self.keep(rows, played, 0)
             for update in range(args.pretrain_len):
