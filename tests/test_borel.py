@@ -514,6 +514,102 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
     assert_refused(capsys, vae_script, [*flags, *extra], "change --max-rollouts-per-task")
     extra = ["--vae-model-name", "other", "--state-embedding-size", "0", "--multihead-for-reward", "False"]
     assert_refused(capsys, vae_script, [*flags, *extra], "--state-embedding-size above 0")
+    extra = ["--vae-model-name", "other", "--state-embedding-size", "0", "--reward-embedding-size", "0"]
+    assert_refused(capsys, vae_script, [*flags, *extra, "--action-embedding-size", "0"], "--reward-embedding-size or another")
+    extra = ["--max-rollouts-per-task", "1", "--no-resume"]
+    assert_refused(capsys, hindsight_data_collection, [*flags, *extra], "an agent of 4 episodes, this command says 1")
+
+
+def copy_of(grid, target):
+    """The same finished run in a folder of its own: (folder, flags)."""
+    folder, flags = grid
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    return target, [word if word != str(folder) else str(target) for word in flags]
+
+
+ALL_TASKS = ["--task-id-start", "0", "--task-id-end", "21"]
+
+
+def test_redone_inputs_are_noticed(grid, tmp_path, capsys):
+    """A finished run whose data, agents or belief model were made anew is not passed off as finished."""
+    _, flags = copy_of(grid, tmp_path)
+    relabelled = [*flags, "--hindsight-relabelling", "True"]
+    hindsight_data_collection.main([*flags, "--num-rollouts", "1"])
+    offline.main(flags)
+    single.main([*flags, *ALL_TASKS, "--no-resume"])  # the same once more
+    for script, argv in (
+        (hindsight_data_collection, [*flags, "--num-rollouts", "1"]),
+        (vae_script, relabelled),
+        (offline, flags),
+    ):
+        script.main(argv)
+    vae_script.main([*relabelled, "--no-resume", "--vae-lr", "0.01"])
+    assert_refused(capsys, offline, flags, "holds a run with vae_model_sha256")
+    single.main([*flags, *ALL_TASKS, "--no-resume", "--critic-lr", "0.01"])
+    assert_refused(capsys, vae_script, [*relabelled, "--vae-lr", "0.01"], "holds a run with data_sha256")
+    assert_refused(capsys, offline, flags, "pass --no-resume to replace it")
+    assert_refused(capsys, hindsight_data_collection, [*flags, "--num-rollouts", "1"], "holds a run with agents_sha256")
+
+
+def test_redone_replays_are_noticed(wind, capsys):
+    _, flags = wind
+    replaying = [*flags, "--seed", "7", "--policy-replaying", "True"]
+    vae_script.main(replaying)
+    hindsight_data_collection.main([*flags, "--seed", "7", "--no-resume"])
+    assert_refused(capsys, vae_script, replaying, "holds a run with replays_sha256")
+    hindsight_data_collection.main([*flags, "--no-resume"])
+    vae_script.main(replaying)
+
+
+def test_runs_from_before_digests_are_taken_as_they_are(grid, tmp_path, capsys):
+    """Their data and settings lack the digests: they are read and finished, with a note."""
+    folder, flags = copy_of(grid, tmp_path)
+    runs = [folder / "saves/gridworld/log/borel" / name for name in ("vae/relabel+debug__seed_0", "offline/borel+debug/seed_0")]
+    for path in [*(run / "config.json" for run in runs), *folder.glob("datasets/gridworld/log+debug/task_*/task.json")]:
+        document = {key: value for key, value in read_json(path).items() if not key.endswith("sha256")}
+        path.write_text(json.dumps(document))
+    policy = (runs[1] / "policy.safetensors").read_bytes()
+    for script, argv in ((vae_script, [*flags, "--hindsight-relabelling", "True"]), (offline, flags)):
+        capsys.readouterr()
+        script.main(argv)
+        assert "was made before its inputs were recorded" in capsys.readouterr().err
+    assert (runs[1] / "policy.safetensors").read_bytes() == policy
+
+
+def test_a_belief_without_decoder_expects_no_rewards(grid, tmp_path, capsys):
+    _, flags = copy_of(grid, tmp_path)
+    vae_script.main([*flags, "--vae-model-name", "blind", "--disable-decoder", "True", "--hindsight-relabelling", "True"])
+    extra = ["--vae-model-name", "blind", "--transform-data-bamdp", "True", "--belief-rewards", "True", "--method", "own"]
+    assert_refused(capsys, offline, [*flags, *extra], "was trained with --disable-decoder True")
+
+
+def test_broken_files_are_named(grid, tmp_path, capsys):
+    folder, flags = copy_of(grid, tmp_path)
+    runs = folder / "saves/gridworld/log/borel"
+    caches = folder.glob("datasets/gridworld/log+debug/data_bamdp/relabel+debug__seed_0/*/cache.json")
+    task, model = folder / "datasets/gridworld/log+debug/task_000/task.json", runs / "vae/relabel+debug__seed_0/model.json"
+    fresh = [*flags, "--no-resume"]
+    for path, script, argv in (
+        (model, offline, fresh),
+        (task, offline, fresh),
+        (task, hindsight_data_collection, fresh),
+        (task, vae_script, [*flags, "--vae-model-name", "other"]),
+    ):
+        content = path.read_text()
+        for broken in ("{}", "[]"):
+            path.write_text(broken)
+            assert_refused(capsys, script, argv, f"{path} lacks ")
+        path.write_text(content)
+    states = {single: "single_agents/log+debug/tasks_3-3", vae_script: "vae/other",
+              offline: "offline/other+debug/seed_0", online_training: "online/borel-online+debug/seed_0"}  # fmt: skip
+    names = {single: ["--seed", "3"], vae_script: ["--vae-model-name", "other"], offline: ["--method", "other"]}
+    for script, name in states.items():
+        (runs / name).mkdir(parents=True, exist_ok=True)
+        torch.save({}, runs / name / "state.pt")
+        assert_refused(capsys, script, [*flags, *names.get(script, [])], "is not the state of such a run")
+    for path in caches:
+        path.write_text("{}")
+    assert_refused(capsys, offline, fresh, "cache.json lacks done")
 
 
 def test_collapse_is_reported(grid, capsys, monkeypatch):

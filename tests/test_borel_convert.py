@@ -9,7 +9,6 @@ from gymnasium.spaces import Box
 from helpers import assert_refused, problem_of
 
 from baselines.borel import convert
-from baselines.borel import train_offline_agent as offline
 from baselines.borel.data import load_rollouts
 from baselines.borel.problem import play, random_actions
 from envs.multi_episode import scale_actions, unscale_actions
@@ -62,8 +61,8 @@ def test_datasets_become_logs(tmp_path, capsys):
     agent.write_bytes(b"of a log that is replaced")
     convert.main([*flags, "--dataset", "replay"])
     assert not agent.exists()
-    stamp = offline.task_stamp(tmp_path / "datasets/cheetah_vel/log", 3, "")
-    assert stamp[-1] == trajectories.load(tmp_path / "datasets", "cheetah_vel", "replay").metadata["sha256"]
+    document = read_json(tmp_path / "datasets/cheetah_vel/log/task_003/task.json")
+    assert document["dataset_sha256"] == trajectories.load(tmp_path / "datasets", "cheetah_vel", "replay").metadata["sha256"]
     rollouts = load_rollouts(tmp_path / "datasets/cheetah_vel/log", problem, [3, 7], "")
     assert rollouts.obs.shape == (2, 2, 400, 21) and rollouts.starts_recorded
     flagged = rollouts.next_obs[..., -1] == 1

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from baselines.borel.data import read_document
 from baselines.borel.vae import BeliefModel
-from src.checkpoint import UserError, load_tensors, read_json, save_tensors, write_json
+from src.checkpoint import UserError, load_tensors, save_tensors, write_json
 
 VAE_DONE = "finished.json"
 CHUNK = 512  # roll-outs per pass through the encoder
@@ -36,6 +37,8 @@ def vae_config(args, rewards):
     reads = {"next_obs": args.input_next_state, "obs": args.input_prev_state, "actions": args.input_action}
     if not heads and not any(reads.values()):
         raise UserError("the reward decoder reads nothing: set --input-next-state True")
+    if not (args.action_embedding_size or args.state_embedding_size or args.reward_embedding_size):
+        raise UserError("the encoder reads nothing: set --reward-embedding-size or another embedding size above 0")
     if args.input_action and not args.action_embedding_size:
         raise UserError("--input-action True needs an --action-embedding-size above 0")
     if args.predict_change and not args.decode_state:
@@ -73,15 +76,17 @@ def load_belief_model(directory, problem, command):
         others = sorted(path.parent.name for path in directory.parent.glob(f"*/{VAE_DONE}"))
         known = f" (finished ones: {', '.join(others)})" if others else ""
         raise UserError(f"no finished belief model in {directory}{known}; make it: {command}")
-    config = {"predict_change": False, **read_json(directory / "model.json")}  # models of before that option lack it
+    sizes = "observation_size", "action_size", "discrete"
+    config = read_document(directory / "model.json", *sizes)
+    config = {"predict_change": False, **config}  # models of before that option lack it
     expected = problem.observation_size, problem.action_size, problem.discrete
-    if (config["observation_size"], config["action_size"], config["discrete"]) != expected:
+    if tuple(config[key] for key in sizes) != expected:
         sizes = f"{config['observation_size']} observed numbers and {config['action_size']} of an action"
         raise UserError(f"{directory} holds a belief model of another problem: {sizes}, here {expected[0]} and {expected[1]}")
-    model = BeliefModel(config)
     try:
+        model = BeliefModel(config)
         model.load_state_dict(load_tensors(directory / "model.safetensors"))
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         raise UserError(f"{directory}: model.json and model.safetensors disagree ({str(error).splitlines()[0]})") from None
     return model.requires_grad_(False).eval()
 
@@ -151,7 +156,7 @@ class HyperCache:
 
     def done(self):
         """Tasks whose data are complete."""
-        return set(read_json(self.manifest)["done"]) if self.manifest.exists() else set()
+        return set(read_document(self.manifest, "done")["done"]) if self.manifest.exists() else set()
 
     def clear(self):
         """Forget everything."""

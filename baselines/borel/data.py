@@ -2,7 +2,8 @@
 
 datasets/<env_type>/<save_dir>/task_007/ holds rollouts.safetensors (R roll-outs of T = K·H steps: obs, next_obs (R, T, d)
 with the flag, actions (R, T, d_a) in [−1, 1] or (R, T) int, rewards, terminated, truncated (R, T)), the agent that made
-them in agent.safetensors, and task.json: task id, parameters in full precision, K, H, seed, settings, versions.
+them in agent.safetensors, and task.json: task id, parameters in full precision, K, H, seed, settings, versions, and the sha256
+of the roll-outs.
 """
 
 import dataclasses
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.checkpoint import UserError, load_tensors, provenance, read_json, save_tensors, write_json
+from src.checkpoint import MAKE_AGAIN, UserError, digest, load_tensors, provenance, read_json, save_tensors, write_json
+from src.seeding import derive
 
 KEYS = ("obs", "actions", "rewards", "next_obs")
+DOCUMENT = ("env_type", "parameters", "episodes", "max_episode_steps", "num_rollouts", "starts_recorded")  # task.json
 
 
 @dataclasses.dataclass
@@ -76,15 +79,44 @@ def write_task(directory, problem, task, arrays, description):
         "max_episode_steps": problem.horizon,
         "num_rollouts": len(truncated),
         "starts_recorded": True,
+        "sha256": digest(tensors),
     }
     write_json(directory / "task.json", {**document, **description, "provenance": provenance()})
 
 
-def read_task(directory, problem, task, command):
-    """(arrays, document) of one task's folder. Raises UserError, naming `command` where the data are missing."""
+def read_document(path, *keys):
+    """A JSON object that has `keys`. Raises UserError where the file holds something else."""
+    document = read_json(path)
+    missing = [key for key in keys if key not in document] if isinstance(document, dict) else keys
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: {MAKE_AGAIN}")
+    return document
+
+
+def task_stamp(directory, task, command):
+    """What tells a task's data from others without reading them: their digest. `command` makes them.
+
+    Data from before digests were recorded are told by their size and settings.
+    """
+    folder = task_directory(directory, task)
+    if not (folder / "task.json").exists():
+        raise UserError(f"no data of task {task} in {folder}; make them: {command}")
+    document = read_document(folder / "task.json", *DOCUMENT)
+    if "sha256" in document:
+        return [task, document["sha256"]]
+    stamp = [task, document["num_rollouts"], document.get("seed"), derive(0, str(document.get("settings")))]
+    return [*stamp, document["dataset_sha256"]] if "dataset_sha256" in document else stamp
+
+
+def read_task(directory, problem, task, command, *keys):
+    """(arrays, document) of one task's folder; keys: further entries that task.json must have.
+
+    Raises UserError, naming `command` where the data are missing.
+    """
     if not (directory / "task.json").exists():
         raise UserError(f"no data of task {task} in {directory}; make them: {command}")
-    document, tensors = read_json(directory / "task.json"), load_tensors(directory / "rollouts.safetensors")
+    document = read_document(directory / "task.json", *DOCUMENT, *keys)
+    tensors = load_tensors(directory / "rollouts.safetensors")
     parameters = {key: np.asarray(values[task]).tolist() for key, values in problem.tasks.items()}
     if document["parameters"] != parameters or document["env_type"] != problem.env.env_type:
         raise UserError(f"{directory} holds data of another task: {document['env_type']} {document['parameters']}")
@@ -93,6 +125,8 @@ def read_task(directory, problem, task, command):
             f"{directory} holds roll-outs of {document['episodes']} episodes of {document['max_episode_steps']} steps, this "
             f"command says {problem.episodes} of {problem.horizon}: change --max-rollouts-per-task or choose other data"
         )
+    if not tensors.keys() >= set(KEYS):
+        raise UserError(f"{directory / 'rollouts.safetensors'} holds no roll-outs; make the data again: {command}")
     arrays = {key: tensors[key].numpy() for key in KEYS}
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise UserError(f"{directory} holds numbers that are not finite; make the data again: {command}")

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from baselines.borel.data import data_directory, task_directory, write_task
+from baselines.borel.data import data_directory, read_document, task_directory, write_task
 from baselines.borel.problem import play
 from baselines.borel.settings import (
-    VOLATILE,
     borel_parser,
     collect_command,
     data_name,
+    dependent_run,
     make_agent,
     next_command,
     parse,
@@ -28,7 +28,7 @@ from baselines.borel.settings import (
     run_folder,
 )
 from baselines.borel.train_single_agent import exploring
-from src.checkpoint import UserError, load_tensors, main_guard, read_json, run_directory
+from src.checkpoint import MAKE_AGAIN, UserError, digest, load_tensors, main_guard
 from src.config import fraction, positive_int
 from src.seeding import torch_generator
 
@@ -55,7 +55,8 @@ def main(argv=None):
     target = data_directory(args, name)
     tasks = range(*args.env.train_tasks)
     agents = load_agents(args, tasks)
-    with run_directory(run_folder(args, args.agent_log_dir, "replaying", name), resolved(args), args.resume, VOLATILE):
+    made_from = {"agents_sha256": digest(agents.policy_network().state_dict())}
+    with dependent_run(args, run_folder(args, args.agent_log_dir, "replaying", name), resolved(args), made_from):
         for task in tqdm(tasks, unit="task", dynamic_ncols=True):
             folder = task_directory(target, task)
             if not (args.resume and (folder / "task.json").exists()):
@@ -72,15 +73,24 @@ def load_agents(args, tasks):
         if not (folder / "agent.safetensors").exists():
             raise UserError(f"no agent of task {task} in {folder}; train it with --save-models True: {collect_command(args)}")
         weights.append(load_tensors(folder / "agent.safetensors"))
-        settings.append(read_json(folder / "task.json")["settings"])
+        document = read_document(folder / "task.json", "episodes", "settings")
+        if document["episodes"] != args.problem.episodes:  # they may observe another number of values
+            raise UserError(
+                f"{folder} holds an agent of {document['episodes']} episodes, this command says {args.problem.episodes}: "
+                "change --max-rollouts-per-task or choose other data"
+            )
+        settings.append(document["settings"])
     shapes = {str(entry["hidden_layers"]) for entry in settings}
     if len(shapes) > 1:
         raise UserError(f"the agents in {source} have different hidden layers: {', '.join(sorted(shapes))}")
     settings = {key: settings[0][key] for key in AGENT_KEYS} | {"double_dqn": False}  # which only learning would ask
     trained = argparse.Namespace(**{**vars(args), **settings})
     agents = make_agent(trained, len(weights), args.problem.observation_size, torch_generator(0))
-    stacked = {name: torch.cat([entry[name] for entry in weights]) for name in weights[0]}
-    agents.policy_network().load_state_dict(stacked)
+    try:
+        stacked = {name: torch.cat([entry[name] for entry in weights]) for name in weights[0]}
+        agents.policy_network().load_state_dict(stacked)
+    except (KeyError, RuntimeError):
+        raise UserError(f"the agents in {source} are not those that their task.json tell of: {MAKE_AGAIN}") from None
     return agents
 
 

@@ -4,9 +4,12 @@ A log of single-task agents tells the task by where its agent went. A belief tra
 on it takes for granted what that agent knew. Mixed logs hold behaviour that does not know its task.
 """
 
+import hashlib
+import json
+
 import numpy as np
 
-from baselines.borel.data import KEYS, data_directory, load_rollouts, read_task, task_directory
+from baselines.borel.data import KEYS, data_directory, load_rollouts, read_task, task_directory, task_stamp
 from baselines.borel.settings import collect_command, data_name, next_command
 from src.checkpoint import UserError
 from src.config import fraction, positive_int
@@ -42,6 +45,23 @@ def load_logs(args):
 def replay_directory(args):
     """Where the replays lie."""
     return data_directory(args, args.replaying_data_dir or "replay" + args.suffix)
+
+
+def data_stamps(args):
+    """{"data": stamps of the training tasks' logs} and, where they are used, the same of the "replays"."""
+    tasks = range(*args.env.train_tasks)
+    logs, command = data_directory(args, data_name(args, args.data_dir)), collect_command(args)
+    stamps = {"data": [task_stamp(logs, task, command) for task in tasks]}
+    if args.policy_replaying:
+        replays, command = replay_directory(args), next_command(args, "hindsight_data_collection")
+        stamps["replays"] = [task_stamp(replays, task, command) for task in tasks]
+    return stamps
+
+
+def data_digests(args):
+    """What a run's settings say of the data that it reads: {"data_sha256", and "replays_sha256" where they are used}."""
+    stamps = data_stamps(args)
+    return {f"{name}_sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest() for name, rows in stamps.items()}
 
 
 def mix(args, rollouts, replays, purpose="", *epoch):
@@ -101,7 +121,7 @@ def load_replays(directory, problem, task_ids, command):
     """
     replays = []
     for task in task_ids:
-        arrays, document = read_task(task_directory(directory, task), problem, task, command)
+        arrays, document = read_task(task_directory(directory, task), problem, task, command, "policies")
         replays.append({**arrays, "policies": np.asarray(document["policies"])})
     return replays
 

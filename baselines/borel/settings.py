@@ -1,5 +1,6 @@
 """What the BOReL scripts share: flags, folders, agents made from flags."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from baselines.borel.agents import DQN, SAC
 from baselines.borel.problem import Problem
 from src import config
-from src.checkpoint import UserError
+from src.checkpoint import UserError, read_json, run_directory
 from src.config import fraction, nonnegative_float, positive_float, positive_int, script_parser
 
 QUALITY = "log"  # of the data: complete logs of training
@@ -60,6 +61,21 @@ def parse(parser, script, argv):
 def resolved(args):
     """The settings as saved in config.json."""
     return config.settings(args, exclude=("problem",))
+
+
+def dependent_run(args, directory, config, made_from, volatile=VOLATILE):
+    """`run_directory` of a stage that reads what other stages made; made_from: digests of that, checked like settings.
+
+    A run from before digests were recorded lacks them: it is taken as it is, with a note.
+    """
+    path, unknown = directory / "config.json", []
+    if args.resume and path.exists():
+        old = read_json(path)
+        unknown = [key for key in made_from if isinstance(old, dict) and key not in old]
+    if unknown:
+        note = "was made before its inputs were recorded, so they may have changed since; --no-resume makes it again"
+        print(f"note: the run in {directory} {note}", file=sys.stderr)
+    return run_directory(directory, {**config, **made_from}, args.resume, (*volatile, *unknown))
 
 
 def make_agent(args, agents, observation_size, generator, cql=0.0):

@@ -19,19 +19,19 @@ import torch
 
 from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.data import data_directory, task_directory
+from baselines.borel.data import data_directory, read_document, task_directory
 from baselines.borel.evaluate import evaluate, model_inputs, write_result
 from baselines.borel.hindsight_data_collection import load_agents
-from baselines.borel.mixing import add_mixing_flags, load_logs, mix, replay_directory
+from baselines.borel.mixing import add_mixing_flags, data_digests, data_stamps, load_logs, mix
 from baselines.borel.problem import episode_returns, play
 from baselines.borel.settings import (
     QUALITY,
     VOLATILE,
     add_agent_flags,
     borel_parser,
-    collect_command,
     data_name,
     decay_learning_rates,
+    dependent_run,
     make_agent,
     next_command,
     parse,
@@ -46,14 +46,13 @@ from src.checkpoint import (
     main_guard,
     read_json,
     require_finite,
-    run_directory,
     save_state,
     save_tensors,
     write_json,
 )
 from src.config import nonnegative_float, positive_int, report_command
 from src.logger import Logger
-from src.seeding import derive, torch_generator
+from src.seeding import torch_generator
 
 REFERENCE_AGENTS = 25  # all of the ant's would play 640,000 steps
 
@@ -99,13 +98,16 @@ def main(argv=None):
         raise UserError("--use-cql True needs --policy sac")
     name, folder = find_model(args)
     model = load_belief_model(folder, args.problem, next_command(args, "train_vae_offline")).to(args.device)
-    method = method_name(args, read_json(folder / "config.json"))
+    if args.belief_rewards and not model.config["decode_reward"]:
+        raise UserError(f"--belief-rewards True needs a decoder of rewards, and {folder} was trained with --disable-decoder True")
+    method = method_name(args, read_document(folder / "config.json", "decode_state", "hindsight_relabelling"))
     directory = run_folder(args, args.agent_log_dir, "offline", method, f"seed_{args.seed}")
     result = Path(args.output_dir, args.results_log_dir, args.env_type, QUALITY, method, "bamdp-strict", f"seed_{args.seed}.json")
     finished = args.resume and (directory / "finished.json").exists()
     data = None if finished else RolloutBuffer.full(load_hyper_states(args, model, name))
     volatile = (*VOLATILE, "transform_data_bamdp")
-    with run_directory(directory, {**resolved(args), "vae_model_name": name}, args.resume, volatile):
+    made_from = {**data_digests(args), "vae_model_sha256": model_fingerprint(model)}
+    with dependent_run(args, directory, {**resolved(args), "vae_model_name": name}, made_from, volatile):
         if data is not None:
             result.unlink(missing_ok=True)
             train(args, model, data, directory, result, method)
@@ -135,7 +137,7 @@ def method_name(args, vae):
     """
     if vae["decode_state"] and args.hindsight_relabelling:
         raise UserError("--hindsight-relabelling cannot mix tasks that differ in their dynamics; use --policy-replaying True")
-    remedied = vae["hindsight_relabelling"] or vae["policy_replaying"]
+    remedied = vae["hindsight_relabelling"] or vae.get("policy_replaying")
     missing = "" if remedied else "-no_replaying" if vae["decode_state"] else "-no_relabelling"
     if missing and (args.hindsight_relabelling or args.policy_replaying) and not args.method:
         word, flag = ("replaying", "policy-replaying") if vae["decode_state"] else ("relabelling", "hindsight-relabelling")
@@ -177,23 +179,9 @@ def identity(args, model):
     if args.policy_replaying:
         keys = ("policy_replaying", "replaying_data_dir", "num_replayed_policies", "relabelled_episodes", "seed")
         chosen |= {key: getattr(args, key) for key in keys}
-        replays, command = replay_directory(args), next_command(args, "hindsight_data_collection")
-        chosen["replays"] = [task_stamp(replays, task, command) for task in range(*args.env.train_tasks)]
     if args.belief_rewards:
         chosen |= {"num_belief_samples": args.num_belief_samples, "seed": args.seed}
-    logs, command = data_directory(args, data_name(args, args.data_dir)), collect_command(args)
-    chosen["data"] = [task_stamp(logs, task, command) for task in range(*args.env.train_tasks)]
-    return {**chosen, "belief_model": model_fingerprint(model)}
-
-
-def task_stamp(directory, task, command):
-    """Size and settings of a task's data: tells one data set from another without reading it. `command` makes them."""
-    folder = task_directory(directory, task)
-    if not (folder / "task.json").exists():
-        raise UserError(f"no data of task {task} in {folder}; make them: {command}")
-    document = read_json(folder / "task.json")
-    stamp = [task, document["num_rollouts"], document.get("seed"), derive(0, str(document.get("settings")))]
-    return [*stamp, document["dataset_sha256"]] if "dataset_sha256" in document else stamp
+    return {**chosen, **data_stamps(args), "belief_model": model_fingerprint(model)}
 
 
 def transform(args, model, task, arrays):
@@ -225,7 +213,7 @@ def train(args, model, data, directory, result, method):
     curve = {"gradient_steps": [], "train_return": [], "validation_return": [], "test_return": []}
     first, before, best = 0, 0.0, None
     if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt")
+        state = load_state(directory / "state.pt", "agent", "iteration", "curve", "seconds")
         agent.load_state_dict(state["agent"])
         first, curve, before, best = state["iteration"], state["curve"], state["seconds"], state.get("best")
     clock = time.monotonic() - before

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.data import data_directory, task_directory, write_task
+from baselines.borel.data import data_directory, read_document, task_directory, write_task
 from baselines.borel.problem import ActingAlone, episode_returns, play, random_actions
 from baselines.borel.settings import (
     VOLATILE,
@@ -31,7 +31,6 @@ from src.checkpoint import (
     UserError,
     load_state,
     main_guard,
-    read_json,
     require_finite,
     run_directory,
     save_state,
@@ -85,7 +84,7 @@ def main(argv=None):
         if not (directory / SUMMARY).exists():
             train(args, tasks, directory, data_directory(args, name))
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
-        summary = read_json(directory / SUMMARY)
+        summary = read_document(directory / SUMMARY, "returns")
     returns = ", ".join(f"{value:.2f}" for value in np.mean(list(summary["returns"].values()), axis=0))
     follow = next_command(args, "train_vae_offline")
     print(f"{len(tasks)} tasks in {data_directory(args, name)}, mean return by episode {returns}; next: {follow}")
@@ -106,7 +105,7 @@ def train(args, tasks, directory, data):
     agent = make_agent(args, len(tasks), problem.observation_size, torch_generator(args.seed, "agents", *tasks))
     first = 0
     if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt")
+        state = load_state(directory / "state.pt", "log", "agent", "iteration")
         log.load_state_dict(state["log"])
         agent.load_state_dict(state["agent"])
         first = state["iteration"]

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from baselines.borel.beliefs import VAE_DONE, save_belief_model, vae_config
-from baselines.borel.data import KEYS
-from baselines.borel.mixing import add_mixing_flags, load_logs, mix
+from baselines.borel.data import KEYS, read_document
+from baselines.borel.mixing import add_mixing_flags, data_digests, load_logs, mix
 from baselines.borel.settings import (
-    VOLATILE,
     borel_parser,
     decay_learning_rates,
+    dependent_run,
     next_command,
     parse,
     resolved,
@@ -31,9 +31,7 @@ from src.checkpoint import (
     load_state,
     main_guard,
     provenance,
-    read_json,
     require_finite,
-    run_directory,
     save_state,
     write_json,
 )
@@ -111,11 +109,11 @@ def main(argv=None):
     finished = args.resume and (directory / VAE_DONE).exists()
     logs = None if finished else load_logs(args)
     model = None if finished else make_model(args, logs[0].rewards)
-    with run_directory(directory, resolved(args), args.resume, VOLATILE):
+    with dependent_run(args, directory, resolved(args), data_digests(args)):
         if not finished:
             train(args, logs, model, directory)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
-        summary = read_json(directory / VAE_DONE)
+        summary = read_document(directory / VAE_DONE, "task_spread")
     if summary["task_spread"] < COLLAPSED:
         print(f"warning: the belief hardly depends on the task (spread {summary['task_spread']:.3f}): lower --kl-weight")
     follow = ["--transform-data-bamdp", "True", "--vae-model-name", name]
@@ -189,7 +187,7 @@ def train(args, logs, model, directory):
     optimizer = torch.optim.Adam(model.parameters(), lr=args.vae_lr, fused=True)
     first = 0
     if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt")
+        state = load_state(directory / "state.pt", "model", "optimizer", "epoch")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["epoch"]
