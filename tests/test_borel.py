@@ -576,6 +576,20 @@ def test_runs_from_before_digests_are_taken_as_they_are(grid, tmp_path, capsys):
     assert (runs[1] / "policy.safetensors").read_bytes() == policy
 
 
+def test_deleted_logs_are_made_again(grid, tmp_path, capsys):
+    """A finished run does not hide that its files are gone; the command that the next stage names makes them again."""
+    folder, flags = copy_of(grid, tmp_path)
+    data = folder / "datasets/gridworld/log+debug"
+    before = [read_json(data / f"task_{task:03d}/task.json")["sha256"] for task in range(21)]
+    shutil.rmtree(data)
+    assert_refused(capsys, vae_script, [*flags, "--hindsight-relabelling", "True"], "no data of task 0")
+    single.main([*flags, *ALL_TASKS])
+    assert [read_json(data / f"task_{task:03d}/task.json")["sha256"] for task in range(21)] == before
+    (data / "task_004/agent.safetensors").unlink()
+    single.main([*flags, *ALL_TASKS])
+    assert (data / "task_004/agent.safetensors").exists()
+
+
 def test_a_belief_without_decoder_expects_no_rewards(grid, tmp_path, capsys):
     _, flags = copy_of(grid, tmp_path)
     vae_script.main([*flags, "--vae-model-name", "blind", "--disable-decoder", "True", "--hindsight-relabelling", "True"])

@@ -81,7 +81,7 @@ def main(argv=None):
     name = data_name(args, args.save_dir)
     directory = run_folder(args, args.agent_log_dir, "single_agents", name, f"tasks_{tasks[0]}-{tasks[-1]}")
     with run_directory(directory, resolved(args), args.resume, VOLATILE):
-        if not (directory / SUMMARY).exists():
+        if not ((directory / SUMMARY).exists() and written(args, tasks, data_directory(args, name))):
             train(args, tasks, directory, data_directory(args, name))
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
         summary = read_document(directory / SUMMARY, "returns")
@@ -95,6 +95,12 @@ def chosen_tasks(args):
     if args.task_id_start is None and args.task_id_end is None:
         return [args.seed % args.problem.num_tasks]
     return list(task_range(args, args.problem.environment))
+
+
+def written(args, tasks, data):
+    """Are all files there that later stages read? They may have been deleted since the run ended."""
+    names = ["rollouts.safetensors", "task.json"] * args.save_buffer + ["agent.safetensors"] * args.save_models
+    return all((task_directory(data, task) / name).exists() for task in tasks for name in names)
 
 
 def train(args, tasks, directory, data):
