@@ -214,8 +214,6 @@ def check_args(args):
         raise UserError(f"--probe_steps {args.probe_steps} leaves nothing of an episode ({args.env.max_episode_steps} steps)")
     if args.imagined_tasks and not args.relabel:
         raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
-    if args.env.terminates and not args.zero_shot:
-        raise UserError("episodes that end on their own make no few-shot prompts here: pass --zero_shot True")
     if args.width % args.heads:
         raise UserError(f"--width {args.width} must be a multiple of --heads {args.heads}")
     if args.target == "pool_max" and args.zero_shot:

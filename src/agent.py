@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from src.batch import episode_lengths
 from src.context import CONTEXT_SIZE, RunningContexts, episode_contexts, prediction_errors
 from src.windows import EpisodeTensors
 
@@ -119,11 +120,13 @@ class MetaDTAgent:
         if self.pool == "top3":
             choice = torch.randint(min(3, len(pool)), (len(ranked),), generator=generator)
         chosen = ranked[rows, choice.to(self.device)]
+        steps = max(episode["rewards"].shape[1] for episode in pool)
         observations, actions, rewards = (
-            torch.stack([self._tensor(episode[key]) for episode in pool], 1)[rows, chosen]
+            torch.stack([self._padded(episode, key, steps) for episode in pool], 1)[rows, chosen]
             for key in ("observations", "actions", "rewards")
         )
-        episodes = build_episodes(self.world_model, observations, actions, rewards, None, self.error_scale, self.use_context)
+        lengths = torch.stack([self._lengths(episode) for episode in pool], 1)[rows, chosen]
+        episodes = build_episodes(self.world_model, observations, actions, rewards, lengths, self.error_scale, self.use_context)
         prompt = episodes.prompts(rows, self.prompt_length, self.world_model.horizon, self.select, generator)
         if self.carry_context:
             prompt["carried_context"] = torch.stack([self._last_context(episode) for episode in pool]).mean(0)
@@ -132,7 +135,18 @@ class MetaDTAgent:
     def _last_context(self, episode):
         """z after the last step of an episode dict, (B, 16)."""
         arrays = (self._tensor(episode[key]) for key in ("observations", "actions", "rewards"))
-        return episode_contexts(self.world_model, *arrays)[:, -1]
+        contexts = episode_contexts(self.world_model, *arrays)
+        return contexts[torch.arange(len(contexts), device=self.device), self._lengths(episode)]
+
+    def _padded(self, episode, key, steps):
+        """An entry of an episode dict as a tensor, zeros behind it: where all rows ended early it is shorter than `steps`."""
+        values = self._tensor(episode[key])
+        missing = steps - episode["rewards"].shape[1]
+        return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], 1)
+
+    def _lengths(self, episode):
+        """Steps of every row of an episode dict until its end, (B,)."""
+        return torch.as_tensor(episode_lengths(episode["rewards"], episode), device=self.device)
 
 
 def build_episodes(world_model, observations, actions, rewards, lengths, error_scale, use_context=True, contexts=None):

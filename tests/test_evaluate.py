@@ -373,3 +373,27 @@ def test_levels_that_nobody_can_compute_are_null():
     env = read_env(ROOT / "tests/toy/slide.yaml", read_yaml(ROOT / "tests/toy/slide.yaml"))
     levels = reference_levels(env, env.make(), [6, 7])
     assert levels["task_blind"] is None and levels["oracle"] is None and len(levels["trivial"]) == 2
+
+
+def test_warmup_episodes_may_end_on_their_own():
+    """Rounds of other lengths, and rows that ended earlier: what lies behind an end changes nothing."""
+    agent, rng = meta_dt(carry_context=True), np.random.default_rng(0)
+
+    def episode(steps, ends):
+        shapes = {"observations": (2, steps + 1, 2), "actions": (2, steps, 2), "rewards": (2, steps)}
+        values = {key: rng.standard_normal(shape).astype(np.float32) * 0.1 for key, shape in shapes.items()}
+        values["terminated"] = np.zeros((2, steps), bool)
+        for row, end in enumerate(ends):
+            values["terminated"][row, end - 1] = end <= steps
+            values["rewards"][row, end:] = 0
+        return values
+
+    pool = [episode(7, (7, 4)), episode(9, (9, 6))]
+    prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    for values in pool:
+        values["observations"][1, 7:], values["actions"][1, 6:] = 1e3, 1e3
+    pool[0]["observations"][1, 5:], pool[0]["actions"][1, 4:] = 1e3, 1e3
+    again = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    for key, value in prompt.items():
+        shown = prompt["mask"] if value.dim() > 1 and value.shape[:2] == prompt["mask"].shape else torch.ones(len(value)) > 0
+        assert torch.equal(value[shown], again[key][shown]), key

@@ -21,7 +21,6 @@ from src.config import read_env, read_yaml
 from src.evaluate import evaluate
 from src.trajectories import load
 from train_data_collection import main as train_data_collection
-from train_meta_dt import main as train_meta_dt
 
 ROOT = Path(__file__).resolve().parent.parent
 HOPPER = read_env(ROOT / "configs" / "gym_hopper.yaml", read_yaml(ROOT / "configs" / "gym_hopper.yaml"))
@@ -150,10 +149,6 @@ def test_data_hold_whole_episodes_and_how_they_ended(fuse, tmp_path, monkeypatch
     assert ((data.lengths == 5) | (ended.sum(1) == 1)).all() and (ended.sum(1)[data.lengths == 5] == 0).any()
     # lengths are uniform on 1..7, cut at 5: leaving out what exceeds the capacity would favour short episodes
     assert data.lengths.mean() == pytest.approx(np.minimum(np.arange(1, 8), 5).mean(), abs=0.7)
-
-    with pytest.raises(SystemExit):
-        train_meta_dt(["--config", str(fuse), "--output_dir", str(tmp_path), "--data_quality", "random"])
-    assert "make no few-shot prompts here: pass --zero_shot True" in capsys.readouterr().err
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     for row, episode in enumerate(minari.load_dataset("fuse/random-v0").iterate_episodes()):
