@@ -25,7 +25,7 @@ def main(argv=None):
     folders = [folder for folder in sorted(saved.glob("task_*")) if is_finished(folder)]
     if not folders:
         raise UserError(f"no finished agents of single tasks in {saved}; train them with train_data_collection.py --algo sac")
-    curves = {folder.name.removeprefix("task_").lstrip("0") or "0": read_json(folder / "curve.json") for folder in folders}
+    curves = {str(int(folder.name.removeprefix("task_"))): read_json(folder / "curve.json") for folder in folders}
     levels = reference_levels(args.env, args.env.make(), [int(task) for task in curves])
     settings = read_json(folders[0] / "config.json")
     document = {
@@ -45,7 +45,8 @@ def main(argv=None):
     path = Path(args.output or Path(__file__).parent / "results" / f"sac-{args.env_type}.json")
     write_json(path, document)
     for task, curve in document["curves"].items():
-        print(f"task {task}: return {curve['stochastic_returns'][-1]:.4g}, oracle {document['oracle'][task]:.4g}")
+        beside = "".join(f", {name} {document[name][task]:.4g}" for name in levels if name in document)
+        print(f"task {task}: return {curve['stochastic_returns'][-1]:.4g}{beside}")
     print(f"written to {path}")
 
 

@@ -120,9 +120,8 @@ class MetaDTAgent:
         if self.pool == "top3":
             choice = torch.randint(min(3, len(pool)), (len(ranked),), generator=generator)
         chosen = ranked[rows, choice.to(self.device)]
-        steps = max(episode["rewards"].shape[1] for episode in pool)
         observations, actions, rewards = (
-            torch.stack([self._padded(episode, key, steps) for episode in pool], 1)[rows, chosen]
+            torch.stack([self._tensor(episode[key]) for episode in pool], 1)[rows, chosen]
             for key in ("observations", "actions", "rewards")
         )
         lengths = torch.stack([self._lengths(episode) for episode in pool], 1)[rows, chosen]
@@ -137,12 +136,6 @@ class MetaDTAgent:
         arrays = (self._tensor(episode[key]) for key in ("observations", "actions", "rewards"))
         contexts = episode_contexts(self.world_model, *arrays)
         return contexts[torch.arange(len(contexts), device=self.device), self._lengths(episode)]
-
-    def _padded(self, episode, key, steps):
-        """An entry of an episode dict as a tensor, zeros behind it: where all rows ended early it is shorter than `steps`."""
-        values = self._tensor(episode[key])
-        missing = steps - episode["rewards"].shape[1]
-        return torch.cat([values, values.new_zeros(len(values), missing, *values.shape[2:])], 1)
 
     def _lengths(self, episode):
         """Steps of every row of an episode dict until its end, (B,)."""

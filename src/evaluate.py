@@ -57,7 +57,7 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, exp
         target_returns: (B,). bounds: (low, high) of the actions, each (d_a,).
         explore: an Exploration; generator (numpy's) draws it.
     Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32. Where episodes end on their own
-    also terminated (B, T) bool; T is then the longest, and what follows a row's end means nothing (rewards are 0 there).
+    also terminated (B, T) bool; what follows a row's end means nothing then (rewards are 0 there).
     Raises UserError when the policy gives a number that is not finite.
     """
     low, high = bounds
@@ -87,7 +87,9 @@ def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, exp
             if ended[-1].all():
                 break
     parts = {"observations": observations, "actions": actions, "rewards": rewards} | ({"terminated": ended} if ended else {})
-    return {key: np.stack(values, 1) for key, values in parts.items()}
+    missing = steps - len(rewards)  # all rows ended early; the rounds of a pool are stacked, so they are of one length
+    stacked = {key: np.stack(values, 1) for key, values in parts.items()}
+    return {key: np.pad(values, [(0, 0), (0, missing)] + [(0, 0)] * (values.ndim - 2)) for key, values in stacked.items()}
 
 
 def evaluate(

@@ -7,7 +7,7 @@ from helpers import ROOT, point_robot, tiny_policy, tiny_world_model
 
 from envs.point_robot import PointRobotBatch, PointRobotEnv
 from src.agent import MetaDTAgent
-from src.batch import make_batch
+from src.batch import episode_lengths, make_batch
 from src.checkpoint import UserError
 from src.config import read_env, read_yaml
 from src.evaluate import Exploration, PaperPool, evaluate, evaluate_paper, orthogonal_actions, rollout
@@ -376,7 +376,7 @@ def test_levels_that_nobody_can_compute_are_null():
 
 
 def test_warmup_episodes_may_end_on_their_own():
-    """Rounds of other lengths, and rows that ended earlier: what lies behind an end changes nothing."""
+    """Rows of a round end at other steps: what lies behind an end changes nothing."""
     agent, rng = meta_dt(carry_context=True), np.random.default_rng(0)
 
     def episode(steps, ends):
@@ -388,7 +388,7 @@ def test_warmup_episodes_may_end_on_their_own():
             values["rewards"][row, end:] = 0
         return values
 
-    pool = [episode(7, (7, 4)), episode(9, (9, 6))]
+    pool = [episode(9, (7, 4)), episode(9, (9, 6))]
     prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
     for values in pool:
         values["observations"][1, 7:], values["actions"][1, 6:] = 1e3, 1e3
@@ -397,3 +397,23 @@ def test_warmup_episodes_may_end_on_their_own():
     for key, value in prompt.items():
         shown = prompt["mask"] if value.dim() > 1 and value.shape[:2] == prompt["mask"].shape else torch.ones(len(value)) > 0
         assert torch.equal(value[shown], again[key][shown]), key
+
+
+def test_rounds_are_of_one_length_where_all_rows_end_early():
+    class Short(PointRobotBatch):
+        """Ends at the third step."""
+
+        def step(self, actions):
+            self.count = getattr(self, "count", 0) + 1
+            answer = super().step(actions)
+            self.infos = {"terminated": np.full(len(actions), self.count == 3)}
+            return answer
+
+    bounds = np.float32([-0.1, -0.1]), np.float32([0.1, 0.1])
+    batch = Short({"goal": PointRobotEnv().tasks["goal"][:2]})
+    episode = rollout(Recorder(), batch, [0, 1], 20, np.zeros(2), bounds)
+    assert {key: values.shape[1] for key, values in episode.items()} == {
+        "observations": 21, "actions": 20, "rewards": 20, "terminated": 20
+    }  # fmt: skip
+    assert episode_lengths(episode["rewards"], episode).tolist() == [3, 3]
+    assert episode["rewards"][:, :3].all() and not episode["rewards"][:, 3:].any()
