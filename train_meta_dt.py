@@ -113,6 +113,9 @@ def make_parser():
         "--top_share", type=fraction, default=1.0, help="imitate this best share of each task's episodes (ours)"
     )
     training.add_argument(
+        "--best_steps", action="boolean", default=False, help="the share is of the steps at each time, by return-to-go (ours)"
+    )
+    training.add_argument(
         "--relabel", action="boolean", default=False, help="imitate other tasks' episodes too, paid by this task (ours)"
     )
     training.add_argument(
@@ -310,7 +313,9 @@ class Run:
         training = dataset.select(self.train_tasks)
         if args.relabel:
             generator = numpy_generator(args.seed, "imagined_tasks")
-            training = with_best_of_other_tasks(training, environment, args.top_share, args.imagined_tasks, generator)
+            training = with_best_of_other_tasks(
+                training, environment, args.top_share, args.imagined_tasks, generator, args.best_steps
+            )
         arrays = [
             torch.from_numpy(getattr(training, name)).to(device) for name in ("observations", "actions", "rewards", "lengths")
         ]
@@ -323,7 +328,8 @@ class Run:
         self.episodes = build_episodes(world_model, *arrays, self.error_scale, self.use_context, contexts)
         self.sampler = BatchSampler(
             self.episodes, torch.from_numpy(training.task_ids).to(device), args.history_length, args.prompt_length,
-            world_model.horizon, self.select(args), args.full_windows, args.top_share, args.hindsight_share,
+            world_model.horizon, self.select(args), args.full_windows, args.top_share, args.best_steps,
+            args.hindsight_share,
         )  # fmt: skip
         best = [training.returns[training.task_ids == task].max() for task in self.train_tasks]
         self.oracle = best_returns(dataset, self.test_tasks) if args.protocol == "paper" else None
@@ -357,7 +363,7 @@ class Run:
         history, prompt = self.sampler.draw(args.batch_size, generator, with_prompt)
         with torch.autocast(args.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
             predicted = self.policy(history, prompt)
-        return action_loss(predicted, history["actions"], history["mask"], self.policy.action_scale, args.absolute_error)
+        return action_loss(predicted, history["actions"], history["imitated"], self.policy.action_scale, args.absolute_error)
 
 
 def best_returns(dataset, tasks):

@@ -140,7 +140,7 @@ class MetaDT(nn.Module):
 
 
 def action_loss(predicted, actions, mask, scale, absolute=False):
-    """What `MetaDT.forward` predicted against actions (B, K, d_a), averaged over unpadded positions (mask (B, K)) -> scalar.
+    """What `MetaDT.forward` predicted against actions (B, K, d_a), averaged over the positions of mask (B, K) -> scalar.
 
     In units of the action scale: squared error, or with `absolute` the absolute one (ours), averaged over action dimensions;
     negative log density of a stochastic policy. The absolute error is least at the median of the actions, which a behaviour

@@ -55,10 +55,11 @@ def relabeller(environment, episodes, table=None):
     return relabel
 
 
-def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator=None):
+def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator=None, best_steps=False):
     """Trajectories with, for every task, the episodes of the other tasks that it would have paid best, rewards relabelled.
 
-    share: how many join, as a share of the task's own episodes. imagined: as many imagined tasks (see `imagined_tasks`) join
+    share: how many join, as a share of the task's own episodes. best_steps: so many for each time step, by what would have been
+    paid from there on; an episode joins whole. imagined: as many imagined tasks (see `imagined_tasks`) join
     too, each with as many random episodes as a training task has on average, for prompts, and with its best ones. They get task
     ids behind the environment's. Raises UserError as `relabeller`.
     """
@@ -73,9 +74,12 @@ def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator
         arrays = episodes.observations[others, :-1], episodes.actions[others], episodes.observations[others, 1:]
         infos = {key: values[others] for key, values in episodes.infos.items()}
         rewards = relabel(*arrays, infos, np.full(episodes.actions[others].shape[:2], task)) * inside[others]
-        order = np.argsort(-rewards.sum(1, dtype=np.float64), kind="stable")
+        paid = rewards[:, ::-1].cumsum(1, dtype=np.float64)[:, ::-1]  # from each step to the end
+        paid[~inside[others]] = -np.inf
+        order = np.argsort(-(paid if best_steps else paid[:, :1]), axis=0, kind="stable")
         own = len(episodes) - len(others)
-        chosen = order[: math.ceil(share * (own or count))]
+        best = order[: math.ceil(share * (own or count))]
+        chosen = np.unique(best) if best_steps else best[:, 0]
         if not own:
             chosen = np.concatenate([chosen, generator.choice(len(others), count, replace=False)])
         moved = episodes.take(others[chosen])

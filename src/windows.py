@@ -68,15 +68,18 @@ class BatchSampler:
         episodes: EpisodeTensors of the training tasks. task_ids: (E,) task of each episode.
         length: K. prompt_length: k. horizon: h. select: prompt selection (src/prompts.py).
         full_windows: draw only starts whose window is K steps long (ours); the paper draws any start and pads on the left.
-        top_share: windows come from this share of every task's episodes, the best by return; prompts come from all (ours; 1 is
-            the paper's way).
+        top_share: this share of every task's episodes is imitated, the best by return; prompts come from all (ours; 1 is the
+            paper's way).
+        best_steps: the share is not of episodes but of their steps, at each time those with the best return-to-go: an episode
+            that began well and then overshot is imitated until it did (ours).
         hindsight_share: this share of the windows gets, in place of its own contexts, the last context of another episode of
             the same task: what the world model knows in the end (ours; 0 is the paper's way).
     """
 
     def __init__(
-        self, episodes, task_ids, length, prompt_length, horizon, select, full_windows, top_share=1.0, hindsight_share=0.0
-    ):
+        self, episodes, task_ids, length, prompt_length, horizon, select, full_windows, top_share=1.0, best_steps=False,
+        hindsight_share=0.0,
+    ):  # fmt: skip
         self.episodes, self.length, self.prompt_length = episodes, length, prompt_length
         self.horizon, self.select, self.hindsight_share = horizon, select, hindsight_share
         order = torch.argsort(task_ids, stable=True)
@@ -84,24 +87,30 @@ class BatchSampler:
         self.order = order  # episodes sorted by task: those of one task are neighbours
         self.first = (counts.cumsum(0) - counts)[inverse]  # (E,) where the task of each episode begins in `order`
         self.count = counts[inverse]
+        inside = torch.arange(episodes.rewards.shape[1], device=task_ids.device) < episodes.lengths[:, None]
+        values = episodes.returns_to_go.masked_fill(~inside, -torch.inf)  # (E, T)
+        columns = [self._best(column, top_share) for column in (values.T if best_steps else values[:, :1].T)]
+        self.imitated = torch.stack(columns, 1) & inside  # (E, T) which steps the policy learns
         windows = (episodes.lengths - length + 1).clamp_min(1) if full_windows else episodes.lengths
-        self.cumulative = (windows * self._best(top_share)).cumsum(0)  # episodes that are left out have no window
+        self.cumulative = (windows * self.imitated.any(1)).cumsum(0)  # episodes that are left out have no window
 
-    def _best(self, share):
-        """Which episodes belong to the best `share` of their task, at least one of each: (E,) bool."""
-        by_return = torch.argsort(self.episodes.returns_to_go[:, 0], descending=True, stable=True)
-        task = self.first[by_return]
+    def _best(self, values, share):
+        """Which episodes belong to the best `share` of their task by values (E,), at least one of each: (E,) bool."""
+        by_value = torch.argsort(values, descending=True, stable=True)
+        task = self.first[by_value]
         rank = torch.empty_like(self.first)
-        rank[by_return[torch.argsort(task, stable=True)]] = torch.arange(len(rank), device=rank.device)
+        rank[by_value[torch.argsort(task, stable=True)]] = torch.arange(len(rank), device=rank.device)
         return rank - self.first < (share * self.count).ceil().clamp_min(1)
 
     def draw(self, batch, generator, with_prompt):
-        """(history, prompt or None): `batch` windows, uniform over all (episode, start) pairs."""
+        """(history, prompt or None): `batch` windows, uniform over all (episode, start) pairs. history has `imitated` (B, K) too,
+        the steps of its mask that the policy learns."""
         device = self.cumulative.device
         pick = torch.randint(int(self.cumulative[-1]), (batch,), generator=generator).to(device)
         episodes = torch.searchsorted(self.cumulative, pick, right=True)
         starts = self.cumulative[episodes] - 1 - pick  # any one-to-one map of the pairs of an episode onto its starts
         history = self.episodes.gather(episodes, starts, self.length)
+        history["imitated"] = self.imitated[episodes[:, None], history["timesteps"]] & history["mask"]
         if self.hindsight_share:
             known = self.episodes.final_contexts(self._same_task(episodes, generator))[:, None]
             chosen = torch.rand(batch, generator=generator).to(device) < self.hindsight_share

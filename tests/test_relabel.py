@@ -60,6 +60,22 @@ def test_steps_beyond_an_episode_earn_nothing(episodes):
     assert (joined.rewards[12:, 2:] == 0).all() and (joined.rewards[12:, :2] < 0).any()
 
 
+def test_best_steps_joins_episodes_that_are_best_from_some_step_on(episodes):
+    """Episode 6, of task 11, begins far away and ends nearer to the goal of task 2 than any other episode of another task."""
+    environment = point_robot().make()
+    goal = environment.unwrapped.tasks["goal"][2]
+    episodes.observations[6] = np.array([[9, 9], [9, 9], [9, 9], goal, goal])
+    moved = [
+        with_best_of_other_tasks(episodes, environment, 0.1, best_steps=best_steps).take(np.array(rows))
+        for best_steps, rows in ((False, [12]), (True, [12, 13]))
+    ]
+    assert np.array_equal(moved[0].observations, episodes.observations[[9]])  # stands 0.09 from the goal all the time
+    assert np.array_equal(moved[1].observations, episodes.observations[[6, 9]]) and moved[1].task_ids.tolist() == [2, 2]
+    short = dataclasses.replace(episodes, lengths=np.where(np.arange(12) == 9, 4, 2))
+    joined = with_best_of_other_tasks(short, environment, 0.1, best_steps=True)
+    assert joined.lengths[joined.task_ids == 2].tolist() == [2] * 4 + [4]  # steps beyond an end, which cost nothing, do not count
+
+
 def test_imagined_tasks_lie_around_the_training_tasks():
     environment = point_robot().make()
     goals = environment.unwrapped.tasks["goal"]

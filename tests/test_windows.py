@@ -184,6 +184,22 @@ def test_top_share_imitates_the_best_of_every_task(share, expected):
     assert set(prompt["contexts"][:, 0, 0].tolist()) == set(range(8))  # prompts come from all episodes
 
 
+def test_best_steps_imitates_at_each_time_what_ends_best():
+    """Three episodes of one task; the first earns most in all and ends badly, the third is short."""
+    rewards = torch.tensor([[9.0, 0, -3, -3], [0, 0, 2, 1], [1, 1, 0, 0]])  # returns-to-go 3 -6 -6 -3; 3 3 3 1; 2 1
+    arrays = torch.zeros(3, 5, 1), torch.zeros(3, 4, 1), rewards, torch.tensor([4, 4, 2]), torch.zeros(3, 5, 16)
+    episodes, tasks = EpisodeTensors(*arrays, torch.zeros(3, 4)), torch.zeros(3, dtype=torch.long)
+    source = BatchSampler(episodes, tasks, 4, 2, 1, "random", True, top_share=0.3, best_steps=True)
+    assert source.imitated.int().tolist() == [[1, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]]
+    source = BatchSampler(episodes, tasks, 4, 2, 1, "random", True, top_share=0.6, best_steps=True)
+    assert source.imitated.int().tolist() == [[1, 0, 1, 1], [1, 1, 1, 1], [0, 1, 0, 0]]  # beyond its end nothing is imitated
+    history, _ = source.draw(300, torch.Generator().manual_seed(0), False)
+    seen = {tuple(row) for row in history["imitated"].int().tolist()}
+    assert seen == {(1, 0, 1, 1), (1, 1, 1, 1), (0, 0, 0, 1)}  # the short one's two steps stand on the right
+    whole = BatchSampler(episodes, tasks, 4, 2, 1, "random", True, top_share=0.3)
+    assert whole.imitated.int().tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
 def test_hindsight_contexts_are_the_last_of_the_same_task():
     episodes, tasks = ranked()
     episodes.contexts[:, -1] += 100
