@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the result files, so that none of its returns is typed by hand.
+"""Write the tables of README.md and of benchmarks/*.md from the result files, so that none of their returns is typed by hand.
 
     python -m src.readme
     python -m src.readme --check True
@@ -6,13 +6,14 @@
 A table stands between a mark and `<!-- end of table -->`. The marks:
 
     <!-- table: point_robot -->                              one family: every method and regime, a column per kind of data
+    <!-- table: point_robot+fast -->                         the same of one recipe, beside the paper's
     <!-- table: gridworld -->                                one that is played for K episodes in sequence: their returns and sum
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
     <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
 
---check True changes nothing and fails where the README is not what the results say.
+--check True changes nothing and fails where a page is not what the results say.
 """
 
 import re
@@ -24,27 +25,28 @@ from src import results, statistics
 from src.checkpoint import UserError, atomic_path, main_guard, read_json
 from src.config import Parser
 
-MARK = re.compile(r"(<!-- table: ([\w ./-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table: ([\w ./+-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
 @main_guard
 def main(argv=None):
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--readme", default="README.md", help="file whose tables are written")
+    parser.add_argument("--pages", nargs="+", help="files whose tables are written (default: README.md and benchmarks/*.md)")
     parser.add_argument("--results", default="results", help="folder of the result files")
     parser.add_argument("--check", action="boolean", default=False, help="only compare")
     args = parser.parse_args(argv)
-    path = Path(args.readme)
-    if not path.is_file():
-        raise UserError(f"--readme {path}: there is no such file")
-    text = path.read_text()
-    written = MARK.sub(lambda match: match[1] + table(args.results, match[2].split()) + match[3], text)
-    if args.check and written != text:
-        raise UserError(f"{path} does not show the results under {args.results}: run python -m src.readme")
-    if written != text:
-        with atomic_path(path) as temporary:
-            temporary.write_text(written)
-    print(f"{path}: {len(MARK.findall(text))} tables agree with {args.results}")
+    for path in map(Path, args.pages or ["README.md", *sorted(Path("benchmarks").glob("*.md"))]):
+        if not path.is_file():
+            raise UserError(f"--pages {path}: there is no such file")
+        text = path.read_text()
+        written = MARK.sub(lambda match: match[1] + table(args.results, match[2].split()) + match[3], text)
+        if args.check and written != text:
+            raise UserError(f"{path} does not show the results under {args.results}: run python -m src.readme")
+        if written != text:
+            with atomic_path(path) as temporary:
+                temporary.write_text(written)
+        if MARK.search(text):
+            print(f"{path}: {len(MARK.findall(text))} tables agree with {args.results}")
 
 
 def table(folder, env_types):
@@ -52,18 +54,27 @@ def table(folder, env_types):
     if env_types[0].endswith(".json"):
         document = read_json(Path(env_types[0]))
         return curve_table(document) if "curves" in document else speed_table(document)
-    names = [name.partition("/") for name in env_types]
-    if len(names) > 1 and any(quality for _, _, quality in names):
-        raise UserError(f"table {' '.join(env_types)}: a kind of data may be named in the table of one family only")
-    sections = results.group_results(results.read_results(folder, [env_type for env_type, _, _ in names]))
+    names = [re.fullmatch(r"([^/+]+)(?:/([^+]+))?(?:\+(.+))?", name).groups() for name in env_types]
+    if len(names) > 1 and any(quality or recipe for _, quality, recipe in names):
+        raise UserError(f"table {' '.join(env_types)}: a kind of data or a recipe may be named in the table of one family only")
+    found = results.read_results(folder, [env_type for env_type, _, _ in names])
+    _, quality, recipe = names[0]
+    if recipe:
+        found = [result for result in found if recipe_of(result["method"]) in (None, recipe)]
+    sections = results.group_results(found)
     if len(env_types) > 1:
         return overview_table(sections, env_types)
-    quality = names[0][2]
-    sections = [section for section in sections if quality in ("", section.quality)]
+    sections = [section for section in sections if quality in (None, section.quality)]
     if not sections:
-        raise UserError(f"table {env_types[0]}: there are no results on such data under {folder}")
+        raise UserError(f"table {env_types[0]}: there are no such results under {folder}")
     sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)
     return sequence_table(sections) if sequential else family_table(sections)
+
+
+def recipe_of(method):
+    """The recipe in a method's name, None for the paper's: meta_dt+fast-no_context -> fast."""
+    named = re.search(r"\+(\w+)", method)
+    return named and named[1]
 
 
 def curve_table(document, columns=5):

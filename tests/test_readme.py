@@ -9,11 +9,11 @@ from src import readme
 from src.checkpoint import UserError
 
 
-def write(folder, env_type, quality, regime, seed, returns, **more):
-    path = folder / env_type / quality / "meta_dt+fast" / f"{regime}-strict" / f"seed_{seed}.json"
+def write(folder, env_type, quality, regime, seed, returns, method="meta_dt+fast", **more):
+    path = folder / env_type / quality / method / f"{regime}-strict" / f"seed_{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
-        "env_type": env_type, "quality": quality, "method": "meta_dt+fast", "regime": regime, "protocol": "strict", "seed": seed,
+        "env_type": env_type, "quality": quality, "method": method, "regime": regime, "protocol": "strict", "seed": seed,
         "task_ids": [8, 9], "returns": returns, "command": "python x.py",
         "reference": {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "oracle": [10, 14]}, **more,
     }  # fmt: skip
@@ -42,12 +42,12 @@ def folder(tmp_path):
 
 
 def test_tables_are_written_between_their_marks(folder, capsys):
-    flags = ["--readme", str(folder / "README.md"), "--results", str(folder / "results")]
+    flags = ["--pages", str(folder / "README.md"), "--results", str(folder / "results")]
     with pytest.raises(SystemExit):
         readme.main([*flags, "--check", "True"])
     assert "run python -m src.readme" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        readme.main(["--readme", str(folder / "nothing.md")])
+        readme.main(["--pages", str(folder / "nothing.md")])
     assert "there is no such file" in capsys.readouterr().err
     readme.main(flags)
     lines = (folder / "README.md").read_text().splitlines()
@@ -78,13 +78,28 @@ def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
     write(tmp_path, "maze", "online", "bamdp", 0, [[6, 6], [8, 8]], method="online", reference_episodes=references)
     assert readme.table(tmp_path, ["maze"]).splitlines()[-2:] == [lines[-1], "| online | 7.0 | 7.0 | 14.0, 1 seed |"]
     assert readme.table(tmp_path, ["maze/log"]).splitlines() == lines
-    with pytest.raises(UserError, match="no results on such data"):
+    with pytest.raises(UserError, match="no such results"):
         readme.table(tmp_path, ["maze/replay"])
-    with pytest.raises(UserError, match="of one family only"):
-        readme.table(tmp_path, ["maze/log", "maze"])
+    for name in ("maze/log", "maze+fast"):
+        with pytest.raises(UserError, match="of one family only"):
+            readme.table(tmp_path, [name, "maze"])
     write(tmp_path, "maze", "replay", "bamdp", 0, [[6, 6], [8, 8]], reference_episodes=references)  # a name that "log" has too
     with pytest.raises(UserError, match="show maze/<kind of data>"):
         readme.table(tmp_path, ["maze"])
+
+
+def test_a_table_of_one_recipe_stands_beside_the_paper_s(folder):
+    for method in ("meta_dt", "meta_dt+slow", "meta_dt+fast-no_prompt"):
+        write(folder / "results", "slide", "medium", "few_shot", 1, [[6, 8], [7, 7]], method=method)
+    names = {
+        line.split(" |")[0].removeprefix("| ").split(",")[0]
+        for line in readme.table(folder / "results", ["slide+fast"]).splitlines()
+    }
+    assert {"meta_dt", "meta_dt+fast", "meta_dt+fast-no_prompt"} < names and "meta_dt+slow" not in names
+    assert "meta_dt+slow" in readme.table(folder / "results", ["slide"])
+    assert readme.table(folder / "results", ["slide/medium+fast"]) == readme.table(folder / "results", ["slide+fast"])
+    with pytest.raises(UserError, match="no such results"):
+        readme.table(folder / "results", ["slope/medium+fast"])
 
 
 def test_scores_are_normalised_where_the_runs_say_how(tmp_path):
@@ -96,4 +111,4 @@ def test_scores_are_normalised_where_the_runs_say_how(tmp_path):
 def test_the_readme_shows_the_committed_results():
     done = shell("-m src.readme", "--check", "True")
     assert done.returncode == 0, done.stderr
-    assert "<!-- table: point_robot -->" in (ROOT / "README.md").read_text()
+    assert "<!-- table: point_robot+fast -->" in (ROOT / "README.md").read_text()
