@@ -79,7 +79,11 @@ def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator
         order = np.argsort(-(paid if best_steps else paid[:, :1]), axis=0, kind="stable")
         own = len(episodes) - len(others)
         best = order[: math.ceil(share * (own or count))]
-        chosen = np.unique(best) if best_steps else best[:, 0]
+        if best_steps:
+            best = np.unique(best[np.isfinite(np.take_along_axis(paid, best, 0))])[
+                :, None
+            ]  # a step that no episode reaches has none
+        chosen = best[:, 0]
         if not own:
             chosen = np.concatenate([chosen, generator.choice(len(others), count, replace=False)])
         moved = episodes.take(others[chosen])

@@ -1,6 +1,7 @@
 """Batches for the sequence models: windows are gathered by (episode, start) index at batch time, none is ever materialised."""
 
 import torch
+import torch.nn.functional as F
 
 from src.prompts import choose_starts
 
@@ -70,8 +71,8 @@ class BatchSampler:
         full_windows: draw only starts whose window is K steps long (ours); the paper draws any start and pads on the left.
         top_share: this share of every task's episodes is imitated, the best by return; prompts come from all (ours; 1 is the
             paper's way).
-        best_steps: the share is not of episodes but of their steps, at each time those with the best return-to-go: an episode
-            that began well and then overshot is imitated until it did (ours).
+        best_steps: the share is not of episodes but of their steps, at each time t of those that last so long the ones with the
+            best return-to-go: an episode that began badly is imitated from where it is good (ours).
         hindsight_share: this share of the windows gets, in place of its own contexts, the last context of another episode of
             the same task: what the world model knows in the end (ours; 0 is the paper's way).
     """
@@ -88,27 +89,35 @@ class BatchSampler:
         self.first = (counts.cumsum(0) - counts)[inverse]  # (E,) where the task of each episode begins in `order`
         self.count = counts[inverse]
         inside = torch.arange(episodes.rewards.shape[1], device=task_ids.device) < episodes.lengths[:, None]
-        values = episodes.returns_to_go.masked_fill(~inside, -torch.inf)  # (E, T)
-        columns = [self._best(column, top_share) for column in (values.T if best_steps else values[:, :1].T)]
-        self.imitated = torch.stack(columns, 1) & inside  # (E, T) which steps the policy learns
-        windows = (episodes.lengths - length + 1).clamp_min(1) if full_windows else episodes.lengths
-        self.cumulative = (windows * self.imitated.any(1)).cumsum(0)  # episodes that are left out have no window
+        chosen = [self._best(step, inside[:, step], top_share) for step in range(inside.shape[1] if best_steps else 1)]
+        self.imitated = torch.stack(chosen, 1) & inside  # (E, T) which steps the policy learns
+        # A window may start where it holds such a step; it ends K steps later or with its episode.
+        before = F.pad(self.imitated.cumsum(1), (1, 0))  # (E, T + 1) such steps before each
+        last = torch.arange(length, length + inside.shape[1], device=task_ids.device).clamp_max(inside.shape[1])
+        starts = inside & (before[:, last] > before[:, :-1])
+        if full_windows:
+            starts &= (
+                torch.arange(inside.shape[1], device=task_ids.device) < (episodes.lengths - length + 1).clamp_min(1)[:, None]
+            )
+        self.starts = starts.nonzero()  # (N, 2) episode and start of every window
 
-    def _best(self, values, share):
-        """Which episodes belong to the best `share` of their task by values (E,), at least one of each: (E,) bool."""
+    def _best(self, step, alive, share):
+        """Which episodes belong to the best `share` of their task's `alive` (E,) ones by the return from `step` on, at least one
+        of each task: (E,) bool."""
+        values = self.episodes.returns_to_go[:, step].masked_fill(~alive, -torch.inf)
         by_value = torch.argsort(values, descending=True, stable=True)
         task = self.first[by_value]
         rank = torch.empty_like(self.first)
         rank[by_value[torch.argsort(task, stable=True)]] = torch.arange(len(rank), device=rank.device)
-        return rank - self.first < (share * self.count).ceil().clamp_min(1)
+        count = torch.zeros_like(self.first).index_add_(0, self.first, alive.long())[self.first]
+        return rank - self.first < (share * count).ceil().clamp_min(1)
 
     def draw(self, batch, generator, with_prompt):
-        """(history, prompt or None): `batch` windows, uniform over all (episode, start) pairs. history has `imitated` (B, K) too,
-        the steps of its mask that the policy learns."""
-        device = self.cumulative.device
-        pick = torch.randint(int(self.cumulative[-1]), (batch,), generator=generator).to(device)
-        episodes = torch.searchsorted(self.cumulative, pick, right=True)
-        starts = self.cumulative[episodes] - 1 - pick  # any one-to-one map of the pairs of an episode onto its starts
+        """(history, prompt or None): `batch` windows, uniform over all (episode, start) pairs that hold something to imitate.
+        history has `imitated` (B, K) too, the steps of its mask that the policy learns."""
+        device = self.starts.device
+        pick = torch.randint(len(self.starts), (batch,), generator=generator).to(device)
+        episodes, starts = self.starts[pick].T
         history = self.episodes.gather(episodes, starts, self.length)
         history["imitated"] = self.imitated[episodes[:, None], history["timesteps"]] & history["mask"]
         if self.hindsight_share:

@@ -22,6 +22,8 @@ import train_meta_dt
 from src import report, trajectories
 from src.checkpoint import load_state, load_tensors, read_json, write_json
 from src.logger import Logger, read_metrics
+from src.meta_dt import action_loss
+from src.relabel import with_best_of_other_tasks
 from src.results import read_results
 
 PROVENANCE = ("command", "commit", "hardware", "versions", "wall_clock_s", "config")
@@ -438,6 +440,7 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
         "--precision bfloat16 --heads 2 --lr_schedule cosine --prompt_select last --top_share 0.3",
         "--precision float32 --history_length 30 --prompt_length 20 --prompt_start_step 0",
         "--history_length 1 --prompt_length 1 --dropout 0 --curve_episodes 2",
+        "--top_share 0.1 --best_steps --history_length 3 --batch_size 2",
         "--stochastic",
         "--stochastic --use_action_means --rescale_actions --precision bfloat16",
     ],
@@ -449,6 +452,29 @@ def test_other_settings_run(models, flags):
     assert np.isfinite(found["returns"]).all() and ("--target" in flags) == (found["target_rule"] == "pool_max")
     bounds = load_tensors(models / POLICY / "model.safetensors")["action_scale"].tolist()
     assert bounds == pytest.approx([0.1, 0.1] if "--rescale_actions" in flags else [1, 1])
+
+
+def test_best_steps_reach_the_relabelled_episodes_and_the_loss(models, monkeypatch):
+    """Windows of whole episodes: without the flag every step of a batch is learned, with it some of each window."""
+    masks, chosen = [], []
+
+    def noted_loss(predicted, actions, mask, *rest):
+        masks.append(mask)
+        return action_loss(predicted, actions, mask, *rest)
+
+    def noted_choice(*given):
+        chosen.append(given[-1])
+        return with_best_of_other_tasks(*given)
+
+    monkeypatch.setattr(train_meta_dt, "action_loss", noted_loss)
+    monkeypatch.setattr(train_meta_dt, "with_best_of_other_tasks", noted_choice)
+    short = ["--steps", "4", "--eval_every", "4", "--eval_episodes", "1", "--prompt_start_step", "0", "--history_length", "20"]
+    short += ["--full_windows", "--relabel", "--top_share", "0.3"]
+    run_stage("train_meta_dt", models, *short)
+    assert torch.cat(masks).all() and chosen == [False]
+    masks.clear()
+    run_stage("train_meta_dt", models, *short, "--best_steps", "--no-resume")
+    assert torch.cat(masks).any(1).all() and not torch.cat(masks).all() and chosen == [False, True]
 
 
 def test_running_contexts_run_and_resume(data, tmp_path, monkeypatch):

@@ -74,6 +74,11 @@ def test_best_steps_joins_episodes_that_are_best_from_some_step_on(episodes):
     short = dataclasses.replace(episodes, lengths=np.where(np.arange(12) == 9, 4, 2))
     joined = with_best_of_other_tasks(short, environment, 0.1, best_steps=True)
     assert joined.lengths[joined.task_ids == 2].tolist() == [2] * 4 + [4]  # steps beyond an end, which cost nothing, do not count
+    short = dataclasses.replace(episodes, lengths=np.full(12, 2))
+    joined = with_best_of_other_tasks(short, environment, 0.1, best_steps=True)
+    assert np.array_equal(
+        joined.observations[12:][joined.task_ids[12:] == 2], episodes.observations[[9]]
+    )  # nobody for steps 2 and 3
 
 
 def test_imagined_tasks_lie_around_the_training_tasks():

@@ -191,13 +191,29 @@ def test_best_steps_imitates_at_each_time_what_ends_best():
     episodes, tasks = EpisodeTensors(*arrays, torch.zeros(3, 4)), torch.zeros(3, dtype=torch.long)
     source = BatchSampler(episodes, tasks, 4, 2, 1, "random", True, top_share=0.3, best_steps=True)
     assert source.imitated.int().tolist() == [[1, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]]
-    source = BatchSampler(episodes, tasks, 4, 2, 1, "random", True, top_share=0.6, best_steps=True)
-    assert source.imitated.int().tolist() == [[1, 0, 1, 1], [1, 1, 1, 1], [0, 1, 0, 0]]  # beyond its end nothing is imitated
+    source = BatchSampler(episodes, tasks, 4, 2, 1, "random", True, top_share=0.5, best_steps=True)
+    # half of three is two, half of the two that last longer is one
+    assert source.imitated.int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]]
     history, _ = source.draw(300, torch.Generator().manual_seed(0), False)
     seen = {tuple(row) for row in history["imitated"].int().tolist()}
-    assert seen == {(1, 0, 1, 1), (1, 1, 1, 1), (0, 0, 0, 1)}  # the short one's two steps stand on the right
+    assert seen == {(1, 0, 0, 0), (1, 1, 1, 1), (0, 0, 0, 1)}  # the short one's two steps stand on the right
     whole = BatchSampler(episodes, tasks, 4, 2, 1, "random", True, top_share=0.3)
     assert whole.imitated.int().tolist() == [[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("full_windows", [False, True])
+def test_every_window_holds_a_step_to_imitate(full_windows):
+    """Episode 0 is imitated in its steps 4 and 5, episode 1 in the others."""
+    rewards = torch.zeros(2, 8)
+    rewards[0, 5], rewards[1, 7], rewards[1, 3] = 3, 1, 5
+    arrays = torch.arange(9.0).repeat(2, 1)[..., None], torch.zeros(2, 8, 1), rewards, torch.tensor([8, 8]), torch.zeros(2, 9, 16)
+    episodes, tasks = EpisodeTensors(*arrays, torch.zeros(2, 8)), torch.zeros(2, dtype=torch.long)
+    source = BatchSampler(episodes, tasks, 3, 2, 1, "random", full_windows, top_share=0.5, best_steps=True)
+    assert source.imitated.int().tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [1, 1, 1, 1, 0, 0, 1, 1]]
+    expected = [(0, start) for start in (2, 3, 4, 5)] + [(1, start) for start in range(6 if full_windows else 8)]
+    assert [tuple(pair) for pair in source.starts.tolist()] == expected
+    history, _ = source.draw(200, torch.Generator().manual_seed(0), False)
+    assert history["imitated"].any(1).all() and not history["imitated"].all()
 
 
 def test_hindsight_contexts_are_the_last_of_the_same_task():
