@@ -211,10 +211,8 @@ def check_args(args):
         raise UserError("--use_action_means says nothing without --stochastic: the policy has no other action")
     if args.absolute_error and args.stochastic:
         raise UserError("--absolute_error says nothing with --stochastic, whose loss is a density: give one of them")
-    if args.forget_exploration and not args.explore_steps and not args.probe_steps:
-        raise UserError("--forget_exploration says nothing without --explore_steps or --probe_steps: give one of them")
-    if args.probe_steps >= args.env.max_episode_steps:
-        raise UserError(f"--probe_steps {args.probe_steps} leaves nothing of an episode ({args.env.max_episode_steps} steps)")
+    if args.best_steps and args.top_share == 1:
+        raise UserError("--best_steps says nothing with --top_share 1, which imitates every step: lower it")
     if args.imagined_tasks and not args.relabel:
         raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
     if args.width % args.heads:
@@ -233,10 +231,21 @@ def check_args(args):
         raise UserError(
             f"--protocol paper has a target of its own (the test task's best return): leave --target {args.target} out"
         )
+    check_exploration(args)
     if args.render:
         check_film(args)
     if args.prompt_length > args.env.max_episode_steps:
         raise UserError(f"--prompt_length {args.prompt_length} is longer than an episode ({args.env.max_episode_steps} steps)")
+
+
+def check_exploration(args):
+    """Whether what is explored fits an episode. Raises UserError."""
+    if args.forget_exploration and not args.explore_steps and not args.probe_steps:
+        raise UserError("--forget_exploration says nothing without --explore_steps or --probe_steps: give one of them")
+    if args.probe_steps >= args.env.max_episode_steps:
+        raise UserError(f"--probe_steps {args.probe_steps} leaves nothing of an episode ({args.env.max_episode_steps} steps)")
+    if args.explore_steps > args.env.max_episode_steps:
+        raise UserError(f"--explore_steps {args.explore_steps} is longer than an episode ({args.env.max_episode_steps} steps)")
 
 
 def check_film(args):

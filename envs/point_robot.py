@@ -50,7 +50,9 @@ class PointRobotEnv(gym.Env):
         self.set_task(0)
 
     def set_task(self, task):
-        """Choose task `task` (row of `tasks`) from the next reset on."""
+        """Choose task `task` (row of `tasks`) from the next reset on. Raises ValueError if there is no such task."""
+        if not 0 <= task < len(self.tasks["goal"]):
+            raise ValueError(f"task {task} does not exist: point_robot has tasks 0 to {len(self.tasks['goal']) - 1}")
         self.task = task
         self._batch = PointRobotBatch({"goal": self.tasks["goal"][[task]]})
 

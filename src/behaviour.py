@@ -217,9 +217,11 @@ def find_source(args, command):
         if found["per_task"] and found["multitask"]:
             raise UserError(f"{saved} holds agents of single tasks and a shared one: choose --behaviour per_task or multitask")
         kind = next((kind for kind, exists in found.items() if exists), "auto")
+    if kind == "committed" and not found[kind]:
+        raise UserError(f"no behaviour policies of {args.env_type} come with the repository: leave --behaviour committed out")
     if not found.get(kind):
         words = "" if kind == "auto" else f"{kind} "
-        raise UserError(f"no {words}behaviour policies in {committed if kind == 'committed' else saved}; make them: {command}")
+        raise UserError(f"no {words}behaviour policies in {saved}; make them: {command}")
     return Source(committed if kind == "committed" else saved, kind)
 
 

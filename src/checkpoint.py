@@ -113,6 +113,8 @@ def read_json(path):
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: {MAKE_AGAIN}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {_reason(error.errno)}; {MAKE_AGAIN}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): {MAKE_AGAIN}") from None
 

@@ -320,7 +320,10 @@ def load_world_model(directory, which="best"):
     try:
         sizes = len(tensors["observation_mean"]), len(tensors["action_mean"])
         options = {"reward_change": False, **config}  # models of before that option lack it
-        model = WorldModel(*sizes, *(options[key] for key in MODEL_KEYS))
+        values = [options[key] for key in MODEL_KEYS]
+        if not all(isinstance(value, int) and value >= 0 for value in values):
+            raise TypeError
+        model = WorldModel(*sizes, *values)
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError):
         raise UserError(f"{directory} holds no world model of train_context.py; train it again with --no-resume") from None

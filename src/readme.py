@@ -25,7 +25,8 @@ from src import results, statistics
 from src.checkpoint import UserError, atomic_path, main_guard, read_json
 from src.config import Parser
 
-MARK = re.compile(r"(<!-- table: ([\w ./+-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
+NAME = re.compile(r"([\w-]+)(?:/([\w-]+))?(?:\+(\w+))?")  # family, kind of data, recipe
 
 
 @main_guard
@@ -38,29 +39,41 @@ def main(argv=None):
     for path in map(Path, args.pages or ["README.md", *sorted(Path("benchmarks").glob("*.md"))]):
         if not path.is_file():
             raise UserError(f"--pages {path}: there is no such file")
-        text = path.read_text()
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            raise UserError(f"--pages {path} is not text in UTF-8: name a page of the project") from None
+        count = text.count("<!-- table: ")
+        if count != len(MARK.findall(text)) or (args.pages and not count):
+            raise UserError(f"{path}: every table stands between <!-- table: NAME --> and <!-- end of table -->; mend its marks")
         written = MARK.sub(lambda match: match[1] + table(args.results, match[2].split()) + match[3], text)
         if args.check and written != text:
-            raise UserError(f"{path} does not show the results under {args.results}: run python -m src.readme")
+            raise UserError(f"{path} does not show the results under {args.results}: give the same command without --check")
         if written != text:
             with atomic_path(path) as temporary:
                 temporary.write_text(written)
-        if MARK.search(text):
-            print(f"{path}: {len(MARK.findall(text))} tables agree with {args.results}")
+        if count:
+            print(f"{path}: {count} tables agree with {args.results}")
 
 
 def table(folder, env_types):
     """Markdown of one table: of families, or of a benchmark's file. Raises UserError where there are no results."""
+    if not env_types:
+        raise UserError("a table has no name: write <!-- table: FAMILY -->")
     if env_types[0].endswith(".json"):
-        document = read_json(Path(env_types[0]))
-        return curve_table(document) if "curves" in document else speed_table(document)
-    names = [re.fullmatch(r"([^/+]+)(?:/([^+]+))?(?:\+(.+))?", name).groups() for name in env_types]
+        return file_table(Path(env_types[0]))
+    matches = [NAME.fullmatch(name) for name in env_types]
+    if not all(matches):
+        raise UserError(f"table {' '.join(env_types)}: a name is FAMILY, FAMILY/DATA, FAMILY+RECIPE or FAMILY/DATA+RECIPE")
+    names = [match.groups() for match in matches]
     if len(names) > 1 and any(quality or recipe for _, quality, recipe in names):
         raise UserError(f"table {' '.join(env_types)}: a kind of data or a recipe may be named in the table of one family only")
     found = results.read_results(folder, [env_type for env_type, _, _ in names])
     _, quality, recipe = names[0]
     if recipe:
         found = [result for result in found if recipe_of(result["method"]) in (None, recipe)]
+        if not any(recipe_of(result["method"]) == recipe for result in found):
+            raise UserError(f"table {env_types[0]}: there are no results of recipe {recipe} under {folder}")
     sections = results.group_results(found)
     if len(env_types) > 1:
         return overview_table(sections, env_types)
@@ -75,6 +88,16 @@ def recipe_of(method):
     """The recipe in a method's name, None for the paper's: meta_dt+fast-no_context -> fast."""
     named = re.search(r"\+(\w+)", method)
     return named and named[1]
+
+
+def file_table(path):
+    """Markdown of a benchmark's result file. Raises UserError where it is none."""
+    document = read_json(path) if path.is_file() else {}
+    if "curves" in document:
+        return curve_table(document)
+    if "figures" in document:
+        return speed_table(document)
+    raise UserError(f"table {path}: this is no result file of a benchmark; name one of benchmarks/results/")
 
 
 def curve_table(document, columns=5):

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from src import results
-from src.checkpoint import atomic_path, main_guard
+from src.checkpoint import UserError, atomic_path, main_guard
 from src.config import Parser
 from src.pictures import section_pictures, slug
 from src.tables import html_table, markdown_table, section_note, section_tables, text_table
@@ -143,6 +143,8 @@ def main(argv=None):
     parser.add_argument("--table_only", action="boolean", default=False, help="print the tables and write nothing")
     args = parser.parse_args(argv)
 
+    if args.output.exists() and not args.output.is_dir():
+        raise UserError(f"--output {args.output} is a file: name a folder")
     sections = results.group_results(results.read_results(args.results, args.env_type))
     tables = [section_tables(section) for section in sections]
     for section, shown in zip(sections, tables, strict=True):

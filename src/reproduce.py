@@ -240,7 +240,8 @@ def main(argv=None):
     env, recipes = read_env(path, document), ["paper", *(document.get("recipes") or {})]
     if args.recipe not in recipes:
         raise UserError(f"{path.name} has no recipe {args.recipe!r}: choose {', '.join(recipes)}")
-    runs = [learning_jobs(args, env, quality, seed) for seed in args.seeds for quality in args.qualities]
+    args.qualities = [*dict.fromkeys(args.qualities)]
+    runs = [learning_jobs(args, env, quality, seed) for seed in dict.fromkeys(args.seeds) for quality in args.qualities]
     learning = [job for part in zip(*runs, strict=True) for jobs in part for job in jobs]  # the main results of all seeds first
     data = data_jobs(args, env) if remaining(learning) else []
     if args.dry_run:

@@ -92,6 +92,9 @@ def refused(capsys, folder, script, argv, mend):
         ("train_meta_dt", ["--forget_exploration", "True"], "--forget_exploration says nothing without --explore_steps"),
         ("train_meta_dt", ["--dropout", "1"], "'1' is not a number of at least 0 and below 1"),
         ("train_meta_dt", ["--probe_steps", "20"], "--probe_steps 20 leaves nothing of an episode"),
+        ("train_meta_dt", ["--explore_steps", "21"], "--explore_steps 21 is longer than an episode"),
+        ("train_meta_dt", ["--best_steps"], "--best_steps says nothing with --top_share 1"),
+        ("get_datasets", ["--data_type", "medium", "--behaviour", "committed"], "come with the repository: leave --behaviour"),
         ("get_datasets", ["--data_type", "medium"], "no behaviour policies in .*train_data_collection.py"),
         ("train_data_collection", ["--save_freq", "0"], "'0' is not an integer of at least 1"),
         ("train_data_collection", ["--hidden_sizes", "64", "-1"], "'-1' is not|unknown argument|expected"),
@@ -174,6 +177,12 @@ SEEN = {
         "is at step 20 of 1000: run train_context.py again"),
     "settings of the world model without its keys": ("train_meta_dt", [lambda r: write_json(r / CONTEXT / "config.json", {})], [],
         "holds no world model of train_context.py"),
+    "a wrong horizon in the world model's settings": ("train_meta_dt", [lambda r: edit(
+        r, CONTEXT / "config.json", context_horizon=-3)], [], "holds no world model of train_context.py"),
+    "words in the world model's settings": ("train_meta_dt", [lambda r: edit(
+        r, CONTEXT / "config.json", context_horizon="four")], [], "holds no world model of train_context.py"),
+    "a folder in place of settings": ("train_meta_dt", [lambda r: (r / CONTEXT / "config.json").unlink(),
+        lambda r: (r / CONTEXT / "config.json").mkdir()], [], "cannot read .*config.json: Is a directory"),
     "dataset made again": ("train_meta_dt", [lambda r: run_stage("get_datasets", r, "--seed", "1")], [],
         "another version of this dataset: run train_context.py --no-resume again"),
     "dataset made again under a world model": ("train_context", [lambda r: run_stage("get_datasets", r, "--seed", "1")], [],
@@ -301,6 +310,8 @@ def test_the_output_folder_is_a_file(tmp_path, capsys):
 
 def test_a_report_without_results(tmp_path, capsys):
     refused(capsys, tmp_path, "src.report", ["--results", tmp_path, "--output", tmp_path / "report"], "train a policy first")
+    (tmp_path / "taken").write_text("")
+    refused(capsys, tmp_path, "src.report", ["--output", tmp_path / "taken"], "taken is a file: name a folder")
     (tmp_path / "x.json").write_text("{")
     mend = "x.json: not readable as JSON .*repeat the run that wrote it, or remove the file"
     refused(capsys, tmp_path, "src.report", ["--results", tmp_path, "--output", tmp_path / "report"], mend)

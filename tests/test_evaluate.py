@@ -18,6 +18,12 @@ TESTS = [45, 46, 47, 48, 49]
 GOALS = ENV.make().tasks["goal"]
 
 
+@pytest.mark.parametrize("task", [-1, 50])
+def test_point_robot_has_fifty_tasks(task):
+    with pytest.raises(ValueError, match="point_robot has tasks 0 to 49"):
+        PointRobotEnv().reset(options={"task": task})
+
+
 class Recorder:
     """Walks at a speed of its own in every row, faster with every prompt it is given; remembers what it was shown."""
 

@@ -45,7 +45,7 @@ def test_tables_are_written_between_their_marks(folder, capsys):
     flags = ["--pages", str(folder / "README.md"), "--results", str(folder / "results")]
     with pytest.raises(SystemExit):
         readme.main([*flags, "--check", "True"])
-    assert "run python -m src.readme" in capsys.readouterr().err
+    assert "give the same command without --check" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         readme.main(["--pages", str(folder / "nothing.md")])
     assert "there is no such file" in capsys.readouterr().err
@@ -86,6 +86,30 @@ def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
     write(tmp_path, "maze", "replay", "bamdp", 0, [[6, 6], [8, 8]], reference_episodes=references)  # a name that "log" has too
     with pytest.raises(UserError, match="show maze/<kind of data>"):
         readme.table(tmp_path, ["maze"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: slide -->\nkept\n<!-- table: slope -->\n<!-- end of table -->\n", "mend its marks"),
+        ("<!-- table: slide -->\nkept\n", "mend its marks"),
+        ("no table", "mend its marks"),
+        ("<!-- table:  -->\n<!-- end of table -->\n", "a table has no name"),
+        ("<!-- table: slide+ -->\n<!-- end of table -->\n", "a name is FAMILY, FAMILY/DATA"),
+        ("<!-- table: slide+fast/medium -->\n<!-- end of table -->\n", "a name is FAMILY, FAMILY/DATA"),
+        ("<!-- table: slide+fats -->\n<!-- end of table -->\n", "no results of recipe fats"),
+        ("<!-- table: pyproject.json -->\n<!-- end of table -->\n", "no result file of a benchmark"),
+        (b"\xff\xfe", "not text in UTF-8"),
+    ],
+)
+def test_broken_marks_are_refused_and_nothing_is_lost(folder, capsys, text, message):
+    page = folder / "page.md"
+    page.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = page.read_bytes()
+    with pytest.raises(SystemExit):
+        readme.main(["--pages", str(page), "--results", str(folder / "results")])
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and page.read_bytes() == before
 
 
 def test_a_table_of_one_recipe_stands_beside_the_paper_s(folder):
