@@ -184,4 +184,4 @@ def slug(section):
 
 
 def _safe(*names):
-    return re.sub(r"[^\w.+-]", "_", "-".join(names))
+    return re.sub(r"[^\w.+-]", "_", "-".join(map(str, names)))

@@ -74,10 +74,13 @@ def table(folder, env_types):
         found = [result for result in found if recipe_of(result["method"]) in (None, recipe)]
         if not any(recipe_of(result["method"]) == recipe for result in found):
             raise UserError(f"table {env_types[0]}: there are no results of recipe {recipe} under {folder}")
-    sections = results.group_results(found)
+    sections = [section for section in results.group_results(found) if quality in (None, section.quality)]
+    for section in sections:
+        if any(column[2:] for column in section.runs):
+            name = f"{section.env_type}/{section.quality}"
+            raise UserError(f"the methods of {name} were scored on different tasks: name a recipe in the mark, or move results")
     if len(env_types) > 1:
         return overview_table(sections, env_types)
-    sections = [section for section in sections if quality in (None, section.quality)]
     if not sections:
         raise UserError(f"table {env_types[0]}: there are no such results under {folder}")
     sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)

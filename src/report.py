@@ -33,7 +33,8 @@ LEGEND = {
     "Protocol": """strict: nothing about a test task is known beforehand; target returns come from the
         training tasks. paper: what the official code does (target return = best return in the test task's own
         dataset, warm-up pool grown over all evaluations); for comparison with published numbers only. Compare
-        methods within one column.""",
+        methods within one column: where methods were scored on different tasks, each list of tasks has a column of
+        its own, and the number in its title stands before the tasks below the heading.""",
     "Reference levels": """trivial: a policy that does nothing. task_blind: the best policy that ignores the
         task; a method that does not beat it has not adapted. dataset_mean, dataset_best: mean and best return of
         the test tasks' own offline episodes. oracle: a policy that knows the task. thompson, walk_and_redraw,

@@ -41,13 +41,18 @@ class Section:
 
     env_type: str
     quality: str
-    runs: dict  # {(regime, protocol): {method: [result of each seed]}}, all in display order
+    runs: dict  # {column: {method: [result of each seed]}}, all in display order; see `group_results`
     diagnostics: dict  # {name of the world model: [result of each seed]}
 
     @property
     def methods(self):
         """All method names, Meta-DT and its variants first."""
         return sorted({method for methods in self.runs.values() for method in methods}, key=_method_order)
+
+    @property
+    def task_sets(self):
+        """The lists of tasks that runs were scored on, sorted."""
+        return sorted({tuple(runs[0]["task_ids"]) for methods in self.runs.values() for runs in methods.values()})
 
 
 def read_results(folder, env_types=()):
@@ -73,7 +78,11 @@ def read_results(folder, env_types=()):
 
 
 def group_results(results):
-    """Results -> list of Sections. Raises UserError when the runs of one column were not scored on the same tasks."""
+    """Results -> list of Sections.
+
+    A column is (regime, protocol). Where its methods were scored on different tasks, each list of tasks has a column of its own,
+    (regime, protocol, n), n counting the section's `task_sets` from 1. Raises UserError when the seeds of one method differ.
+    """
     sections = {}
     for result in sorted(results, key=lambda result: (_method_order(result["method"]), result["seed"])):
         key = result["env_type"], result["quality"]
@@ -82,13 +91,23 @@ def group_results(results):
             section.diagnostics.setdefault(result["method"], []).append(result)
             continue
         column = section.runs.setdefault((result["regime"], result["protocol"]), {})
-        column.setdefault(result["method"], []).append(result)
-        first = next(iter(column.values()))[0]
-        if result["task_ids"] != first["task_ids"]:
-            raise UserError(f"{result['path']}: key 'task_ids' differs from {first['path']}; score both on the same tasks")
+        seeds = column.setdefault(result["method"], [])
+        seeds.append(result)
+        if result["task_ids"] != seeds[0]["task_ids"]:
+            raise UserError(f"{result['path']}: key 'task_ids' differs from {seeds[0]['path']}; score both on the same tasks")
     for section in sections.values():
+        section.runs = {column: methods for item in section.runs.items() for column, methods in _by_tasks(section, *item)}
         section.runs = {column: section.runs[column] for column in sorted(section.runs, key=_column_order)}
     return [sections[key] for key in sorted(sections)]
+
+
+def _by_tasks(section, column, methods):
+    """Yields (column, methods) with one list of tasks each."""
+    parts = {}
+    for method, runs in methods.items():
+        parts.setdefault(tuple(runs[0]["task_ids"]), {})[method] = runs
+    for tasks, part in parts.items():
+        yield (*column, section.task_sets.index(tasks) + 1) if len(parts) > 1 else column, part
 
 
 def _method_order(method):
@@ -96,7 +115,7 @@ def _method_order(method):
 
 
 def _column_order(column):
-    regime, protocol = column
+    regime, protocol, *_ = column
     return [*REGIMES, regime].index(regime), [*PROTOCOLS, protocol].index(protocol), column
 
 

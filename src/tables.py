@@ -211,8 +211,8 @@ def mean_levels(column):
 
 
 def column_title(column):
-    """(regime, protocol) in words."""
-    return f"{column[0]}, {column[1]} protocol"
+    """(regime, protocol), and the number of the tasks where methods were scored on different ones, in words."""
+    return f"{column[0]}, {column[1]} protocol" + "".join(f", tasks ({number})" for number in column[2:])
 
 
 def digits_of(section):
@@ -238,9 +238,11 @@ def _span(numbers):
 
 def section_note(section):
     """One line: which tasks, how many runs."""
-    tasks = sorted({tuple(runs[0]["task_ids"]) for _, _, runs in rows_of(section)})
+    tasks = list(map(_span, section.task_sets))
+    if any(column[2:] for column in section.runs):
+        tasks = [f"({number}) {span}" for number, span in enumerate(tasks, 1)]
     runs = sum(len(runs) for _, _, runs in rows_of(section))
-    return f"Test tasks {'; '.join(map(_span, tasks))}. {runs} runs." if runs else "World models only."
+    return f"Test tasks {'; '.join(tasks)}. {runs} runs." if runs else "World models only."
 
 
 def text_table(table):

@@ -29,6 +29,7 @@ from baselines.borel.mixing import load_logs, load_replays, mix, relabel_rewards
 from baselines.borel.problem import play, random_actions
 from baselines.borel.settings import parse
 from baselines.borel.vae import LossSettings
+from src import report
 from src.checkpoint import UserError, load_tensors, read_json
 from src.config import known_env_types, read_yaml
 from src.results import read_results
@@ -453,6 +454,26 @@ def test_online_training_with_sac_and_tensorboard(tmp_path):
     assert list((run / "tensorboard").iterdir())
     (result,) = read_results(tmp_path / "results")
     assert result["task_ids"] == split["eval"] and result["quality"] == "online"
+
+
+def test_online_seeds_share_their_tasks_and_stand_beside_other_tasks(tmp_path, capsys):
+    """The split does not depend on the seed; a method that was scored on all tasks does not keep the report from being made."""
+    flags = ["--env-type", "gridworld", "--recipe", "debug", "--output_dir", str(tmp_path), "--tensorboard", "False"]
+    flags += ["--num-iters", "1"]
+    for seed in ("0", "1"):
+        online_training.main([*flags, "--seed", seed])
+    all_tasks = ["--num-train-tasks", "21", "--num-eval-tasks", "21", "--method", "all"]
+    online_training.main([*flags, *all_tasks])
+    first, second, other = (result["task_ids"] for result in sorted(read_results(tmp_path / "results"), key=lambda result: (
+        len(result["task_ids"]), result["seed"])))  # fmt: skip
+    assert first == second and len(first) == 5 and other == list(range(21))
+    report.main(["--results", str(tmp_path / "results"), "--table_only"])
+    shown = capsys.readouterr().out
+    assert "Test tasks (1) 0–20; (2) " in shown and "bamdp, strict protocol, tasks (2)" in shown
+    path = tmp_path / "saves/gridworld/log/borel/online/borel-online+debug/seed_1/split.json"
+    path.write_text(json.dumps({"train": list(range(16)), "eval": list(range(16, 21))}))  # as its seed once said
+    assert_refused(capsys, online_training, [*flags, "--seed", "1"], "holds a run with other tasks: pass --no-resume")
+    online_training.main([*flags, "--seed", "1", "--no-resume"])
 
 
 def test_online_training_refreshes_its_hyper_states(tmp_path):

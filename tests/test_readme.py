@@ -83,6 +83,11 @@ def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
     for name in ("maze/log", "maze+fast"):
         with pytest.raises(UserError, match="of one family only"):
             readme.table(tmp_path, [name, "maze"])
+    write(tmp_path, "maze", "online", "bamdp", 0, [[6, 6]], method="small", task_ids=[8], reference={}, reference_episodes={})
+    with pytest.raises(UserError, match="the methods of maze/online were scored on different tasks"):
+        readme.table(tmp_path, ["maze"])
+    assert readme.table(tmp_path, ["maze/log"]).splitlines() == lines
+    (tmp_path / "maze/online/small/bamdp-strict/seed_0.json").unlink()
     write(tmp_path, "maze", "replay", "bamdp", 0, [[6, 6], [8, 8]], reference_episodes=references)  # a name that "log" has too
     with pytest.raises(UserError, match="show maze/<kind of data>"):
         readme.table(tmp_path, ["maze"])

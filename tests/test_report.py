@@ -341,9 +341,31 @@ def test_contradicting_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=f"{copy}: key 'seed' repeats that of {path}"):
         read_results(tmp_path)
     copy.unlink()
-    write_result(tmp_path, "toy", "medium", "other", "few_shot", "strict", 0, task_ids=[1, 2])
+    write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 2, task_ids=[1, 2])  # seeds cannot be averaged
     with pytest.raises(UserError, match="key 'task_ids' differs"):
         group_results(read_results(tmp_path))
+
+
+def test_methods_on_other_tasks_have_a_column_of_their_own(tmp_path):
+    paths = {"trajectories": {"45": [[[0, 0], [1, 1]]]}, "belief": {"spread": [1.0], "low": [0.5], "high": [1.5]}}
+    for seed in range(2):
+        write_result(tmp_path, "toy", "online", "borel", "bamdp", "strict", seed, returns=[[1, 2], [3, 4]], **paths)
+    more = {"task_ids": [0, 1, 2], "returns": [[5, 6]] * 3, "reference": {"oracle": [9.0] * 3}, **paths}
+    write_result(tmp_path, "toy", "online", "borel+reduced", "bamdp", "strict", 0, **more)
+    section = one_section(tmp_path)
+    assert {column: list(methods) for column, methods in section.runs.items()} == {
+        ("bamdp", "strict", 1): ["borel+reduced"],
+        ("bamdp", "strict", 2): ["borel"],
+    }
+    assert tables.section_note(section) == "Test tasks (1) 0–2; (2) 45, 46. 3 runs."
+    table = tables.score_table(section)
+    assert table.headers[1:] == ["bamdp, strict protocol, tasks (1)", "bamdp, strict protocol, tasks (2)"]
+    assert [row[1:] for row in table.references] == [["9.00\nmean 9.00", tables.NONE]]
+    assert [row[2 if row[0] == "borel" else 1] for row in table.rows] == ["2.50 [2.50, 2.50]\nmean 2.50 [2.50, 2.50], 2 seeds",
+                                                                           "5.50\nmean 5.50, 1 seed"]  # fmt: skip
+    report.main(["--results", str(tmp_path), "--output", str(tmp_path / "report")])
+    names = {path.name for path in (tmp_path / "report").glob("*.png")}
+    assert {"toy-online-belief-bamdp-strict-1.png", "toy-online-belief-bamdp-strict-2.png"} <= names
 
 
 def test_no_results_says_what_to_do(tmp_path):

@@ -69,7 +69,7 @@ QUALITY = "online"  # there is no data set
 def make_parser():
     parser = borel_parser(__doc__)
     tasks = parser.add_argument_group("tasks (default: those of the settings file)")
-    tasks.add_argument("--num-train-tasks", type=positive_int, help="shuffle all tasks: the first so many are for training")
+    tasks.add_argument("--num-train-tasks", type=positive_int, help="shuffle all tasks, whatever the seed: so many train")
     tasks.add_argument("--num-eval-tasks", type=positive_int, help="and the last so many for evaluation")
     add_model_flags(parser)
     parser.set_defaults(vae_batch_num_rollouts_per_task=2)
@@ -121,7 +121,7 @@ def main(argv=None):
     directory = run_folder(args, args.agent_log_dir, "online", method, f"seed_{args.seed}")
     result = Path(args.output_dir, args.results_log_dir, args.env_type, QUALITY, method, "bamdp-strict", f"seed_{args.seed}.json")
     with run_directory(directory, resolved(args), args.resume, VOLATILE):
-        write_json(directory / "split.json", {name: ids.tolist() for name, ids in tasks.items()})
+        check_split(directory / "split.json", {name: ids.tolist() for name, ids in tasks.items()})
         if not (directory / "finished.json").exists():
             Online(args, tasks, directory).train(result, method)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
@@ -144,7 +144,10 @@ def require_settings(args):
 
 
 def split_tasks(args):
-    """Ids of the training and of the evaluation tasks: apart, or the same where both are all there are or the settings say so."""
+    """Ids of the training and of the evaluation tasks: apart, or the same where both are all there are or the settings say so.
+
+    The shuffle does not depend on --seed: results of several seeds belong to the same tasks.
+    """
     if args.num_train_tasks is None and args.num_eval_tasks is None:
         return {"train": np.arange(*args.env.train_tasks), "eval": np.arange(*args.env.test_tasks)}
     train, total = args.num_train_tasks or 0, args.problem.num_tasks
@@ -154,8 +157,15 @@ def split_tasks(args):
     if not train or not number or train + number > total:
         raise UserError(f"--num-train-tasks {train} and --num-eval-tasks {number} must be given and not exceed {total} tasks, "
                         f"or both be {total}: all for both")  # fmt: skip
-    order = numpy_generator(args.seed, "split").permutation(total)
+    order = numpy_generator(0, "split").permutation(total)
     return {"train": np.sort(order[:train]), "eval": np.sort(order[-number:])}
+
+
+def check_split(path, split):
+    """Write the split, or raise UserError where a run from when it depended on the seed has another one."""
+    if path.exists() and read_json(path) != split:
+        raise UserError(f"{path.parent} holds a run with other tasks: pass --no-resume to replace it")
+    write_json(path, split)
 
 
 class Online:
