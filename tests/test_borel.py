@@ -611,6 +611,32 @@ def test_deleted_logs_are_made_again(grid, tmp_path, capsys):
     assert (data / "task_004/agent.safetensors").exists()
 
 
+def test_other_episodes_than_the_data_have_are_refused_before_training(grid, tmp_path, capsys, monkeypatch):
+    """K and H of data, belief model and agents are looked at first; a finished cache of other ones is not read."""
+    folder, flags = copy_of(grid, tmp_path)
+    monkeypatch.setattr(offline, "train", None)  # whatever comes so far is too late
+    other = [*flags, "--method", "q", "--max-rollouts-per-task", "2"]
+    model = folder / "saves/gridworld/log/borel/vae/relabel+debug__seed_0/config.json"
+    told = "of 4 episodes of 15 steps, this command says 2 of 15: change --max-rollouts-per-task"
+    assert_refused(capsys, offline, other, f"holds a belief model {told}")
+    settings = read_json(model)
+    model.write_text(json.dumps(settings | {"max_rollouts_per_task": 2}))
+    assert_refused(capsys, offline, other, "holds an agent of 4 episodes")
+    model.write_text(json.dumps(settings))
+    own = [*flags, "--method", "q"]
+    task = folder / "datasets/gridworld/log+debug/task_005/task.json"
+    document = read_json(task)
+    task.write_text(json.dumps(document | {"settings": document["settings"] | {"hidden_layers": [3]}}))
+    assert_refused(capsys, offline, own, "have different hidden layers")
+    task.write_text(json.dumps(document))
+    (task.parent / "agent.safetensors").write_bytes(b"half")
+    assert_refused(capsys, offline, own, "agent.safetensors is damaged")
+    (task.parent / "agent.safetensors").unlink()  # as with --save-models False
+    model.write_text(json.dumps(settings | {"max_rollouts_per_task": 2}))
+    assert_refused(capsys, offline, other, f"holds roll-outs {told}")
+    assert not (folder / "results/gridworld/log/q+debug").exists() and not list(folder.rglob("offline/q+debug"))
+
+
 def test_a_belief_without_decoder_expects_no_rewards(grid, tmp_path, capsys):
     _, flags = copy_of(grid, tmp_path)
     vae_script.main([*flags, "--vae-model-name", "blind", "--disable-decoder", "True", "--hindsight-relabelling", "True"])

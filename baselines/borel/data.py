@@ -93,15 +93,31 @@ def read_document(path, *keys):
     return document
 
 
-def task_stamp(directory, task, command):
-    """What tells a task's data from others without reading them: their digest. `command` makes them.
+def task_document(directory, problem, task, command, *keys):
+    """The task.json of one task's folder; keys: further entries that it must have.
+
+    Raises UserError where the data are missing (`command` makes them), of another task, or of other K or H.
+    """
+    if not (directory / "task.json").exists():
+        raise UserError(f"no data of task {task} in {directory}; make them: {command}")
+    document = read_document(directory / "task.json", *DOCUMENT, *keys)
+    parameters = {key: np.asarray(values[task]).tolist() for key, values in problem.tasks.items()}
+    if document["parameters"] != parameters or document["env_type"] != problem.env.env_type:
+        raise UserError(f"{directory} holds data of another task: {document['env_type']} {document['parameters']}")
+    if (document["episodes"], document["max_episode_steps"]) != (problem.episodes, problem.horizon):
+        raise UserError(
+            f"{directory} holds roll-outs of {document['episodes']} episodes of {document['max_episode_steps']} steps, this "
+            f"command says {problem.episodes} of {problem.horizon}: change --max-rollouts-per-task or choose other data"
+        )
+    return document
+
+
+def task_stamp(directory, problem, task, command):
+    """What tells a task's data from others without reading them: their digest. Raises UserError as `task_document`.
 
     Data from before digests were recorded are told by their size and settings.
     """
-    folder = task_directory(directory, task)
-    if not (folder / "task.json").exists():
-        raise UserError(f"no data of task {task} in {folder}; make them: {command}")
-    document = read_document(folder / "task.json", *DOCUMENT)
+    document = task_document(task_directory(directory, task), problem, task, command)
     if "sha256" in document:
         return [task, document["sha256"]]
     stamp = [task, document["num_rollouts"], document.get("seed"), derive(0, str(document.get("settings")))]
@@ -111,20 +127,10 @@ def task_stamp(directory, task, command):
 def read_task(directory, problem, task, command, *keys):
     """(arrays, document) of one task's folder; keys: further entries that task.json must have.
 
-    Raises UserError, naming `command` where the data are missing.
+    Raises UserError as `task_document`, and where the roll-outs are missing or damaged.
     """
-    if not (directory / "task.json").exists():
-        raise UserError(f"no data of task {task} in {directory}; make them: {command}")
-    document = read_document(directory / "task.json", *DOCUMENT, *keys)
+    document = task_document(directory, problem, task, command, *keys)
     tensors = load_tensors(directory / "rollouts.safetensors")
-    parameters = {key: np.asarray(values[task]).tolist() for key, values in problem.tasks.items()}
-    if document["parameters"] != parameters or document["env_type"] != problem.env.env_type:
-        raise UserError(f"{directory} holds data of another task: {document['env_type']} {document['parameters']}")
-    if (document["episodes"], document["max_episode_steps"]) != (problem.episodes, problem.horizon):
-        raise UserError(
-            f"{directory} holds roll-outs of {document['episodes']} episodes of {document['max_episode_steps']} steps, this "
-            f"command says {problem.episodes} of {problem.horizon}: change --max-rollouts-per-task or choose other data"
-        )
     if not tensors.keys() >= set(KEYS):
         raise UserError(f"{directory / 'rollouts.safetensors'} holds no roll-outs; make the data again: {command}")
     arrays = {key: tensors[key].numpy() for key in KEYS}

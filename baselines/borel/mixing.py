@@ -48,13 +48,16 @@ def replay_directory(args):
 
 
 def data_stamps(args):
-    """{"data": stamps of the training tasks' logs} and, where they are used, the same of the "replays"."""
-    tasks = range(*args.env.train_tasks)
+    """{"data": stamps of the training tasks' logs} and, where they are used, the same of the "replays".
+
+    Raises UserError where they are missing, or not those of this problem.
+    """
+    problem, tasks = args.problem, range(*args.env.train_tasks)
     logs, command = data_directory(args, data_name(args, args.data_dir)), collect_command(args)
-    stamps = {"data": [task_stamp(logs, task, command) for task in tasks]}
+    stamps = {"data": [task_stamp(logs, problem, task, command) for task in tasks]}
     if args.policy_replaying:
         replays, command = replay_directory(args), next_command(args, "hindsight_data_collection")
-        stamps["replays"] = [task_stamp(replays, task, command) for task in tasks]
+        stamps["replays"] = [task_stamp(replays, problem, task, command) for task in tasks]
     return stamps
 
 

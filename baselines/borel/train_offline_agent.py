@@ -100,17 +100,20 @@ def main(argv=None):
     model = load_belief_model(folder, args.problem, next_command(args, "train_vae_offline")).to(args.device)
     if args.belief_rewards and not model.config["decode_reward"]:
         raise UserError(f"--belief-rewards True needs a decoder of rewards, and {folder} was trained with --disable-decoder True")
-    method = method_name(args, read_document(folder / "config.json", "decode_state", "hindsight_relabelling"))
+    settings = read_document(folder / "config.json", "decode_state", "hindsight_relabelling", "max_rollouts_per_task", "env")
+    check_rollouts(args.problem, folder, settings)
+    method = method_name(args, settings)
     directory = run_folder(args, args.agent_log_dir, "offline", method, f"seed_{args.seed}")
     result = Path(args.output_dir, args.results_log_dir, args.env_type, QUALITY, method, "bamdp-strict", f"seed_{args.seed}.json")
     finished = args.resume and (directory / "finished.json").exists()
+    agents = None if finished else load_reference_agents(args)  # all that is needed is looked at before the long part
     data = None if finished else RolloutBuffer.full(load_hyper_states(args, model, name))
     volatile = (*VOLATILE, "transform_data_bamdp")
     made_from = {**data_digests(args), "vae_model_sha256": model_fingerprint(model)}
     with dependent_run(args, directory, {**resolved(args), "vae_model_name": name}, made_from, volatile):
         if data is not None:
             result.unlink(missing_ok=True)
-            train(args, model, data, directory, result, method)
+            train(args, model, agents, data, directory, result, method)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
     returns = np.mean(read_json(result)["returns"], axis=0)
     episodes = ", ".join(f"{value:.2f}" for value in returns)
@@ -127,6 +130,16 @@ def find_model(args):
         raise UserError(f"--vae-model-name is not given and {folder} holds {len(names)} belief models: {known}")
     name = args.vae_model_name or names[0]
     return name, folder / name
+
+
+def check_rollouts(problem, folder, settings):
+    """Raises UserError where the belief model in `folder` was trained on roll-outs of other K or H."""
+    trained = settings["max_rollouts_per_task"], settings["env"]["max_episode_steps"]
+    if trained != (problem.episodes, problem.horizon):
+        raise UserError(
+            f"{folder} holds a belief model of {trained[0]} episodes of {trained[1]} steps, this command says "
+            f"{problem.episodes} of {problem.horizon}: change --max-rollouts-per-task or choose another --vae-model-name"
+        )
 
 
 def method_name(args, vae):
@@ -206,8 +219,11 @@ def transform(args, model, task, arrays):
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-def train(args, model, data, directory, result, method):
-    """Train the meta-agent, evaluating as it goes; writes policy, result file and, last, finished.json."""
+def train(args, model, agents, data, directory, result, method):
+    """Train the meta-agent, evaluating as it goes; writes policy, result file and, last, finished.json.
+
+    agents: see `load_reference_agents`.
+    """
     generator = torch_generator(args.seed, "meta-agent")
     agent = make_agent(args, 1, data.arrays["states"].shape[-1], generator, cql=args.alpha_cql if args.use_cql else 0.0)
     curve = {"gradient_steps": [], "train_return": [], "validation_return": [], "test_return": []}
@@ -243,21 +259,31 @@ def train(args, model, data, directory, result, method):
     final = evaluate(args.problem, model, agent, tasks, args.eval_rollouts, args.seed, args.eval_deterministic, pictures=True)
     steps = args.num_iters * args.rl_updates_per_iter
     seconds = time.monotonic() - clock
-    config, levels = read_json(directory / "config.json"), single_task_returns(args, tasks)
+    config, levels = read_json(directory / "config.json"), single_task_returns(args, agents, tasks)
     write_result(result, args, method, QUALITY, tasks, final, curve, steps, seconds, config, levels)
     write_json(directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
 
 
-def single_task_returns(args, task_ids):
-    """How the agents whose logs are the data fare on `task_ids`: {level: (tasks, K)}, means over the agents, or over some
-    REFERENCE_AGENTS of them evenly spaced; {} without them."""
+def load_reference_agents(args):
+    """The agents whose logs are the data as one stack, or some REFERENCE_AGENTS of them evenly spaced; None without them.
+
+    Raises UserError where they are not those of this problem.
+    """
     source, train_tasks = data_directory(args, data_name(args, args.data_dir)), range(*args.env.train_tasks)
     chosen = train_tasks[:: math.ceil(len(train_tasks) / REFERENCE_AGENTS)]
     if not all((task_directory(source, task) / "agent.safetensors").exists() for task in chosen):
+        return None
+    return load_agents(args, chosen)
+
+
+def single_task_returns(args, agents, task_ids):
+    """How `agents`, a stack or None, fare on `task_ids`: {level: (tasks, K)}, means over the agents; {} without them."""
+    if agents is None:
         return {}
-    actor = exploring(load_agents(args, chosen), len(chosen), torch_generator(args.seed, "single"), deterministic=True)
-    played = play(args.problem, np.tile(task_ids, len(chosen)), actor, (args.seed, "single-task agents"))
-    returns = episode_returns(args.problem, played["rewards"]).reshape(len(chosen), len(task_ids), -1)
+    count = len(agents.policy_network().weights[0])
+    actor = exploring(agents, count, torch_generator(args.seed, "single"), deterministic=True)
+    played = play(args.problem, np.tile(task_ids, count), actor, (args.seed, "single-task agents"))
+    returns = episode_returns(args.problem, played["rewards"]).reshape(count, len(task_ids), -1)
     return {"single_task_agents": returns.mean(0).round(4).tolist()}
 
 
