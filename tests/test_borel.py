@@ -96,6 +96,27 @@ def test_any_number_of_episodes_may_be_relabelled():
         np.testing.assert_array_equal(mixed.rewards[row], expected)
 
 
+def test_relabelling_reads_no_reward_across_a_reset():
+    """Converted logs hold the last observation of an episode in place of the next start: Cheetah's speed there is nonsense."""
+    problem = problem_of("cheetah_vel", 2)
+    rollouts = random_rollouts(problem, [3, 5], 6)
+    rollouts.next_obs[:, :, 199, -4] = 5  # as of a robot that has run
+    rollouts.obs[:, :, 200] = rollouts.next_obs[:, :, 199]
+    stale = problem.rewards(3, rollouts.obs[0], rollouts.actions[0], rollouts.next_obs[0])
+    assert stale[:, 200].max() < -30
+    rollouts = dataclasses.replace(rollouts, starts_recorded=False)
+    mixed = relabel_rewards(rollouts, problem, 1.0, np.random.default_rng(0), "any")
+    moved = (mixed.next_obs[:, :, 200:-1] != rollouts.next_obs[:, :, 200:-1]).any((2, 3))
+    assert moved.any() and mixed.rewards[:, :, 200].min() > -10
+    for row, number in np.argwhere(moved):
+        given = (rollouts.next_obs[:, :, :199] == mixed.next_obs[row, number, 200:399]).all((2, 3))
+        assert given.sum() == 1 and not given[row].any()
+        own = problem.rewards(
+            rollouts.task_ids[row], *(mixed.arrays()[key][row, number, 200:] for key in ("obs", "actions", "next_obs"))
+        )
+        np.testing.assert_array_equal(own, mixed.rewards[row, number, 200:])
+
+
 def test_fresh_relabelling_differs_by_epoch(grid):
     """Every epoch draws its own mixture; the same epoch draws the same again; the published way knows one draw."""
     _, flags = grid
@@ -531,6 +552,11 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
     _, flags = grid
     extra = ["--vae-model-name", "other", "--predict-change", "True"]
     assert_refused(capsys, vae_script, [*flags, *extra], "says nothing without --decode-state")
+    extra = ["--vae-model-name", "other", "--hindsight-relabelling", "True", "--relabelling-fraction"]
+    for few in ("0", "0.05"):
+        assert_refused(capsys, vae_script, [*flags, *extra, few], f"--relabelling-fraction {few} rewrites none of 7 roll-outs")
+    extra = ["--hindsight-relabelling", "True", "--relabelling-fraction", "0", "--transform-data-bamdp", "True", "--method", "q"]
+    assert_refused(capsys, offline, [*flags, *extra], "rewrites none of 7 roll-outs")
     extra = ["--vae-model-name", "other", "--max-rollouts-per-task", "3"]
     assert_refused(capsys, vae_script, [*flags, *extra], "change --max-rollouts-per-task")
     extra = ["--vae-model-name", "other", "--state-embedding-size", "0", "--multihead-for-reward", "False"]

@@ -33,10 +33,17 @@ def add_mixing_flags(data):
 
 
 def load_logs(args):
-    """(Rollouts of the training tasks, their replays as `load_replays` gives or None). Raises UserError without the data."""
+    """(Rollouts of the training tasks, their replays as `load_replays` gives or None).
+
+    Raises UserError without the data, or where relabelling would rewrite none of them.
+    """
     problem, tasks = args.problem, range(*args.env.train_tasks)
     directory = data_directory(args, data_name(args, args.data_dir))
     rollouts = load_rollouts(directory, problem, tasks, collect_command(args), limit=args.num_trajs_per_task)
+    count = rollouts.rewards.shape[1]
+    if args.hindsight_relabelling and not round(args.relabelling_fraction * count):
+        given = f"--relabelling-fraction {args.relabelling_fraction:g}"
+        raise UserError(f"{given} rewrites none of {count} roll-outs: raise it, or give --hindsight-relabelling False")
     if not args.policy_replaying:
         return rollouts, None
     return rollouts, load_replays(replay_directory(args), problem, tasks, next_command(args, "hindsight_data_collection"))
@@ -89,7 +96,8 @@ def relabel_rewards(rollouts, problem, fraction, generator, episodes="half"):
     Of each task's roll-outs a `fraction`, each at most once, gets its first u episodes replaced, each by that of a random
     roll-out of a random other task, read from the data as they were; the rewards are those of the receiving task. So what
     was visited no longer tells the task. (The original draws roll-outs with replacement, which misses a third of them, and
-    copies from data that it has already mixed.)
+    copies from data that it has already mixed.) Where the starts of later episodes were not recorded, donors give their first
+    episode: a reward that depends on s, as Cheetah's does, could not be recomputed for the first step of another.
 
     Args:
         episodes: "half": u = K/2 (1 for K = 1), as published. "any": u uniform in 1..K for each roll-out (ours), so that the
@@ -106,12 +114,13 @@ def relabel_rewards(rollouts, problem, fraction, generator, episodes="half"):
         chosen = generator.permutation(count)[: round(fraction * count)]
         many = max(1, problem.episodes // 2)
         many = np.full(len(chosen), many) if episodes == "half" else generator.integers(1, problem.episodes + 1, len(chosen))
-        for episode in range(many.max()):
+        for episode in range(many.max(initial=0)):
             slot, receivers = episode_slot(problem, episode), chosen[many > episode]
+            given = slot if rollouts.starts_recorded else episode_slot(problem, 0)
             donors = (row + generator.integers(1, tasks, len(receivers))) % tasks
             sources = generator.integers(count, size=len(receivers))
             for key in ("obs", "actions", "next_obs"):
-                getattr(mixed, key)[row, receivers, slot] = getattr(rollouts, key)[donors, sources, slot]
+                getattr(mixed, key)[row, receivers, slot] = getattr(rollouts, key)[donors, sources, given]
             moved = [getattr(mixed, key)[row, receivers, slot] for key in ("obs", "actions", "next_obs")]
             mixed.rewards[row, receivers, slot] = problem.rewards(task, *moved)
     return mixed
