@@ -115,6 +115,25 @@ def test_unscaled_actions_are_those_of_the_policy():
     np.testing.assert_allclose(unscale_actions(scale_actions(actions, space), space), actions, atol=1e-6)
 
 
+def test_rewards_that_are_not_stored_are_computed(tmp_path, capsys):
+    """Where they read s, which the original does not record at later starts, they cannot be."""
+    problem = problem_of("gridworld", 4)
+    played = write_original(tmp_path / "original", problem, 3)
+    next((tmp_path / "original").glob("*/rewards.npy")).unlink()
+    convert.main(["--env-type", "gridworld", "--output_dir", str(tmp_path), "--source", str(tmp_path / "original")])
+    rollouts = load_rollouts(tmp_path / "datasets/gridworld/log", problem, [3], "")
+    np.testing.assert_array_equal(rollouts.rewards[0], played["rewards"])
+    run = problem_of("cheetah_vel", 2)
+    path = tmp_path / "cheetah" / f"goal_{run.tasks['velocity'][3]:.3f}"
+    path.mkdir(parents=True)
+    for key, values in play(run, [3], random_actions(run, np.random.default_rng(0)), (0, "original")).items():
+        np.save(path / f"{key}.npy", values[0])
+    flags = ["--env-type", "cheetah_vel", "--output_dir", str(tmp_path), "--source", str(tmp_path / "cheetah")]
+    convert.main(flags)
+    (path / "rewards.npy").unlink()
+    assert_refused(capsys, convert, flags, "rewards.npy is missing, and the other arrays do not tell all of the rewards")
+
+
 def test_converter_refuses_what_it_cannot_trust(tmp_path, capsys):
     problem = problem_of("gridworld", 4)
     flags = ["--env-type", "gridworld", "--output_dir", str(tmp_path)]
@@ -123,11 +142,25 @@ def test_converter_refuses_what_it_cannot_trust(tmp_path, capsys):
         "whole number of roll-outs": {"rewards": np.zeros((17, 1))},
         "finite": {"next_obs": np.full((180, 3), np.nan)},
         "numbers per step": {"obs": np.zeros((180, 5))},
+        "actions.npy has 5 numbers per step": {"actions": np.full((180, 5), 0.2)},  # not one-hot
+        "has shape (), which": {"obs": np.array(1.0)},
+        "obs.npy holds no roll-out": {"obs": np.zeros((0, 3))},
+        "next_obs.npy holds no roll-out": {"next_obs": np.zeros((60, 0, 3))},
+        "next_obs.npy holds observations that gridworld": {"next_obs": np.full((180, 3), 5)},
+        "/obs.npy holds observations that gridworld": {"obs": np.full((180, 3), 0.5)},
+        "are not those of task 3": {"rewards": np.ones((180, 1))},
     }
+    cases |= {f"they are 0 to 4{' ' * number}": {"actions": np.full(180, action)} for number, action in enumerate((9, -1, 1.5))}
     for number, (message, changes) in enumerate(cases.items()):
         source = tmp_path / f"case_{number}"
         write_original(source, problem, 3, **changes)
-        assert_refused(capsys, convert, [*flags, "--source", str(source)], message)
+        assert_refused(capsys, convert, [*flags, "--source", str(source)], message.rstrip())
+    write_original(tmp_path / "packed", problem, 3)
+    (path,) = (tmp_path / "packed").glob("*/rewards.npy")
+    np.savez(path.with_suffix(".npz"), rewards=np.zeros(180))
+    for content in (path.with_suffix(".npz").read_bytes(), b"PK\x03\x04 and no more", b""):
+        path.write_bytes(content)
+        assert_refused(capsys, convert, [*flags, "--source", str(tmp_path / "packed")], "rewards.npy is not a plain numpy array")
     write_original(tmp_path / "elsewhere", problem, 3, name="seed_1_goal_0.500_0.500")
     assert_refused(capsys, convert, [*flags, "--source", str(tmp_path / "elsewhere")], "0 tasks of")
     assert_refused(capsys, convert, [*flags, "--source", str(tmp_path / "nowhere")], "no folder called")

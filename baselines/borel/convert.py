@@ -9,7 +9,8 @@ reads the dataset of another environment that has the same robot and tasks, and 
 
 Reads folders `seed_<seed>_goal_<g1>_<g2>...` with obs, actions, rewards, next_obs as .npy arrays: flat (N, dim) with the
 roll-outs in sequence, or (T, roll-outs, dim). Nothing but plain arrays is opened, so the files can run no code. The task
-is the one of configs/tasks/<env_type>.json that has the rounded parameters of the folder's name.
+is the one of configs/tasks/<env_type>.json that has the rounded parameters of the folder's name; rewards of another task are
+refused where they can be computed.
 
 The original records the last observation of an episode in place of the next one's start. task.json notes that
 (`starts_recorded`), and decoders that read s then leave the first step of later episodes out.
@@ -30,6 +31,9 @@ from src.collect import QUALITIES
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
 ROUNDING = 6e-4  # of three decimals, with a little slack
+# Rewards count as another task's where more than this share differs by more than this. Those of the original's Cheetah are not
+# exactly ours: its torso's position is one of five simulation steps old, which moves the speed by 0.13 m/s in the mean.
+REWARD_ERROR, REWARD_SHARE = 0.5, 0.02
 
 
 def make_parser():
@@ -107,11 +111,33 @@ def read_original(args):
         if task in found:
             raise UserError(f"{paths[task]} and {path} both hold task {task}: move one of them elsewhere")
         arrays = read_folder(problem, path)
-        if "rewards" not in arrays:  # the ant's collector stores terms of another, dense reward
-            arrays["rewards"] = problem.rewards(task, arrays["obs"], arrays["actions"], arrays["next_obs"])
+        arrays["rewards"] = checked_rewards(problem, task, path, **arrays)
         found[task] = arrays, {"seed": seed, "starts_recorded": problem.episodes == 1, "source": path.name}
         paths[task] = path
     return found
+
+
+def checked_rewards(problem, task, path, obs, actions, next_obs, rewards=None):
+    """The stored rewards (R, T), or computed ones: the ant's collector stores terms of another, dense reward.
+
+    Raises UserError where they are another task's, or cannot be computed.
+    """
+    if not hasattr(problem.environment, "compute_rewards") and rewards is not None:
+        return rewards
+    own, starts = problem.rewards(task, obs, actions, next_obs), slice(problem.horizon, None, problem.horizon)
+    if rewards is None:
+        moved = problem.rewards(task, next_obs[:, starts], actions[:, starts], next_obs[:, starts])
+        if not np.array_equal(own[:, starts], moved):  # they read s, which is not recorded there
+            raise UserError(f"{path / 'rewards.npy'} is missing, and the other arrays do not tell all of the rewards")
+        return own
+    wrong = np.abs(own - rewards) > REWARD_ERROR
+    wrong[:, starts] = False
+    if wrong.mean() > REWARD_SHARE:
+        raise UserError(
+            f"{path}: {wrong.mean():.0%} of the rewards are not those of task {task}, which the folder's name gives: "
+            "name the folder after the task of the data, or leave rewards.npy out to have them computed"
+        )
+    return rewards
 
 
 def find_folders(source):
@@ -162,28 +188,43 @@ def read_folder(problem, path):
         arrays["rewards"] = arrays["rewards"][..., 0]
     if problem.discrete:
         arrays["actions"] = arrays["actions"][..., 0].astype(np.int64)
+    space = problem.environment.observation_space
+    for key in ("obs", "next_obs"):
+        plain = arrays[key][..., : problem.plain_size]
+        cells = hasattr(problem.environment, "num_cells")  # of which there is no half
+        if not ((space.low <= plain) & (plain <= space.high)).all() or (cells and (plain != plain.round()).any()):
+            raise UserError(
+                f"{path / key}.npy holds observations that {problem.env.env_type} does not have; leave the folder out"
+            )
     return arrays
 
 
 def read_array(file, problem, size):
     """One .npy file -> (R, T, size) float32; one-hot actions become their index."""
     try:
-        values = np.load(file, allow_pickle=False)
+        with file.open("rb") as stream:
+            values = np.lib.format.read_array(stream, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is not a plain numpy array ({str(error).splitlines()[0]})") from None
     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
         raise UserError(f"{file} holds something else than finite numbers")
+    if not values.size:
+        raise UserError(f"{file} holds no roll-out")
     values = values.astype(np.float32)
     if values.ndim == 3:  # (T, roll-outs, dim)
         values = values.swapaxes(0, 1)
-    elif values.ndim <= 2 and len(values) % problem.steps == 0:
+    elif values.ndim in (1, 2) and len(values) % problem.steps == 0:
         values = values.reshape(-1, problem.steps, values.shape[1] if values.ndim == 2 else 1)
     if values.ndim != 3 or values.shape[1] != problem.steps:
         raise UserError(f"{file} has shape {values.shape}, which is no whole number of roll-outs of {problem.steps} steps")
-    if file.stem == "actions" and problem.discrete and values.shape[-1] == problem.action_size:
+    discrete = file.stem == "actions" and problem.discrete
+    if discrete and values.shape[-1] == problem.action_size and (values.sum(-1) == 1).all() and np.isin(values, (0, 1)).all():
         values = values.argmax(-1)[..., None].astype(np.float32)
     if values.shape[-1] != size:
         raise UserError(f"{file} has {values.shape[-1]} numbers per step, {problem.env.env_type} has {size}")
+    if discrete and not np.isin(values, np.arange(problem.action_size)).all():
+        known = f"0 to {problem.action_size - 1}, or one-hot vectors"
+        raise UserError(f"{file} holds actions that {problem.env.env_type} does not have: they are {known}")
     return values
 
 
