@@ -3,7 +3,7 @@
     python -m baselines.borel.hindsight_data_collection --env-type escape_room
 
 For tasks that differ in their dynamics, where rewards cannot simply be recomputed. Agents act stochastically, from the
-start distribution of data collection. Escape room, 60 × 60 × 10 roll-outs: 10 minutes on one core. The same command
+start distribution of data collection. Escape room, 60 × 60 × 10 roll-outs: 12 seconds on one core. The same command
 continues an interrupted run. Writes datasets/<env_type>/replay/task_<i>/, whose task.json says in "policies" which
 agent played each roll-out. Next: train_vae_offline --policy-replaying True.
 """

@@ -187,6 +187,9 @@ class DoorProbePolicy(Policy):
     """Near-optimal search for the door: probe the wall in eight sectors in turn, step out where it opens, stop.
 
     Each probe walks to radius 0.99 and takes one outward step. Later episodes walk through the known door.
+
+    The first episode earns 33.5 in the mean over the doors (17 to 50), one less than by a count in which the tenth step already
+    ends outside (34.5, 18 to 51): played step by step, the robot is at radius 0.99 after step 10 and outside only after step 11.
     """
 
     ANGLES = np.arange(1, 16, 2) * HALF_DOOR
