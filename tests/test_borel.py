@@ -541,6 +541,8 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
         (online_training, ["--num-train-tasks", "20", "--num-eval-tasks", "9"], "not exceed 21 tasks"),
         (online_training, ["--env-type", "point_robot_dense", "--oracle-belief-reward", "True"], "exact belief"),
         (online_training, ["--refresh-interval", "5", "--vae-buffer-size", "60"], "buffer-size equal"),
+        (online_training, ["--condition-policy-on-state", "False"], "--condition-policy-on-state False is not offered"),
+        (online_training, ["--sample-embeddings", "yes"], "--sample-embeddings True is not offered"),
         (single, ["--dense-train-sparse-test", "True"], "gridworld has no dense reward"),
         (online_training, ["--num-train-tasks", "21"], "must be given"),
         (online_training, ["--disable-decoder", "True", "--oracle-belief-reward", "False"], "leave --disable-decoder True out"),
@@ -725,6 +727,26 @@ def test_help_shows_published_flags(name, capsys):
         SCRIPTS[name].main(["--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0 and "--max-rollouts-per-task" in text
+
+
+def test_published_flags_are_taken(tmp_path, capsys):
+    flags = ["--env-type", "gridworld", "--recipe", "debug", "--output_dir", str(tmp_path), "--num-iters", "1"]
+    single.main([*flags, "--log-tensorboard", "False"])
+    run = tmp_path / "saves/gridworld/log/borel/single_agents/log+debug/tasks_0-0"
+    assert not (run / "tensorboard").exists() and capsys.readouterr().err.count("note") == 0
+    single.main([*flags, "--seed", "1", "--log-tensorboard", "True", "--results-log-dir", "logs"])
+    assert (run.parent / "tasks_1-1/tensorboard").exists() and "results_log_dir" not in read_json(
+        run.parent / "tasks_1-1/config.json"
+    )
+    assert "note: nothing is written to --results-log-dir" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()
+    published = ["--condition-policy-on-state", "True", "--sample-embeddings", "False", "--fixed-latent-params", "0"]
+    online_training.main([*flags, *published, "--tensorboard", "False"])
+    config = read_json(tmp_path / "saves/gridworld/log/borel/online/borel-online+debug/seed_0/config.json")
+    assert not set(online_training.PUBLISHED) & set(config)  # runs from before these flags continue
+    for recipe, interval in (("paper", 1), ("reduced", 10)):
+        args = parse(offline.make_parser(), "train_offline_agent", ["--env-type", "point_robot_wind", "--recipe", recipe])
+        assert args.log_interval == interval
 
 
 def test_unknown_baselines_in_a_settings_file(tmp_path, capsys):

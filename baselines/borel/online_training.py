@@ -64,6 +64,7 @@ from src.logger import Logger
 from src.seeding import numpy_generator, torch_generator
 
 QUALITY = "online"  # there is no data set
+PUBLISHED = {"condition_policy_on_state": True, "sample_embeddings": False, "fixed_latent_params": False}  # and nothing else
 
 
 def make_parser():
@@ -81,6 +82,10 @@ def make_parser():
                        help="iteration from which rewards expected under the belief replace observed ones")  # fmt: skip
     agent.add_argument("--oracle-belief-reward", action="boolean", default=False, help="by the exact belief (gridworld)")
     agent.add_argument("--num-belief-samples", type=positive_int, default=40, help="draws from the belief per expected reward")
+    for name, value in PUBLISHED.items():
+        agent.add_argument(
+            f"--{name.replace('_', '-')}", action="boolean", default=value, help="published; no other value is taken"
+        )
     schedule = parser.add_argument_group("schedule")
     schedule.add_argument("--num-iters", type=positive_int, default=1000, help="iterations")
     schedule.add_argument("--num-init-rollouts-pool", type=positive_int, default=5, help="random roll-outs per task first")
@@ -109,6 +114,11 @@ def make_parser():
 def main(argv=None):
     args = parse(make_parser(), "online_training", argv)
     require_settings(args)
+    for name, value in PUBLISHED.items():
+        if vars(args).pop(name) != value:
+            raise UserError(
+                f"--{name.replace('_', '-')} {not value} is not offered: leave it out, the policy reads s, μ and log σ²"
+            )
     if args.disable_decoder and args.switch_to_belief_reward is not None and not args.oracle_belief_reward:
         raise UserError("--switch-to-belief-reward needs a decoder of rewards: leave --disable-decoder True out")
     if args.oracle_belief_reward and args.env_type != "gridworld":

@@ -19,6 +19,7 @@ def borel_parser(docstring):
     """A parser with the flags that all five scripts have."""
     parser = script_parser(docstring)
     parser.set_defaults(device="cpu")  # these networks are too small for a GPU to pay
+    parser.add_argument("--log-tensorboard", dest="tensorboard", action="boolean", default=True, help="as --tensorboard")
     problem = parser.add_argument_group("problem")
     problem.add_argument("--max-rollouts-per-task", type=positive_int, default=2, help="K, episodes of a roll-out")
     problem.add_argument("--threads", type=positive_int, default=1, help="of torch; more hardly help networks this small")

@@ -8,6 +8,7 @@ datasets/<env_type>/log/task_<i>/ (format: data.py). Next: train_vae_offline.
 """
 
 import contextlib
+import sys
 
 import numpy as np
 import torch
@@ -68,12 +69,15 @@ def make_parser():
     output.add_argument("--save-dir", help="name of the data set (default: log, with the recipe's suffix)")
     output.add_argument("--save-buffer", action="boolean", default=True, help="write the log; False: train only")
     output.add_argument("--save-models", action="boolean", default=True, help="write the agents, for policy replaying")
+    output.add_argument("--results-log-dir", help="published; nothing is written there: one task's agent has no result file")
     return parser
 
 
 @main_guard
 def main(argv=None):
     args = parse(make_parser(), "train_single_agent", argv)
+    if vars(args).pop("results_log_dir"):
+        print("note: nothing is written to --results-log-dir: agents of one task have no result file", file=sys.stderr)
     batch_class = getattr(args.problem.environment, "batch_class", None)
     if args.dense_train_sparse_test and not hasattr(batch_class, "compute_dense_rewards"):
         raise UserError(f"--dense-train-sparse-test: {args.env_type} has no dense reward")
