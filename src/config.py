@@ -203,7 +203,8 @@ def parse_args(parser, script, argv=None):
         section = find_section(recipes[chosen.recipe], script)
         if section is None and script.startswith(("train_", "baselines.")):
             print(
-                f"note: recipe {chosen.recipe} of {path.name} sets nothing for {script}: sizes are the paper's", file=sys.stderr
+                f"note: recipe {chosen.recipe} of {path.name} sets nothing for {script}: sizes are those without it",
+                file=sys.stderr,
             )
         apply_section(parser, path, section, f"recipes.{chosen.recipe}.{script}")
     args, unknown = parser.parse_known_args(argv)

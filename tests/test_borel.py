@@ -547,7 +547,19 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
         (online_training, ["--num-train-tasks", "21"], "must be given"),
         (online_training, ["--disable-decoder", "True", "--oracle-belief-reward", "False"], "leave --disable-decoder True out"),
         (online_training, ["--env-type", "point_robot"], "the point_robot of the original is point_robot_dense"),
-        (online_training, ["--env-type", "cheetah_dir"], "cheetah_dir has no settings of BOReL: choose"),
+        (online_training, ["--env-type", "cheetah_dir"], "cheetah_dir has no settings of BOReL's online_training: choose"),
+        (online_training, ["--env-type", "point_robot_wind", "--recipe", "reduced"], "wind has no settings of BOReL's online_tr"),
+        (online_training, ["--env-type", "escape_room", "--recipe", "debug"], "escape_room has no settings of BOReL's online_tr"),
+        (
+            single,
+            ["--env-type", "point_robot"],
+            "point_robot has no settings of BOReL's train_single_agent: choose from ant_semi",
+        ),
+        (single, ["--env-type", "hopper_rand_params"], "hopper_rand_params has no settings of BOReL's train_single_agent"),
+        (single, ["--env-type", "gym_hopper"], "the episodes of gym_hopper may end on their own"),
+        (vae_script, ["--env-type", "ant_semicircle"], "ant_semicircle has no settings of BOReL's train_vae_offline"),
+        (convert, ["--env-type", "point_robot", "--source", "here"], "point_robot has no settings of BOReL's convert"),
+        (hindsight_data_collection, ["--env-type", "cheetah_dir"], "cheetah_dir has no settings of BOReL's hindsight"),
     ]:
         assert_refused(capsys, script, [*flags, *extra], message)
     assert not any((tmp_path / name).exists() for name in ("datasets", "results", "saves"))

@@ -50,16 +50,7 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
-from src.config import (
-    CONFIG_DIR,
-    find_section,
-    fraction,
-    known_env_types,
-    natural,
-    positive_int,
-    read_yaml,
-    report_command,
-)
+from src.config import fraction, natural, positive_int, report_command
 from src.logger import Logger
 from src.seeding import numpy_generator, torch_generator
 
@@ -113,7 +104,6 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse(make_parser(), "online_training", argv)
-    require_settings(args)
     for name, value in PUBLISHED.items():
         if vars(args).pop(name) != value:
             raise UserError(
@@ -139,18 +129,6 @@ def main(argv=None):
     episodes = ", ".join(f"{value:.2f}" for value in returns)
     follow = report_command(Path(args.output_dir, args.results_log_dir))
     print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {follow}")
-
-
-def require_settings(args):
-    """The original's point_robot is another robot than Meta-DT's: defaults of the code would pass for its settings.
-
-    Raises UserError for a settings file of configs/ without a section of BOReL; files of one's own may rely on defaults.
-    """
-    known = [name for name in known_env_types() if find_section(read_yaml(CONFIG_DIR / f"{name}.yaml"), "baselines.borel")]
-    if args.config is None and args.env_type not in known:
-        known = ", ".join(known)
-        hint = "; the point_robot of the original is point_robot_dense" if args.env_type == "point_robot" else ""
-        raise UserError(f"{args.env_type} has no settings of BOReL: choose from {known}, or give --config FILE{hint}")
 
 
 def split_tasks(args):

@@ -9,9 +9,20 @@ from baselines.borel.agents import DQN, SAC
 from baselines.borel.problem import Problem
 from src import config
 from src.checkpoint import UserError, read_json, run_directory
-from src.config import fraction, nonnegative_float, positive_float, positive_int, script_parser
+from src.config import (
+    CONFIG_DIR,
+    find_section,
+    fraction,
+    known_env_types,
+    nonnegative_float,
+    positive_float,
+    positive_int,
+    read_yaml,
+    script_parser,
+)
 
 QUALITY = "log"  # of the data: complete logs of training
+LEARNING = ("train_single_agent", "train_vae_offline", "train_offline_agent", "online_training")  # have settings by environment
 VOLATILE = ("resume", "tensorboard", "threads", "output_dir", "device")  # settings that may change when a run is resumed
 
 
@@ -52,11 +63,31 @@ def parse(parser, script, argv):
     """The namespace of src/config.py, and the Problem in `problem`. Raises UserError."""
     args = config.parse_args(parser, f"baselines.borel.{script}", argv)
     torch.set_num_threads(args.threads)
+    require_settings(args, script)
     args.problem = Problem(args.env, args.max_rollouts_per_task)
     if hasattr(args, "policy") and (args.policy == "dqn") != args.problem.discrete:
         kind = "discrete" if args.problem.discrete else "continuous"
         raise UserError(f"--policy {args.policy} does not fit the {kind} actions of {args.env_type}")
     return args
+
+
+def require_settings(args, script):
+    """Defaults of the code would pass for an environment's settings; files of one's own may rely on them.
+
+    Raises UserError for a settings file of configs/ without a section of the script (of BOReL, for a script that learns nothing),
+    and for episodes that may end on their own: a roll-out is K of a fixed length.
+    """
+    if args.env.terminates:
+        raise UserError(
+            f"the episodes of {args.env_type} may end on their own, those of BOReL have a fixed length: choose another"
+        )
+    name = f"baselines.borel.{script}" if script in LEARNING else "baselines.borel"
+    if args.config or find_section(read_yaml(CONFIG_DIR / f"{args.env_type}.yaml"), name):
+        return
+    known = [known for known in known_env_types() if find_section(read_yaml(CONFIG_DIR / f"{known}.yaml"), name)]
+    hint = "; the point_robot of the original is point_robot_dense" if args.env_type == "point_robot" else ""
+    missing = f"{args.env_type} has no settings of BOReL's {script}"
+    raise UserError(f"{missing}: choose from {', '.join(known)}, or give --config FILE{hint}")
 
 
 def resolved(args):
