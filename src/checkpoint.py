@@ -231,10 +231,10 @@ class StopSignal:
         sys.exit(128 + self.received)
 
 
-def require_finite(value, what):
-    """Raises UserError when a loss (float) is NaN or infinite."""
+def require_finite(value, what, flag="--learning_rate"):
+    """Raises UserError when a loss (float) is NaN or infinite; flag: what the script calls its learning rate."""
     if not math.isfinite(value):
-        raise UserError(f"{what} became {value}: lower --learning_rate, or look for extreme values in the dataset")
+        raise UserError(f"{what} became {value}: lower {flag}, or look for extreme values in the dataset")
 
 
 # -------------------------------------------------------------------------------------------------------- provenance

@@ -6,6 +6,8 @@
 import dataclasses
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -579,6 +581,45 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
     assert_refused(capsys, vae_script, [*flags, *extra, "--action-embedding-size", "0"], "--reward-embedding-size or another")
     extra = ["--max-rollouts-per-task", "1", "--no-resume"]
     assert_refused(capsys, hindsight_data_collection, [*flags, *extra], "an agent of 4 episodes, this command says 1")
+
+
+def test_printed_commands_lead_to_a_result(tmp_path, capsys):
+    """From one task's agent to the report, folders of one's own included: what a script prints is what has to be done next."""
+    settings = TINY_WIND.replace("train_vae_offline: {", "train_vae_offline: {policy_replaying: true, ")
+    (tmp_path / "tiny_wind.yaml").write_text(settings)
+    command = ["train_single_agent", "--config", str(tmp_path / "tiny_wind.yaml"), "--output_dir", str(tmp_path), "--seed", "1"]
+    command += ["--save-dir", "own", "--main-save-dir", "batch data"]
+    scripts = []
+    while command[0] in SCRIPTS:
+        scripts.append(command[0])
+        SCRIPTS[command[0]].main([*command[1:], "--tensorboard", "False"])
+        module, *words = shlex.split(capsys.readouterr().out.split("next: python -m ")[1])
+        command = [module.removeprefix("baselines.borel."), *words]
+    collect = ["train_single_agent"] * 3
+    assert scripts == [*collect, "hindsight_data_collection", "train_vae_offline", "train_offline_agent"]
+    assert command[0] == "src.report" and len(list((tmp_path / "batch data/tiny_wind/own").glob("task_*"))) == 3
+
+
+def test_errors_name_commands_that_mend_them(grid, tmp_path, capsys):
+    _, flags = copy_of(grid, tmp_path)
+    for script, extra, mend in (
+        (vae_script, ["--data-dir", "nosuch"], "train_single_agent .*--task-id-end 21 --save-dir nosuch "),
+        (vae_script, ["--policy-replaying", "True", "--replaying-data-dir", "none"], "hindsight_.* --replaying-data-dir none "),
+        (offline, ["--vae-dir", "my models"], "train_vae_offline .*--save-dir 'my models' "),
+        (
+            offline,
+            ["--vae-dir", "nowhere", "--vae-model-name", "x", "--data-dir", "d"],
+            "train_vae_.* --data-dir d --save-dir nowhere ",
+        ),
+        (hindsight_data_collection, ["--data-dir", "nosuch"], "train_single_agent .*--save-dir nosuch "),
+        (single, ["--critic-lr", "1e30", "--seed", "4"], "the critic's loss became nan: lower --critic-lr, or"),
+        (vae_script, ["--vae-lr", "1e30", "--vae-model-name", "x"], "the belief model became nan: lower --vae-lr, or"),
+        (offline, ["--critic-lr", "1e30", "--method", "x"], "the critic's loss became nan: lower --critic-lr, or"),
+        (online_training, ["--critic-lr", "1e30"], "a loss became nan: lower --vae-lr, --critic-lr, or"),
+    ):
+        with pytest.raises(SystemExit):
+            script.main([*flags, *extra])
+        assert re.search(mend, capsys.readouterr().err.strip().splitlines()[-1])
 
 
 def copy_of(grid, target):

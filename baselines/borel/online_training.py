@@ -23,6 +23,7 @@ from baselines.borel.settings import (
     add_agent_flags,
     borel_parser,
     decay_learning_rates,
+    learning_rates,
     make_agent,
     parse,
     resolved,
@@ -286,7 +287,7 @@ class Online:
                 done = iteration + 1
                 if done % args.log_interval == 0 or done == args.num_iters:
                     losses = {key: float(value) for key, value in losses.items()}
-                    require_finite(sum(losses.values()), "a loss")
+                    require_finite(sum(losses.values()), "a loss", f"--vae-lr, {learning_rates(args)}")
                     logger.log(done, {**self.measure(done), **losses})
                 if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
                     self.save(done, time.monotonic() - clock)

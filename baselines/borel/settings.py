@@ -22,6 +22,14 @@ from src.config import (
 )
 
 QUALITY = "log"  # of the data: complete logs of training
+FOLDERS = {  # by which flag a script names the main folder of data, a data set, replays, the main folder of belief models
+    "train_single_agent": {"main": "main_data_dir", "data": "save_dir"},
+    "convert": {"main": "main_data_dir", "data": "save_dir"},
+    "hindsight_data_collection": {"main": "main_data_dir", "data": "data_dir", "replays": "replaying_data_dir"},
+    "train_vae_offline": {"main": "main_data_dir", "data": "data_dir", "replays": "replaying_data_dir", "models": "save_dir"},
+    "train_offline_agent": {"main": "main_data_dir", "data": "data_dir", "replays": "replaying_data_dir", "models": "vae_dir"},
+}
+USUAL = {"main": "datasets", "models": "saves"}  # where the flag is not given; names are None
 LEARNING = ("train_single_agent", "train_vae_offline", "train_offline_agent", "online_training")  # have settings by environment
 VOLATILE = ("resume", "tensorboard", "threads", "output_dir", "device")  # settings that may change when a run is resumed
 
@@ -35,7 +43,7 @@ def borel_parser(docstring):
     problem.add_argument("--max-rollouts-per-task", type=positive_int, default=2, help="K, episodes of a roll-out")
     problem.add_argument("--threads", type=positive_int, default=1, help="of torch; more hardly help networks this small")
     files = parser.add_argument_group("folders, below --output_dir")
-    files.add_argument("--main-data-dir", "--main-save-dir", default="datasets", help="main folder of the data")
+    files.add_argument("--main-data-dir", "--main-save-dir", default=USUAL["main"], help="main folder of the data")
     files.add_argument("--agent-log-dir", default="saves", help="main folder of training logs and checkpoints")
     return parser
 
@@ -64,7 +72,7 @@ def parse(parser, script, argv):
     args = config.parse_args(parser, f"baselines.borel.{script}", argv)
     torch.set_num_threads(args.threads)
     require_settings(args, script)
-    args.problem = Problem(args.env, args.max_rollouts_per_task)
+    args.problem, args.script = Problem(args.env, args.max_rollouts_per_task), script
     if hasattr(args, "policy") and (args.policy == "dqn") != args.problem.discrete:
         kind = "discrete" if args.problem.discrete else "continuous"
         raise UserError(f"--policy {args.policy} does not fit the {kind} actions of {args.env_type}")
@@ -92,7 +100,7 @@ def require_settings(args, script):
 
 def resolved(args):
     """The settings as saved in config.json."""
-    return config.settings(args, exclude=("problem",))
+    return config.settings(args, exclude=("problem", "script"))
 
 
 def dependent_run(args, directory, config, made_from, volatile=VOLATILE):
@@ -145,5 +153,23 @@ def collect_command(args):
 
 
 def next_command(args, script, *extra):
-    """The command of a stage that follows."""
-    return config.next_command(args, f"-m baselines.borel.{script}", *extra)
+    """The command of a stage that follows or is missing, with the folders that this one was given."""
+    own, words = FOLDERS[args.script], []
+    for role, flag in FOLDERS[script].items():
+        value = getattr(args, own[role]) if role in own else None
+        if value not in (None, USUAL.get(role)):
+            words += [f"--{flag.replace('_', '-')}", value]
+    return config.next_command(args, f"-m baselines.borel.{script}", *extra, *words)
+
+
+def configured(args, script, key):
+    """What the settings file, with this run's recipe, says of another script's flag; None where it says nothing."""
+    document = read_yaml(config.find_config(args))
+    recipe = (document.get("recipes") or {}).get(args.recipe)
+    found = [(find_section(layer, f"baselines.borel.{script}") or {}).get(key) for layer in (recipe, document)]
+    return next((value for value in found if value is not None), None)
+
+
+def learning_rates(args):
+    """The flags of an agent's learning rates, as an error names them."""
+    return "--critic-lr" if args.policy == "dqn" else "--critic-lr or --actor-lr"

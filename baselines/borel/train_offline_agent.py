@@ -26,12 +26,14 @@ from baselines.borel.mixing import add_mixing_flags, data_digests, data_stamps, 
 from baselines.borel.problem import episode_returns, play
 from baselines.borel.settings import (
     QUALITY,
+    USUAL,
     VOLATILE,
     add_agent_flags,
     borel_parser,
     data_name,
     decay_learning_rates,
     dependent_run,
+    learning_rates,
     make_agent,
     next_command,
     parse,
@@ -60,7 +62,7 @@ REFERENCE_AGENTS = 25  # all of the ant's would play 640,000 steps
 def make_parser():
     parser = borel_parser(__doc__)
     belief = parser.add_argument_group("belief model")
-    belief.add_argument("--vae-dir", default="saves", help="main folder of belief models, below --output_dir")
+    belief.add_argument("--vae-dir", default=USUAL["models"], help="main folder of belief models, below --output_dir")
     belief.add_argument("--vae-model-name", help="which model (default: the only one there is)")
     data = parser.add_argument_group("data")
     add_mixing_flags(data)
@@ -242,7 +244,7 @@ def train(args, model, agents, data, directory, result, method):
             logger.advance()
             done = iteration + 1
             if done % args.log_interval == 0 or done == args.num_iters:
-                require_finite(float(losses["critic_loss"]), "the critic's loss")
+                require_finite(float(losses["critic_loss"]), "the critic's loss", learning_rates(args))
                 returns = measure(args, model, agent, curve, done)
                 if args.keep_best and curve["train_return"][-1] == max(curve["train_return"]):
                     best = copy.deepcopy(agent.policy_network().state_dict())

@@ -4,7 +4,8 @@
     python -m baselines.borel.train_single_agent --env-type gridworld --task-id-start 0 --task-id-end 21
 
 All 21 gridworld tasks: 2 minutes on one core. The same command continues an interrupted run. Writes
-datasets/<env_type>/log/task_<i>/ (format: data.py). Next: train_vae_offline.
+datasets/<env_type>/log/task_<i>/ (format: data.py). Next: the other training tasks, then train_vae_offline, or
+hindsight_data_collection where agents are replayed.
 """
 
 import contextlib
@@ -20,7 +21,9 @@ from baselines.borel.settings import (
     VOLATILE,
     add_agent_flags,
     borel_parser,
+    configured,
     data_name,
+    learning_rates,
     make_agent,
     next_command,
     parse,
@@ -90,8 +93,18 @@ def main(argv=None):
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
         summary = read_document(directory / SUMMARY, "returns")
     returns = ", ".join(f"{value:.2f}" for value in np.mean(list(summary["returns"].values()), axis=0))
-    follow = next_command(args, "train_vae_offline")
+    follow = following(args, data_directory(args, name))
     print(f"{len(tasks)} tasks in {data_directory(args, name)}, mean return by episode {returns}; next: {follow}")
+
+
+def following(args, data):
+    """The command for the first training tasks without a log in the folder `data`, or of the next stage."""
+    missing = [task for task in range(*args.env.train_tasks) if not (task_directory(data, task) / "task.json").exists()]
+    if missing:
+        last = next(task for task in missing if task + 1 not in missing)
+        return next_command(args, "train_single_agent", "--task-id-start", str(missing[0]), "--task-id-end", str(last + 1))
+    replays = configured(args, "train_vae_offline", "policy_replaying")
+    return next_command(args, "hindsight_data_collection" if replays else "train_vae_offline")
 
 
 def chosen_tasks(args):
@@ -134,7 +147,7 @@ def train(args, tasks, directory, data):
             done = iteration + 1
             if done % args.log_interval == 0 or done == args.num_iters:
                 returns = episode_returns(problem, played["rewards"]).mean((0, 1))
-                require_finite(float(losses["critic_loss"]), "the critic's loss")
+                require_finite(float(losses["critic_loss"]), "the critic's loss", learning_rates(args))
                 values = {f"return/episode_{k + 1}": value for k, value in enumerate(returns.tolist())}
                 logger.log(done, {**values, **{f"train/{key}": float(value) for key, value in losses.items()}})
             if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
@@ -187,7 +200,7 @@ def write(args, tasks, agent, log, directory, data):
     final = exploring(agent, len(tasks), torch_generator(args.seed, "final", *tasks), deterministic=args.eval_deterministic)
     returns = episode_returns(problem, play(problem, tasks, final, (args.seed, "final", *tasks))["rewards"])
     if not np.isfinite(returns).all():
-        raise UserError("the returns of the agents are not finite: lower the learning rates")
+        raise UserError(f"the returns of the agents are not finite: lower {learning_rates(args)}")
     weights = agent.policy_network().state_dict()
     settings = resolved(args)
     for index, task in enumerate(tasks):

@@ -16,6 +16,7 @@ from baselines.borel.beliefs import VAE_DONE, save_belief_model, vae_config
 from baselines.borel.data import KEYS, read_document
 from baselines.borel.mixing import add_mixing_flags, data_digests, load_logs, mix
 from baselines.borel.settings import (
+    USUAL,
     borel_parser,
     decay_learning_rates,
     dependent_run,
@@ -56,7 +57,7 @@ def make_parser():
     schedule.add_argument("--log-interval", type=positive_int, default=1, help="epochs between two records")
     schedule.add_argument("--save-interval", type=positive_int, default=5, help="epochs between two checkpoints")
     output = parser.add_argument_group("output")
-    output.add_argument("--save-dir", default="saves", help="main folder of belief models, below --output_dir")
+    output.add_argument("--save-dir", default=USUAL["models"], help="main folder of belief models, below --output_dir")
     output.add_argument("--save-dir-prefix", help="default: relabel, replay or plain, with the recipe's suffix")
     output.add_argument("--vae-model-name", help="name of the model (default: <prefix>__seed_<seed>)")
     return parser
@@ -209,7 +210,7 @@ def train(args, logs, model, directory):
             done = epoch + 1
             if done % args.log_interval == 0 or done == args.num_iters:
                 record = {**parts, "task_spread": measure_spread(model, data)}
-                require_finite(record["loss"], "the loss of the belief model")
+                require_finite(record["loss"], "the loss of the belief model", "--vae-lr")
                 logger.log(done, record)
             if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
                 state = {"epoch": done, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
