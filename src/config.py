@@ -106,6 +106,13 @@ def boolean(value):
     return words[str(value).lower()]
 
 
+def plain_name(value):
+    """The name of one file or folder, so that nothing is written or read elsewhere by it."""
+    if not isinstance(value, str) or value in ("", ".", "..") or set(value) & {"/", "\\", "\0"}:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a name: leave out slashes, and do not call it . or ..")
+    return value
+
+
 class BooleanFlag(argparse.Action):
     """--x, --no-x, --x True, --x False, --x=False; anything else is an error."""
 

@@ -309,6 +309,28 @@ def test_relabelled_data_are_read_back(grid, capsys):
     assert finished_data(folder) == first  # a command that is refused leaves everything as it was
 
 
+@pytest.mark.parametrize("value", ["../../../q", "q/r", "..", ".", "", "a\\b"])
+def test_names_lie_where_they_are_looked_for(tmp_path, capsys, value):
+    """A name with a separator would be read and written elsewhere; main folders may have any."""
+    base = ["--env-type", "gridworld", "--output_dir", str(tmp_path / "out")]
+    names = {
+        single: ["--save-dir"],
+        convert: ["--save-dir"],
+        hindsight_data_collection: ["--data-dir", "--replaying-data-dir"],
+        vae_script: ["--vae-model-name", "--save-dir-prefix", "--data-dir", "--replaying-data-dir"],
+        offline: ["--method", "--vae-model-name", "--data-dir", "--replaying-data-dir", "--relabelled-data-dir"],
+        online_training: ["--method"],
+    }
+    for script, flags in names.items():
+        for flag in flags:
+            assert_refused(capsys, script, [*base, flag, value], f"{flag}: {value!r} is not a name: leave out slashes")
+    assert not list(tmp_path.iterdir())
+    args = parse(
+        vae_script.make_parser(), "train_vae_offline", [*base, "--save-dir", "./trained_vae", "--main-data-dir", "./batch_data"]
+    )
+    assert (args.save_dir, args.main_data_dir) == ("./trained_vae", "./batch_data")
+
+
 def test_settings_of_the_stages_do_not_mix(grid):
     """Defect 11: each stage keeps its own seed and settings; the belief model's do not override the policy's."""
     folder, flags = grid

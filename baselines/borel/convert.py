@@ -28,6 +28,7 @@ from envs.multi_episode import add_flag, unscale_actions
 from src import config, trajectories
 from src.checkpoint import UserError, main_guard
 from src.collect import QUALITIES
+from src.config import plain_name
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
 ROUNDING = 6e-4  # of three decimals, with a little slack
@@ -43,7 +44,9 @@ def make_parser():
     source.add_argument("--source", help="folder that holds the folders seed_..._goal_...")
     source.add_argument("--dataset", choices=QUALITIES, help="which dataset of get_datasets.py")
     data.add_argument("--dataset-of", metavar="ENV_TYPE", help="whose dataset, where it is not the environment's own")
-    data.add_argument("--save-dir", help="name of the data set to write (default: log, with the recipe's suffix)")
+    data.add_argument(
+        "--save-dir", type=plain_name, help="name of the data set to write (default: log, with the recipe's suffix)"
+    )
     return parser
 
 

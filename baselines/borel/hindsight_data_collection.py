@@ -29,7 +29,7 @@ from baselines.borel.settings import (
 )
 from baselines.borel.train_single_agent import exploring
 from src.checkpoint import MAKE_AGAIN, UserError, digest, load_tensors, main_guard
-from src.config import fraction, positive_int
+from src.config import fraction, plain_name, positive_int
 from src.seeding import torch_generator
 
 AGENT_KEYS = ("policy", "hidden_layers", "gamma", "soft_target_tau", "critic_lr", "actor_lr", "entropy_alpha",
@@ -39,8 +39,12 @@ AGENT_KEYS = ("policy", "hidden_layers", "gamma", "soft_target_tau", "critic_lr"
 def make_parser():
     parser = borel_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data-dir", help="name of the data set with the agents (default: log, with the recipe's suffix)")
-    data.add_argument("--replaying-data-dir", help="name of the replays (default: replay, with the recipe's suffix)")
+    data.add_argument(
+        "--data-dir", type=plain_name, help="name of the data set with the agents (default: log, with the recipe's suffix)"
+    )
+    data.add_argument(
+        "--replaying-data-dir", type=plain_name, help="name of the replays (default: replay, with the recipe's suffix)"
+    )
     data.add_argument("--num-rollouts", type=positive_int, default=10, help="roll-outs of each agent in each task")
     data.add_argument("--epsilon", type=fraction, default=0.1, help="share of random actions of DQN agents")
     data.add_argument("--modify-init-state-dist", action="boolean", default=True, help="start episodes at random places")

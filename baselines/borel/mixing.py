@@ -12,7 +12,7 @@ import numpy as np
 from baselines.borel.data import KEYS, data_directory, load_rollouts, read_task, task_directory, task_stamp
 from baselines.borel.settings import collect_command, data_name, next_command
 from src.checkpoint import UserError
-from src.config import fraction, positive_int
+from src.config import fraction, plain_name, positive_int
 from src.seeding import numpy_generator
 
 MIXED = ("half", "any")  # which episodes of a roll-out are rewritten
@@ -20,7 +20,7 @@ MIXED = ("half", "any")  # which episodes of a roll-out are rewritten
 
 def add_mixing_flags(data):
     """Flags of the logs and of what is mixed; `data`: argument group of a parser."""
-    data.add_argument("--data-dir", help="name of the data set (default: log, with the recipe's suffix)")
+    data.add_argument("--data-dir", type=plain_name, help="name of the data set (default: log, with the recipe's suffix)")
     data.add_argument("--num-trajs-per-task", type=positive_int, help="the first so many roll-outs (default: all)")
     data.add_argument("--hindsight-relabelling", action="boolean", default=False, help="mix tasks by recomputed rewards (RR)")
     data.add_argument("--relabelling-fraction", type=fraction, default=1.0, help="share of the roll-outs that RR rewrites")
@@ -28,7 +28,9 @@ def add_mixing_flags(data):
                       help="half: RR rewrites the first half of a roll-out's episodes and PR the first one; any: both the first "
                            "u, u drawn (ours)")  # fmt: skip
     data.add_argument("--policy-replaying", action="boolean", default=False, help="mix agents by their replays (PR)")
-    data.add_argument("--replaying-data-dir", help="name of the replays (default: replay, with the recipe's suffix)")
+    data.add_argument(
+        "--replaying-data-dir", type=plain_name, help="name of the replays (default: replay, with the recipe's suffix)"
+    )
     data.add_argument("--num-replayed-policies", type=positive_int, default=20, help="agents replayed per task")
 
 

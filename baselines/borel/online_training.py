@@ -51,7 +51,7 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
-from src.config import fraction, natural, positive_int, report_command
+from src.config import fraction, natural, plain_name, positive_int, report_command
 from src.logger import Logger
 from src.seeding import numpy_generator, torch_generator
 
@@ -97,7 +97,7 @@ def make_parser():
     schedule.add_argument("--eval-deterministic", action="boolean", default=True, help="evaluate the mean policy")
     schedule.add_argument("--eval-rollouts", type=positive_int, default=1, help="roll-outs per evaluation task")
     output = parser.add_argument_group("output")
-    output.add_argument("--method", default="borel-online", help="name in tables")
+    output.add_argument("--method", type=plain_name, default="borel-online", help="name in tables")
     output.add_argument("--results-log-dir", default="results", help="main folder of result files, below --output_dir")
     return parser
 

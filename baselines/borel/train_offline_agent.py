@@ -52,7 +52,7 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
-from src.config import nonnegative_float, positive_int, report_command
+from src.config import nonnegative_float, plain_name, positive_int, report_command
 from src.logger import Logger
 from src.seeding import torch_generator
 
@@ -63,11 +63,13 @@ def make_parser():
     parser = borel_parser(__doc__)
     belief = parser.add_argument_group("belief model")
     belief.add_argument("--vae-dir", default=USUAL["models"], help="main folder of belief models, below --output_dir")
-    belief.add_argument("--vae-model-name", help="which model (default: the only one there is)")
+    belief.add_argument("--vae-model-name", type=plain_name, help="which model (default: the only one there is)")
     data = parser.add_argument_group("data")
     add_mixing_flags(data)
     data.add_argument("--transform-data-bamdp", action="boolean", default=False, help="make the hyper-states; False: read them")
-    data.add_argument("--relabelled-data-dir", default="data_bamdp", help="folder of the hyper-states inside the data's")
+    data.add_argument(
+        "--relabelled-data-dir", type=plain_name, default="data_bamdp", help="folder of the hyper-states inside the data's"
+    )
     data.add_argument("--belief-rewards", action="boolean", default=False, help="rewards expected under the belief, not observed")
     data.add_argument("--num-belief-samples", type=positive_int, default=20, help="draws from the belief per expected reward")
     data.add_argument("--terminate-in-goal", action="boolean", default=False,
@@ -88,7 +90,9 @@ def make_parser():
     schedule.add_argument("--eval-rollouts", type=positive_int, default=1,
                           help="roll-outs per evaluation task; more than one where starts or actions are random")  # fmt: skip
     output = parser.add_argument_group("output")
-    output.add_argument("--method", help="name in tables (default: borel, borel-no_relabelling or borel-no_replaying)")
+    output.add_argument(
+        "--method", type=plain_name, help="name in tables (default: borel, borel-no_relabelling or borel-no_replaying)"
+    )
     output.add_argument("--results-log-dir", default="results", help="main folder of result files, below --output_dir")
     return parser
 

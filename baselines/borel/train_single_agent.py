@@ -41,7 +41,7 @@ from src.checkpoint import (
     save_tensors,
     write_json,
 )
-from src.config import natural, positive_int, task_range
+from src.config import natural, plain_name, positive_int, task_range
 from src.logger import Logger
 from src.seeding import numpy_generator, torch_generator
 
@@ -69,7 +69,7 @@ def make_parser():
     schedule.add_argument("--save-interval", type=positive_int, default=20, help="iterations between two checkpoints")
     schedule.add_argument("--eval-deterministic", action="boolean", default=True, help="no exploration in the final evaluation")
     output = parser.add_argument_group("output")
-    output.add_argument("--save-dir", help="name of the data set (default: log, with the recipe's suffix)")
+    output.add_argument("--save-dir", type=plain_name, help="name of the data set (default: log, with the recipe's suffix)")
     output.add_argument("--save-buffer", action="boolean", default=True, help="write the log; False: train only")
     output.add_argument("--save-models", action="boolean", default=True, help="write the agents, for policy replaying")
     output.add_argument("--results-log-dir", help="published; nothing is written there: one task's agent has no result file")

@@ -36,7 +36,7 @@ from src.checkpoint import (
     save_state,
     write_json,
 )
-from src.config import natural, nonnegative_float, positive_float, positive_int
+from src.config import natural, nonnegative_float, plain_name, positive_float, positive_int
 from src.logger import Logger
 from src.seeding import torch_generator
 
@@ -58,8 +58,8 @@ def make_parser():
     schedule.add_argument("--save-interval", type=positive_int, default=5, help="epochs between two checkpoints")
     output = parser.add_argument_group("output")
     output.add_argument("--save-dir", default=USUAL["models"], help="main folder of belief models, below --output_dir")
-    output.add_argument("--save-dir-prefix", help="default: relabel, replay or plain, with the recipe's suffix")
-    output.add_argument("--vae-model-name", help="name of the model (default: <prefix>__seed_<seed>)")
+    output.add_argument("--save-dir-prefix", type=plain_name, help="default: relabel, replay or plain, with the recipe's suffix")
+    output.add_argument("--vae-model-name", type=plain_name, help="name of the model (default: <prefix>__seed_<seed>)")
     return parser
 
 
