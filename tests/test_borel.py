@@ -567,6 +567,16 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
         (online_training, ["--refresh-interval", "5", "--vae-buffer-size", "60"], "buffer-size equal"),
         (online_training, ["--condition-policy-on-state", "False"], "--condition-policy-on-state False is not offered"),
         (online_training, ["--sample-embeddings", "yes"], "--sample-embeddings True is not offered"),
+        (online_training, ["--state-loss-coeff", "2"], "says nothing without --decode-state True: leave it 1"),
+        (online_training, ["--num-tasks-sample", "17"], "--num-tasks-sample 17 is more than the 16 training tasks: lower it"),
+        (single, ["--on-circle-init-state", "False"], "--on-circle-init-state False: gridworld has no such start; give True"),
+        (
+            single,
+            ["--env-type", "ant_semicircle_sparse", "--modify-init-state-dist", "False"],
+            "ant_semicircle_sparse has no such start without --modify-init-state-dist True; give True",
+        ),
+        (hindsight_data_collection, ["--on-circle-init-state", "False"], "gridworld has no such start"),
+        (single, ["--env-type", "escape_room", "--entropy-alpha", "0", "--automatic-entropy-tuning", "True"], "give one above 0"),
         (single, ["--dense-train-sparse-test", "True"], "gridworld has no dense reward"),
         (online_training, ["--num-train-tasks", "21"], "must be given"),
         (online_training, ["--disable-decoder", "True", "--oracle-belief-reward", "False"], "leave --disable-decoder True out"),
@@ -590,6 +600,8 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
     _, flags = grid
     extra = ["--vae-model-name", "other", "--predict-change", "True"]
     assert_refused(capsys, vae_script, [*flags, *extra], "says nothing without --decode-state")
+    extra = ["--vae-model-name", "other", "--state-loss-coeff", "2"]
+    assert_refused(capsys, vae_script, [*flags, *extra], "says nothing without --decode-state True: leave it 1")
     extra = ["--vae-model-name", "other", "--hindsight-relabelling", "True", "--relabelling-fraction"]
     for few in ("0", "0.05"):
         assert_refused(capsys, vae_script, [*flags, *extra, few], f"--relabelling-fraction {few} rewrites none of 7 roll-outs")
@@ -831,6 +843,14 @@ def test_unknown_baselines_in_a_settings_file(tmp_path, capsys):
     ):
         (tmp_path / "own.yaml").write_text(TINY_WIND.split("baselines:")[0] + section + "\n")
         assert_refused(capsys, vae_script, ["--config", str(tmp_path / "own.yaml"), "--output_dir", str(tmp_path)], message)
+
+
+def test_decoding_only_the_past_tells_what_it_overrides(capsys):
+    flags = ["--env-type", "gridworld", "--decode-only-past", "True", "--num-decoded-transitions"]
+    vae_script.loss_settings(parse(vae_script.make_parser(), "train_vae_offline", [*flags, "5"]))
+    assert "whatever --num-decoded-transitions says" in capsys.readouterr().err
+    vae_script.loss_settings(parse(vae_script.make_parser(), "train_vae_offline", flags[:-1]))
+    assert not capsys.readouterr().err
 
 
 def test_loss_settings_name_flags():

@@ -55,6 +55,7 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse(make_parser(), "hindsight_data_collection", argv)
+    args.problem.start(args.modify_init_state_dist, args.on_circle_init_state)  # refused, if at all, before anything is written
     name = args.replaying_data_dir or "replay" + args.suffix
     target = data_directory(args, name)
     tasks = range(*args.env.train_tasks)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from baselines.borel.beliefs import belief_rewards, hyper_states
+from baselines.borel.beliefs import belief_rewards, hyper_states, vae_config
 from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.evaluate import BeliefAgent, evaluate, model_inputs, write_result
 from baselines.borel.problem import play, random_actions
@@ -118,6 +118,11 @@ def main(argv=None):
         raise UserError("--refresh-interval needs the same roll-outs in both buffers: make --policy-buffer-size and "
                         "--vae-buffer-size equal")  # fmt: skip
     tasks = split_tasks(args)
+    if args.num_tasks_sample > len(tasks["train"]):
+        raise UserError(
+            f"--num-tasks-sample {args.num_tasks_sample} is more than the {len(tasks['train'])} training tasks: lower it"
+        )
+    vae_config(args, np.zeros(0))  # refused, if at all, before anything is written
     method = args.method + args.suffix
     directory = run_folder(args, args.agent_log_dir, "online", method, f"seed_{args.seed}")
     result = Path(args.output_dir, args.results_log_dir, args.env_type, QUALITY, method, "bamdp-strict", f"seed_{args.seed}.json")

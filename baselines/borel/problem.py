@@ -48,11 +48,18 @@ class Problem:
         return MultiEpisodeBatch(batch, self.episodes, self.horizon, self.space)
 
     def start(self, modified, on_circle=True):
-        """Name of the start distribution: the widest that the environment has when `modified`, else that of evaluations."""
+        """Name of the start distribution: the widest that the environment has when `modified`, else that of evaluations.
+
+        Raises UserError where `on_circle` is False and the environment has no start off the circle of its goals.
+        """
         starts = getattr(getattr(self.environment, "batch_class", None), "starts", ("fixed",))
         if modified and not on_circle and "off_circle" in starts:
             return "off_circle"
-        return "uniform" if modified and "uniform" in starts else starts[0]
+        chosen = "uniform" if modified and "uniform" in starts else starts[0]
+        if not on_circle and chosen != "off_circle":
+            condition = " without --modify-init-state-dist True" if "off_circle" in starts else ""
+            raise UserError(f"--on-circle-init-state False: {self.env.env_type} has no such start{condition}; give True")
+        return chosen
 
     def rewards(self, task, obs, actions, next_obs):
         """What task `task` pays for transitions (..., d), actions as the policy gives them -> (...,) float32.

@@ -76,6 +76,8 @@ def parse(parser, script, argv):
     if hasattr(args, "policy") and (args.policy == "dqn") != args.problem.discrete:
         kind = "discrete" if args.problem.discrete else "continuous"
         raise UserError(f"--policy {args.policy} does not fit the {kind} actions of {args.env_type}")
+    if hasattr(args, "policy") and args.automatic_entropy_tuning and not args.entropy_alpha:
+        raise UserError("--automatic-entropy-tuning True starts from --entropy-alpha and cannot leave 0: give one above 0")
     return args
 
 

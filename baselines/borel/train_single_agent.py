@@ -84,6 +84,7 @@ def main(argv=None):
     batch_class = getattr(args.problem.environment, "batch_class", None)
     if args.dense_train_sparse_test and not hasattr(batch_class, "compute_dense_rewards"):
         raise UserError(f"--dense-train-sparse-test: {args.env_type} has no dense reward")
+    args.problem.start(args.modify_init_state_dist, args.on_circle_init_state)  # refused, if at all, before anything is written
     tasks = chosen_tasks(args)
     name = data_name(args, args.save_dir)
     directory = run_folder(args, args.agent_log_dir, "single_agents", name, f"tasks_{tasks[0]}-{tasks[-1]}")

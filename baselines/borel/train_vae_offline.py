@@ -8,6 +8,7 @@ saves/<env_type>/log/borel/vae/<vae model name>/. Next: train_offline_agent. Los
 """
 
 import contextlib
+import sys
 
 import numpy as np
 import torch
@@ -138,7 +139,9 @@ def make_model(args, rewards):
 
 
 def loss_settings(args):
-    """The flags of the loss."""
+    """The flags of the loss; a note where one has no effect."""
+    if args.decode_only_past and args.num_decoded_transitions:
+        print("note: --decode-only-past True decodes all of the past, whatever --num-decoded-transitions says", file=sys.stderr)
     return LossSettings(**{key: getattr(args, key) for key in LossSettings.__dataclass_fields__})
 
 
