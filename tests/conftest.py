@@ -6,7 +6,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the scripts that tests start; the las
 
 import pytest
 import torch
+from borel_helpers import TINY_WIND, shell
 from helpers import run_stage
+
+from baselines.borel import hindsight_data_collection
+from baselines.borel import train_single_agent as single
 
 torch.set_num_threads(1)
 
@@ -31,3 +35,27 @@ def policy_root(model_root):
     """`model_root` with a few-shot policy and its results. Read only."""
     run_stage("train_meta_dt", model_root)
     return model_root
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory):
+    """Flags of a gridworld run whose three stages went through the shell, hyphens as published."""
+    folder = tmp_path_factory.mktemp("grid")
+    flags = ["--env-type", "gridworld", "--recipe", "debug", "--output_dir", str(folder), "--tensorboard", "False"]
+    shell("baselines.borel.train_single_agent", *flags, "--task-id-start", "0", "--task-id-end", "21")
+    done = shell("baselines.borel.train_vae_offline", *flags, "--hindsight-relabelling", "True")
+    follow = done.stdout.split("next: python -m ")[1].split()  # the printed command is the next stage
+    assert follow[0] == "baselines.borel.train_offline_agent"
+    shell(*follow, "--tensorboard", "False")
+    return folder, flags
+
+
+@pytest.fixture(scope="session")
+def wind(tmp_path_factory):
+    """Flags of a tiny wind problem with logs and replays, whose tasks differ in their dynamics."""
+    folder = tmp_path_factory.mktemp("wind")
+    (folder / "tiny_wind.yaml").write_text(TINY_WIND)
+    flags = ["--config", str(folder / "tiny_wind.yaml"), "--output_dir", str(folder), "--tensorboard", "False"]
+    single.main([*flags, "--task-id-start", "0", "--task-id-end", "3"])
+    hindsight_data_collection.main(flags)
+    return folder, flags
