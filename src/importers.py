@@ -7,10 +7,12 @@ containers, builds the arrays itself from shape, dtype and bytes, and refuses ev
 import collections
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import h5py
@@ -141,6 +143,8 @@ def import_trajectories(source, env, tasks, task_id=None):
     """
     source = Path(source)
     minari = _find_minari(source)
+    if not minari:
+        _refuse_other_storage(source)
     if source.is_dir() and not minari:
         files = {task: source / f"dataset_task_{task}.pkl" for task in tasks}
         files = {task: path for task, path in files.items() if path.exists()}
@@ -160,7 +164,7 @@ def import_trajectories(source, env, tasks, task_id=None):
             f"--import_from {source} is neither a folder of dataset_task_<i>.pkl files nor an .hdf5 or .pkl file nor a Minari "
             f"dataset in {_minari_root()} (fetch one: minari download {source})"
         )
-    parts = {task: _all_episodes(read(path), path, env.max_episode_steps) for task, path in files.items()}
+    parts = {task: _all_episodes(read(path), path, env) for task, path in files.items()}
     environment = env.make()
     if source.is_dir() and not minari:
         _compare_goals(source, environment, files)
@@ -168,17 +172,26 @@ def import_trajectories(source, env, tasks, task_id=None):
     return _assemble(parts, task_parameters(environment, files), env.terminates), facts
 
 
-def _all_episodes(content, path, horizon):
-    """What a file holds, flat arrays or a list of them per episode -> episodes as `_episodes` gives them."""
+def _all_episodes(content, path, env):
+    """What a file holds, flat arrays or a list of them per episode -> episodes as `_episodes` gives them.
+
+    Says on stderr where the last steps of episodes are left out.
+    """
     if isinstance(content, list) and not content:
         raise UserError(f"{path} holds no episode")
     if not isinstance(content, list):
-        return _episodes(_fields(content, path), path, horizon)
-    episodes = []
-    for part in content:
-        fields = _fields(part, path)
-        fields["timeouts"] = np.arange(len(fields["rewards"])) == len(fields["rewards"]) - 1
-        episodes += _episodes(fields, path, horizon)
+        parts = [_fields(content, path)]
+    else:
+        parts = [_fields(part, path) for part in content]
+        for fields in parts:
+            fields["timeouts"] = np.arange(len(fields["rewards"])) == len(fields["rewards"]) - 1
+    episodes = [episode for fields in parts for episode in _episodes(fields, path, env)]
+    if not episodes:
+        raise UserError(f"{path} holds no whole episode")
+    lost = sum(len(fields["rewards"]) for fields in parts) - sum(len(rewards) for *_, rewards, _ in episodes)
+    if lost:
+        missing = "" if all("next_observations" in fields for fields in parts) else "; it has no next_observations"
+        print(f"note: {lost} steps of {path} are left out, whose next observation or end is unknown{missing}", file=sys.stderr)
     return episodes
 
 
@@ -192,6 +205,17 @@ def _find_minari(source):
         if path.name == "main_data.hdf5" and path.is_file():
             return path
     return None
+
+
+def _refuse_other_storage(source):
+    """Raises UserError where `source` names a Minari dataset that is not in HDF5."""
+    for path in (source / "metadata.json", source / "data" / "metadata.json", _minari_root() / source / "data" / "metadata.json"):
+        try:
+            storage = json.loads(path.read_text())["data_format"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if storage != "hdf5":
+            raise UserError(f'{path.parent} is a Minari dataset in {storage} storage: make it again with data_format="hdf5"')
 
 
 def _read_minari(path):
@@ -214,8 +238,12 @@ def _read_minari(path):
 
 
 def _read_hdf5(path):
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
     try:
         with h5py.File(path, "r") as file:
+            if "episode_0" in file:  # by the name it is told from D4RL's files, which have constants of their own
+                raise UserError(f"{path} holds a Minari dataset under another name: rename it main_data.hdf5")
             return {key: file[key][()] for key in file if isinstance(file[key], h5py.Dataset)}
     except OSError as error:
         raise UserError(f"{path} is not a readable HDF5 file ({' '.join(str(error).split())[:100]})") from None
@@ -253,25 +281,34 @@ def _fields(content, path):
     return fields
 
 
-def _episodes(fields, path, horizon):
-    """Cut flat arrays into episodes, a list of (observations (L + 1, d), actions (L, d), rewards (L,), whether terminated).
+def _ends(fields, path, horizon):
+    """One past the last step of every whole episode (n,); what a file breaks off has none.
 
-    Ends are the timeouts and terminals; where all are false (the official pickles), every `horizon` steps.
+    Ends are the timeouts and terminals. Where no timeout is marked, as in the official pickles, an episode also ends `horizon`
+    steps after its start.
     """
     count = len(fields["rewards"])
-    flags = np.zeros(count, bool)
-    for name in ("terminals", "timeouts"):
-        flags |= fields.get(name, flags) > 0.5
-    if flags.any():
-        ends = np.flatnonzero(flags) + 1  # an episode that the file breaks off is left out
-    elif count % horizon == 0:
-        ends = np.arange(horizon, count + 1, horizon)
-    else:
+    terminals, timeouts = (fields.get(name, np.zeros(count)) > 0.5 for name in ("terminals", "timeouts"))
+    marked = np.flatnonzero(terminals | timeouts) + 1
+    if timeouts.any():
+        return marked
+    if not len(marked) and count % horizon:
         raise UserError(f"{path} marks no episode's end, and its {count} steps are no multiple of {horizon}")
+    starts = [0, *marked]
+    pieces = [np.arange(start + horizon, end, horizon) for start, end in zip(starts, [*marked, count + 1], strict=True)]
+    return np.sort(np.concatenate([*pieces, marked]))
+
+
+def _episodes(fields, path, env):
+    """Cut flat arrays into episodes, a list of (observations (L + 1, d), actions (L, d), rewards (L,), whether terminated)."""
+    horizon, ends = env.max_episode_steps, _ends(fields, path, env.max_episode_steps)
     episodes = []
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        terminated = "terminals" in fields and fields["terminals"][end - 1] > 0.5
         observations, following = fields["observations"][start:end], fields.get("next_observations")
-        if following is None:  # the observation after the last step is unknown: the last transition is left out
+        if following is None and terminated and env.terminates:
+            observations = np.concatenate([observations, observations[-1:]])  # unknown, but no policy acts after its end
+        elif following is None:  # the observation after the last step is unknown: the last transition is left out
             end -= 1
         else:
             following = following[start:end]
@@ -283,10 +320,7 @@ def _episodes(fields, path, horizon):
         if end - start > horizon:
             raise UserError(f"{path}: an episode has {end - start} steps, the environment allows {horizon}")
         if end > start:
-            terminated = "terminals" in fields and fields["terminals"][end - 1] > 0.5
             episodes.append((observations, fields["actions"][start:end], fields["rewards"][start:end], terminated))
-    if not episodes:
-        raise UserError(f"{path} holds no whole episode")
     return episodes
 
 

@@ -1,5 +1,7 @@
 """Datasets of other projects, and the pickles that must not run."""
 
+import dataclasses
+import json
 import os
 import pickle
 from collections import OrderedDict
@@ -171,3 +173,48 @@ def test_d4rl_file(tmp_path):
         import_trajectories(path, ENV, range(50), 7)
     with pytest.raises(UserError, match="neither a folder"):
         import_trajectories(tmp_path / "nothing.txt", ENV, range(50))
+    with pytest.raises(UserError, match=r"gone.hdf5 does not exist$"):
+        import_trajectories(tmp_path / "gone.hdf5", ENV, range(50), 7)
+
+
+ENDING = dataclasses.replace(ENV, terminates=True)
+
+
+def test_without_timeouts_an_episode_also_ends_at_the_horizon(tmp_path, capsys):
+    content = flat(3)
+    content["terminals"][[45]] = 1  # 20, 20 and 6 steps, and 14 that the file breaks off
+    content["next_observations"][45] = 0.5
+    path = write(tmp_path / "data.pkl", dict(content))
+    t, _ = import_trajectories(path, ENDING, range(50), 7)
+    assert t.lengths.tolist() == [20, 20, 6] and t.infos["terminated"].sum(1).tolist() == [0, 0, 1]
+    assert "note: 14 steps of" in capsys.readouterr().err
+    content["timeouts"] = np.zeros(60, bool)
+    content["timeouts"][59] = True  # now the file says where episodes end
+    with pytest.raises(UserError, match="steps 0 to 46 are not one episode"):
+        import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
+
+
+def test_terminations_are_kept_without_next_observations(tmp_path, capsys):
+    content = flat(2)
+    del content["next_observations"]
+    content["terminals"][14] = 1
+    content["timeouts"] = np.arange(40) == 34
+    t, _ = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
+    assert t.lengths.tolist() == [15, 19] and t.infos["terminated"].sum(1).tolist() == [1, 0]
+    np.testing.assert_array_equal(t.rewards[0, :15], content["rewards"][:15, 0].astype(np.float32))
+    np.testing.assert_array_equal(t.observations[0, 15], t.observations[0, 14])
+    assert "note: 6 steps of" in capsys.readouterr().err  # one before the time-out's next observation, five at the end
+    t, _ = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENV, range(50), 7)
+    assert t.lengths.tolist() == [14, 19]  # where episodes have one length a flag is no termination
+
+
+def test_minari_in_another_shape(tmp_path):
+    with h5py.File(tmp_path / "hopper.hdf5", "w") as file:
+        file.create_group("episode_0")
+    with pytest.raises(UserError, match=r"rename it main_data.hdf5"):
+        import_trajectories(tmp_path / "hopper.hdf5", ENV, range(50), 7)
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "metadata.json").write_text(json.dumps({"data_format": "arrow"}))
+    for folder in (tmp_path / "set", tmp_path / "set" / "data"):
+        with pytest.raises(UserError, match=r"in arrow storage: make it again with data_format="):
+            import_trajectories(folder, ENV, range(50), 7)
