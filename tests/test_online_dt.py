@@ -20,7 +20,7 @@ from baselines.online_dt.policy import Agent, Policy
 from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
 from baselines.online_dt.training import Learner, Trainer
 from get_datasets import main as get_datasets
-from src.checkpoint import UserError, load_state, load_tensors
+from src.checkpoint import UserError, load_state, load_tensors, save_state, save_tensors, write_json
 from src.lamb import Lamb
 from src.seeding import torch_generator
 from src.stochastic import TEMPERATURE_RANGE, ActionDistribution, GaussianHead, Temperature
@@ -303,6 +303,24 @@ def test_padding_never_changes_the_prediction(model_type):
     )
 
 
+def test_padding_never_changes_an_update():
+    """The spec's original averaged the entropy over the padding too."""
+    flags = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "seed": 0, "use_entropy": True,
+             "target_entropy": True, "init_temperature": 0.1, "temperature_learning_rate": 1e-4,
+             "approximate_entropy_samples": 1}  # fmt: skip
+    window = TrajectoryBuffer(*episodes([2, 7, 3]), 3, 9).gather(torch.tensor([0, 1, 2]), torch.tensor([0, 3, 1]), 4)
+    mask = window["mask"]
+    poisoned = {name: torch.where(mask if values.ndim == 2 else mask[..., None], values, 7) for name, values in window.items()}
+    results, learned = [], []
+    for batch in (window, poisoned | {"mask": mask}):
+        torch.manual_seed(0)
+        learner = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**flags))
+        results.append(learner.update(batch))
+        learned.append(torch.cat([weight.flatten() for weight in learner.policy.parameters()]))
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+    torch.testing.assert_close(*learned)
+
+
 def test_acting_is_the_last_position_of_training():
     torch.manual_seed(0)
     policy = Policy(2, 1, {**SETTINGS, "remove_pos_embs": False}, 9)
@@ -392,6 +410,20 @@ def test_booleans_and_contradictions():
         parse([*flags, "--n_head", "3"])
     with pytest.raises(UserError, match="several tasks"):
         parse(["--env_type", "point_robot"])
+    with pytest.raises(UserError, match="--env ant is unknown: choose hopper, halfcheetah, walker2d"):
+        parse(["--env", "ant"])
+    with pytest.raises(UserError, match="--stochastic_tanh squashes a Gaussian: add --stochastic"):
+        parse([*flags, "--stochastic_tanh"])
+    assert not parse([*flags, "--recipe", "small", "--no-stochastic"]).stochastic  # the recipe's tanh waits for a Gaussian
+    with pytest.raises(UserError, match="--pretrained_model says nothing here: add --online_training"):
+        parse([*flags, "--pretrained_model", "somewhere"])
+
+
+def test_missing_data_name_the_whole_command(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--env", "hopper", "--recipe", "small", "--output_dir", str(tmp_path), "--device", "cpu"])
+    wanted = f"python get_datasets.py --env_type gym_hopper --data_type medium --recipe small --output_dir {tmp_path}"
+    assert capsys.readouterr().err.strip().endswith(wanted)
 
 
 # ----------------------------------------------------------------------------------------------------------- both phases
@@ -545,3 +577,114 @@ def test_wandb_is_lazy_and_optional(toy, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
     main([*flags, *tiny])
     assert any("eval/return" in values for values in logged)
+
+
+TINY = ["--num_eval_episodes", "2", "--num_steps_per_iter", "2", "--max_iters", "1"]
+
+
+def test_foreign_models_are_refused_in_one_line(toy, capsys):
+    flags, folder = toy
+    main([*flags, *TINY])
+    model = Path(pretrained_folder(folder))
+    whole = {name: (model / name).read_bytes() for name in ("config.json", "state.pt", "model.safetensors")}
+    config, state = json.loads(whole["config.json"]), load_state(model / "state.pt")
+    tensors = load_tensors(model / "model.safetensors")
+    capsys.readouterr()
+
+    for name, content in (
+        ("config.json", {}),
+        ("config.json", []),
+        ("config.json", {**config, "embed_dim": 8}),
+        ("state.pt", {**state, "iteration": "one"}),
+        ("state.pt", {**state, "learner": {}}),
+        ("state.pt", {**state, "learner": {"policy": state["learner"]["policy"]}}),
+        ("state.pt", [1]),
+        ("model.safetensors", {key: torch.zeros(3) for key in tensors}),
+        ("model.safetensors", {key: value + 1 for key, value in tensors.items()}),
+    ):
+        for other, data in whole.items():
+            (model / other).write_bytes(data)
+        write = {"config.json": write_json, "state.pt": save_state, "model.safetensors": save_tensors}[name]
+        write(model / name, content)
+        for phase in ("--online_training", "--eval_only"):
+            with pytest.raises(SystemExit) as stop:
+                main([*flags, *TINY, phase])
+            error = capsys.readouterr().err
+            assert stop.value.code == 2 and error.count("\n") == 1, error
+            assert "is not a model of this program; make it again: python -m baselines.online_dt" in error
+    for name, data in whole.items():
+        (model / name).write_bytes(data)
+    (model / "model.safetensors").write_bytes(whole["model.safetensors"][:-8])  # what only evaluation used to read
+    with pytest.raises(SystemExit):
+        main([*flags, *TINY, "--online_training"])
+    assert "model.safetensors is damaged" in capsys.readouterr().err
+    assert not (model.parent.parent / "finetuned").exists()
+
+
+def test_finetuned_results_say_what_they_came_from(toy, capsys):
+    flags, folder = toy
+    for flag, value, other, name in (
+        ("pct_traj", "0.5", "0.3", "online_dt-top50"),
+        ("mode", "delayed", "normal", "online_dt-delayed"),
+    ):
+        main([*flags, *TINY, f"--{flag}", value])
+        online = ["--online_training", "--pretrained_model", pretrained_folder(folder).replace("online_dt", name)]
+        main([*flags, *TINY, *online])
+        assert result(folder, name, "finetuned")["method"] == name
+        with pytest.raises(SystemExit):
+            main([*flags, *TINY, *online, f"--{flag}", other])
+        assert f"was made with --{flag} {value}, this command says {other}" in capsys.readouterr().err
+    assert not (folder / "results/balance/random/online_dt").exists()
+
+
+def test_evaluation_goes_on_as_the_model_was_evaluated(toy, capsys):
+    flags, folder = toy
+    own = ["--eval_context", "2", "--use_action_means", "--eval_rtg", "15", "--no-target_entropy"]
+    main([*flags, *TINY, *own])
+    follow = capsys.readouterr().out.split("next: python -m baselines.online_dt ")[1].splitlines()[0]
+    args = parse(shlex.split(follow))
+    assert (args.eval_context, args.eval_rtg, args.use_action_means, args.target_entropy) == (2, 15, True, True)
+    assert parse([*shlex.split(follow), "--eval_context", "4"]).eval_context == 4
+    main([*shlex.split(follow), *TINY])
+    tuned = result(folder, phase="finetuned")
+    assert tuned["config"]["eval_context"] == 2 and tuned["target_return"] == 15
+    capsys.readouterr()
+    model = pretrained_folder(folder).replace("pretrained", "finetuned")
+    main([*flags, "--eval_only", "--num_eval_episodes", "2", "--pretrained_model", model])
+    assert f"return {np.mean(tuned['returns']):.1f}" in capsys.readouterr().out
+    main([*flags, *TINY, *own, "--no-resume", "--no-use_action_means"])
+    assert not parse([*flags, "--eval_only"]).use_action_means  # though the settings file says so
+
+
+def test_exploration_sees_the_steps_of_evaluation(toy, monkeypatch):
+    flags, _ = toy
+    main([*flags, *TINY])
+    contexts, start = [], Agent.start
+
+    def noted(self, *words, **more):
+        contexts.append(self.context)
+        return start(self, *words, **more)
+
+    monkeypatch.setattr(Agent, "start", noted)
+    main([*flags, *TINY, "--online_training", "--eval_context", "2"])
+    assert len(contexts) >= 3 and set(contexts) == {2}  # evaluated, explored, evaluated
+
+
+def test_a_finished_run_is_not_cut(toy, capsys):
+    flags, folder = toy
+    main([*flags, *TINY, "--max_iters", "3"])
+    before = result(folder)
+    with pytest.raises(SystemExit):
+        main([*flags, *TINY, "--max_iters", "2"])
+    assert "holds 3 iterations: give --max_iters 3 or more, or --no-resume" in capsys.readouterr().err
+    assert result(folder) == before
+
+
+def test_wandb_that_does_not_start_is_one_line(toy, monkeypatch, capsys):
+    def init(**_):
+        raise RuntimeError("no key\nlog in")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    with pytest.raises(SystemExit) as stop:
+        main([*toy[0], *TINY, "--log_to_wandb"])
+    assert stop.value.code == 2 and "Weights & Biases does not start (no key log in)" in capsys.readouterr().err

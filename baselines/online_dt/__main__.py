@@ -2,7 +2,8 @@
 
     python -m baselines.online_dt --env hopper --dataset medium --recipe small
     python -m baselines.online_dt --env hopper --dataset medium --recipe small --online_training \\
-        --max_iters 30 --num_online_rollouts 10 --online_buffer_size 300 --num_steps_per_iter 250
+        --max_iters 28 --num_online_rollouts 10 --num_steps_per_iter 450 --online_buffer_size 300 \\
+        --keep_best --temperature_learning_rate 0.001 --eval_interval 4 --num_eval_episodes 50
 
 On one core the first takes 10 minutes, the second 25. The flags are those of the unofficial code, whose two published commands
 run here as they stand (on a GPU; benchmarks/online_dt_runs.md). --env hopper is short for --env_type gym_hopper; any single-task
@@ -10,6 +11,8 @@ environment with a settings file will do. Data: train_data_collection.py and get
 
 Without --stochastic this is the plain Decision Transformer, with --model_type bc behaviour cloning. Ablations of the online
 phase: --no-use_entropy --no-target_entropy, --no-relabel, --online_rtg equal to --eval_rtg, --no-stochastic (in both phases).
+The online phase and --eval_only take over the model's flags (sizes, optimiser, target entropy, targets and context of evaluation)
+where the command does not give them; --eval_only also whether the mean action is played.
 The same command continues an interrupted run. Writes saves/<env_type>/<dataset>/<method>/<phase>/seed_<s>/ and
 results/<env_type>/<dataset>/<method>/<phase>-strict/seed_<s>.json.
 """
@@ -61,9 +64,11 @@ D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
     "gym_halfcheetah": (-280.178953, 12135.0),
     "gym_walker2d": (1.629008, 4592.3),
 }
-# flags that fine-tuning takes over from the pre-trained model where the command does not give them
-SHAPE = ("model_type", "K", "embed_dim", "n_layer", "n_head", "remove_pos_embs", "stochastic", "stochastic_tanh", "return_scale")
-INHERITED = (*SHAPE, "mode", "dropout", "optimizer", "learning_rate", "weight_decay", "warmup_steps")
+# flags that fine-tuning takes over from the pre-trained model where the command does not give them; FIXED it may not change
+FIXED = ("model_type", "K", "embed_dim", "n_layer", "n_head", "remove_pos_embs", "stochastic", "stochastic_tanh", "return_scale",
+         "mode", "pct_traj")  # fmt: skip
+OPTIMISER = ("dropout", "optimizer", "learning_rate", "weight_decay", "warmup_steps")
+INHERITED = (*FIXED, *OPTIMISER, "target_entropy", "eval_context", "eval_rtg", "online_rtg")
 VOLATILE = ("max_iters", "device", "resume", "tensorboard", "log_to_wandb", "output_dir", "eval_only", "pretrained_model")
 
 
@@ -80,7 +85,7 @@ def make_parser():
         help="kind of data, see get_datasets.py",
     )
     data.add_argument("--mode", choices=["normal", "delayed"], default="normal", help="delayed: all reward at the last step")
-    data.add_argument("--pct_traj", type=fraction, default=1.0, help="keep the best trajectories up to this share of time steps")
+    data.add_argument("--pct_traj", type=fraction, default=1.0, help="pre-train on the best, up to this share of time steps")
     model = parser.add_argument_group("model")
     model.add_argument("--model_type", choices=["dt", "bc"], default="dt", help="decision transformer or behaviour cloning")
     model.add_argument(
@@ -122,7 +127,9 @@ def make_parser():
     )
     online = parser.add_argument_group("online phase")
     online.add_argument("--online_training", action="boolean", default=False, help="fine-tune a pre-trained model online")
-    online.add_argument("--pretrained_model", help="folder of the model (default: where the pre-training command wrote it)")
+    online.add_argument(
+        "--pretrained_model", help="folder of the model (default: where the pre-training command wrote it); also of --eval_only"
+    )
     online.add_argument(
         "--online_buffer_size", type=positive_int, default=1000, help="trajectories; at first the best offline ones"
     )
@@ -133,7 +140,7 @@ def make_parser():
     online.add_argument(
         "--online_rtg",
         type=real,
-        help="return asked for when exploring (default: that of the settings file, else twice --eval_rtg)",
+        help="return asked for when exploring (default: the model's, that of the settings file, else twice --eval_rtg)",
     )
     online.add_argument("--relabel", action="boolean", default=True, help="train on the returns achieved, not on those asked for")
     online.add_argument(
@@ -142,12 +149,19 @@ def make_parser():
     )  # fmt: skip
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--eval_only", action="boolean", default=False, help="evaluate --pretrained_model, train nothing")
-    evaluation.add_argument("--eval_rtg", type=real, help="return asked for when evaluating (default: the best of the data)")
-    evaluation.add_argument("--eval_context", type=positive_int, help="time steps seen when acting (default: K)")
+    evaluation.add_argument(
+        "--eval_rtg", type=real, help="return asked for when evaluating (default: the model's, else the best of the data)"
+    )
+    evaluation.add_argument(
+        "--eval_context", type=positive_int, help="time steps seen when acting (default: the model's, else K)"
+    )
     evaluation.add_argument("--eval_interval", type=positive_int, default=1, help="iterations between two evaluations")
     evaluation.add_argument("--num_eval_episodes", type=positive_int, default=100, help="episodes of an evaluation")
     evaluation.add_argument(
-        "--use_action_means", action="boolean", default=None, help="evaluate the mean action (default: online only); else sample"
+        "--use_action_means",
+        action="boolean",
+        default=None,
+        help="evaluate the mean action (default: online only; --eval_only: as the model was evaluated); else sample",
     )
     parser.add_argument("--log_to_wandb", action="boolean", default=False, help="log to Weights & Biases too (pip install wandb)")
     return parser
@@ -162,13 +176,20 @@ def parse(argv=None):
     args = parse_args(make_parser(), "baselines.online_dt", argv)
     if args.online_training or args.eval_only:
         folder = find_pretrained(args)
-        former = read_json(folder / "config.json")
-        args = parse_args(make_parser(), "baselines.online_dt", [*(f"--{key}={former[key]}" for key in INHERITED), *argv])
-        for key in ("env_type", "dataset", *SHAPE):
+        former, _ = read_pretrained(args, folder)
+        # the online phase is measured by means unless told otherwise; an evaluation repeats what the model's run did
+        keys = (*INHERITED, "use_action_means") if args.eval_only else INHERITED
+        inherited = [f"--{key}={former[key]}" for key in keys if former[key] is not None]
+        args = parse_args(make_parser(), "baselines.online_dt", [*inherited, *argv])
+        for key in ("env_type", "dataset", *FIXED):
             if getattr(args, key) != former[key]:
                 raise UserError(f"{folder} was made with --{key} {former[key]}, this command says {getattr(args, key)}")
         args.pretrained_model = str(folder)
         args.pretrained_sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    elif args.pretrained_model:
+        raise UserError("--pretrained_model says nothing here: add --online_training or --eval_only, or leave it out")
+    if given(argv, "--stochastic_tanh") and not args.stochastic:
+        raise UserError("--stochastic_tanh squashes a Gaussian: add --stochastic, or leave it out")
     if args.model_type == "dt" and args.embed_dim % args.n_head:
         raise UserError(f"--embed_dim {args.embed_dim} must be a multiple of --n_head {args.n_head}")
     if num_tasks(args.env.make()) != 1:
@@ -193,7 +214,9 @@ def translate(argv):
     for flag in ("--env", "--env_type", "--device"):
         first.add_argument(flag)
     chosen, _ = first.parse_known_args(argv)
-    if chosen.env in ROBOTS:
+    if chosen.env is not None:
+        if chosen.env not in ROBOTS:
+            raise UserError(f"--env {chosen.env} is unknown: choose {', '.join(ROBOTS)}, or another environment by --env_type")
         if chosen.env_type not in (None, f"gym_{chosen.env}"):
             raise UserError(f"--env {chosen.env} contradicts --env_type {chosen.env_type}: give one of them")
         argv = [*argv, f"--env_type=gym_{chosen.env}"]
@@ -204,6 +227,13 @@ def translate(argv):
             argv = [*argv, "--device=auto"]
             print(f"--device {chosen.device} is not available here; using {find_device('auto')}", file=sys.stderr)
     return argv
+
+
+def given(argv, flag):
+    """Whether the command itself turns a boolean flag on; a recipe or the model may do so too."""
+    words = Parser(add_help=False)
+    words.add_argument(flag, action="boolean", default=False)
+    return getattr(words.parse_known_args(argv)[0], flag[2:])
 
 
 def method_name(args, online):
@@ -217,7 +247,7 @@ def method_name(args, online):
         parts.append("no_tanh")
     if args.mode == "delayed":
         parts.append("delayed")
-    if args.pct_traj < 1 and not online:
+    if args.pct_traj < 1:
         parts.append(f"top{100 * args.pct_traj:g}")
     if online:
         ablations = {
@@ -246,13 +276,50 @@ def find_pretrained(args):
             raise UserError(f"{folder} is a pickle, which can run code when it is read; train a model with this command instead")
         print(f"{folder} was announced by the unofficial code but never published; using {default}", file=sys.stderr)
         folder = default
-    command = next_command(args, "-m baselines.online_dt", "--dataset", args.dataset)
     if not (folder / "model.safetensors").exists() or not (folder / "state.pt").exists():
-        raise UserError(f"no pre-trained model in {folder}; make it: {command}, with the flags of the model")
-    state = load_state(folder / "state.pt", "iteration", "max_iters")
-    if state["iteration"] < state["max_iters"]:
-        raise UserError(f"the run in {folder} is not finished; the command that started it continues it")
+        raise UserError(f"no pre-trained model in {folder}; make it: {pretraining(args)}")
     return folder
+
+
+def read_pretrained(args, folder):
+    """The settings and the learner's state of a finished run. Raises UserError where the files are not whole, or not its own."""
+    config, weights = read_json(folder / "config.json"), load_tensors(folder / "model.safetensors")
+    try:
+        state = load_state(folder / "state.pt")
+        finished, learner = state["iteration"] >= state["max_iters"], state["learner"]
+        whole = config.keys() >= {"env_type", "dataset", "use_entropy", "use_action_means", *INHERITED}
+        if finished:  # a run that was stopped between two files is mended by going on
+            whole &= weights.keys() == learner["policy"].keys()
+            whole = whole and all(torch.equal(value, learner["policy"][name]) for name, value in weights.items())
+    except (UserError, KeyError, TypeError, AttributeError):
+        finished, whole = True, False
+    if not whole:
+        raise not_a_model(args, folder)
+    if not finished:
+        raise UserError(f"the run in {folder} is not finished; the command that started it continues it")
+    return config, learner
+
+
+def load_pretrained(args, learner):
+    """Put the state of --pretrained_model into a fresh Learner. Raises UserError where it has other shapes."""
+    folder = Path(args.pretrained_model)
+    former, state = read_pretrained(args, folder)
+    if args.init_temperature is not None or not former["use_entropy"]:
+        state["temperature"] = learner.temperature.state_dict()
+    try:
+        learner.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+        raise not_a_model(args, folder) from None
+
+
+def not_a_model(args, folder):
+    return UserError(f"{folder} is not a model of this program; make it again: {pretraining(args, '--no-resume')}")
+
+
+def pretraining(args, *words):
+    """The command that makes the model, as far as the present one tells."""
+    command = next_command(args, "-m baselines.online_dt", "--dataset", args.dataset, *words)
+    return f"{command}, with the flags of the model"
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs
@@ -261,28 +328,32 @@ def find_pretrained(args):
 @main_guard
 def main(argv=None):
     args = parse(argv)
-    trajectories = load(Path(args.output_dir) / "datasets", args.env_type, args.dataset, args.env)
+    make_data = next_command(args, "get_datasets.py", "--data_type", args.dataset)
+    trajectories = load(Path(args.output_dir) / "datasets", args.env_type, args.dataset, args.env, make_data)
     args.dataset_sha256 = trajectories.metadata["sha256"]
     if args.eval_rtg is None:
         args.eval_rtg = float(trajectories.returns.max())
-    if args.online_rtg is None:
+    if args.online_rtg is None and args.online_training:
         args.online_rtg = args.eval_rtg + abs(args.eval_rtg)
     levels, scale = reference_levels(trajectories, args.env_type)
     if args.mode == "delayed":
         trajectories = dataclasses.replace(trajectories, rewards=delayed(trajectories.rewards, trajectories.lengths))
-    policy = make_policy(args, trajectories).to(args.device)
+    learner = Learner(make_policy(args, trajectories).to(args.device), args)
+    if args.pretrained_model:
+        load_pretrained(args, learner)
     if args.eval_only:
-        policy.load_state_dict(load_tensors(Path(args.pretrained_model) / "model.safetensors"))
-        returns = evaluate_policy(policy, args)["returns"][0]
+        returns = evaluate_policy(learner.policy, args)["returns"][0]
         print(f"{args.pretrained_model}: return {describe(returns, scale)} over {len(returns)} episodes")
         return
     folder, result_file = run_folder(args, args.online_training)
     with run_directory(folder, settings(args), args.resume, VOLATILE), StopSignal() as stop:
-        trainer = train(args, policy, trajectories, folder, scale, stop)
+        trainer = train(args, learner, trajectories, folder, scale, stop)
         write_json(result_file, make_result(args, trainer, trajectories, levels, scale))
     follow = ""
     if not args.online_training:
         words = ["--dataset", args.dataset, "--online_training", "--pretrained_model", str(folder)]
+        if args.stochastic and not args.target_entropy:  # the method's online phase learns its temperature
+            words.append("--target_entropy")
         follow = "; next: " + next_command(args, "-m baselines.online_dt", *words)
     print(f"{folder}: return {describe(trainer.last['returns'][0], scale)}; result: {result_file}{follow}")
 
@@ -306,19 +377,9 @@ def make_buffer(args, t):
     return TrajectoryBuffer(*arrays, capacity or len(rows), steps, args.keep_best)
 
 
-def train(args, policy, trajectories, folder, scale, stop):
+def train(args, learner, trajectories, folder, scale, stop):
     """Run the phase to its end; returns the Trainer."""
-    learner, buffer = Learner(policy, args), make_buffer(args, trajectories)
-    if args.online_training:
-        state = load_state(Path(args.pretrained_model) / "state.pt", "learner")["learner"]
-        learned = read_json(Path(args.pretrained_model) / "config.json")["use_entropy"]
-        if args.init_temperature is not None or not learned:
-            state["temperature"] = learner.temperature.state_dict()
-        learner.load_state_dict(state)
-    wandb = None
-    if args.log_to_wandb:
-        name = "-".join(folder.parts[-5:])
-        wandb = import_wandb().init(project="online-dt", name=name, dir=str(folder), config=settings(args))
+    buffer = make_buffer(args, trajectories)
     first = learner.step
 
     def log(step, values):
@@ -330,6 +391,12 @@ def train(args, policy, trajectories, folder, scale, stop):
     trainer = Trainer(learner, buffer, args, folder, log, normalise)
     if (folder / "state.pt").exists():
         trainer.restore(load_state(folder / "state.pt", "learner", "added", *trainer.STATE))
+        begun = trainer.iteration + (trainer.updates > 0)
+        if begun > args.max_iters:
+            raise UserError(
+                f"{folder} holds {begun} iterations: give --max_iters {begun} or more, or --no-resume to replace them"
+            )
+    wandb = start_wandb(args, folder) if args.log_to_wandb else None
     total = first + args.max_iters * args.num_steps_per_iter
     logger = Logger(folder, total, learner.step, tensorboard=args.tensorboard)
     trainer.run(stop, logger.advance)
@@ -346,6 +413,18 @@ def import_wandb():
     except ImportError:
         raise UserError("--log_to_wandb needs a package: pip install wandb") from None
     return wandb
+
+
+def start_wandb(args, folder):
+    """A run of Weights & Biases. Raises UserError."""
+    name = "-".join(folder.parts[-5:])
+    try:
+        return import_wandb().init(project="online-dt", name=name, dir=str(folder), config=settings(args))
+    except Exception as error:  # the package has types of its own, which differ between its versions
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(
+            f"Weights & Biases does not start ({reason}): log in (wandb login), or leave out --log_to_wandb"
+        ) from None
 
 
 # -------------------------------------------------------------------------------------------------------------- results
