@@ -612,6 +612,12 @@ def test_foreign_models_are_refused_in_one_line(toy, capsys):
             error = capsys.readouterr().err
             assert stop.value.code == 2 and error.count("\n") == 1, error
             assert "is not a model of this program; make it again: python -m baselines.online_dt" in error
+    for learner in ({}, {**state["learner"], "policy": {}}):  # a run goes on from its own
+        save_state(model / "state.pt", {**state, "learner": learner})
+        (model / "config.json").write_bytes(whole["config.json"])
+        with pytest.raises(SystemExit):
+            main([*flags, *TINY])
+        assert "is not the state of such a run: delete it, or pass --no-resume" in capsys.readouterr().err
     for name, data in whole.items():
         (model / name).write_bytes(data)
     (model / "model.safetensors").write_bytes(whole["model.safetensors"][:-8])  # what only evaluation used to read
@@ -678,6 +684,30 @@ def test_a_finished_run_is_not_cut(toy, capsys):
         main([*flags, *TINY, "--max_iters", "2"])
     assert "holds 3 iterations: give --max_iters 3 or more, or --no-resume" in capsys.readouterr().err
     assert result(folder) == before
+
+
+def test_a_killed_run_may_end_early_with_a_measurement(toy, monkeypatch):
+    flags, folder = toy
+    save = Trainer.save
+
+    def killed(self):
+        save(self)
+        if self.iteration == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "save", killed)
+    with pytest.raises(SystemExit):
+        main([*flags, *TINY, "--max_iters", "8", "--eval_interval", "4"])
+    monkeypatch.setattr(Trainer, "save", save)
+    main([*flags, *TINY, "--max_iters", "3", "--eval_interval", "4"])
+    assert result(folder)["curve"]["gradient_steps"] == [6] and len(result(folder)["returns"][0]) == 2
+
+
+def test_what_says_nothing_offline_may_change(toy, capsys):
+    flags, _ = toy
+    main([*flags, *TINY, "--no-target_entropy", "--online_rtg", "40"])
+    main([*flags, *TINY, "--no-target_entropy", "--online_rtg", "50", "--max_iters", "2"])
+    assert parse([*flags, "--online_training"]).target_entropy  # of the settings file: the model learned no temperature
 
 
 def test_wandb_that_does_not_start_is_one_line(toy, monkeypatch, capsys):

@@ -11,12 +11,13 @@ environment with a settings file will do. Data: train_data_collection.py and get
 
 Without --stochastic this is the plain Decision Transformer, with --model_type bc behaviour cloning. Ablations of the online
 phase: --no-use_entropy --no-target_entropy, --no-relabel, --online_rtg equal to --eval_rtg, --no-stochastic (in both phases).
-The online phase and --eval_only take over the model's flags (sizes, optimiser, target entropy, targets and context of evaluation)
-where the command does not give them; --eval_only also whether the mean action is played.
+The online phase and --eval_only take over the model's flags (sizes, optimiser, a learned temperature, targets and context of
+evaluation) where the command does not give them; --eval_only also whether the mean action is played.
 The same command continues an interrupted run. Writes saves/<env_type>/<dataset>/<method>/<phase>/seed_<s>/ and
 results/<env_type>/<dataset>/<method>/<phase>-strict/seed_<s>.json.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -68,8 +69,9 @@ D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
 FIXED = ("model_type", "K", "embed_dim", "n_layer", "n_head", "remove_pos_embs", "stochastic", "stochastic_tanh", "return_scale",
          "mode", "pct_traj")  # fmt: skip
 OPTIMISER = ("dropout", "optimizer", "learning_rate", "weight_decay", "warmup_steps")
-INHERITED = (*FIXED, *OPTIMISER, "target_entropy", "eval_context", "eval_rtg", "online_rtg")
+INHERITED = (*FIXED, *OPTIMISER, "eval_context", "eval_rtg", "online_rtg")
 VOLATILE = ("max_iters", "device", "resume", "tensorboard", "log_to_wandb", "output_dir", "eval_only", "pretrained_model")
+MISFITS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # what a state of other keys, types or shapes raises
 
 
 def make_parser():
@@ -180,6 +182,8 @@ def parse(argv=None):
         # the online phase is measured by means unless told otherwise; an evaluation repeats what the model's run did
         keys = (*INHERITED, "use_action_means") if args.eval_only else INHERITED
         inherited = [f"--{key}={former[key]}" for key in keys if former[key] is not None]
+        if former["target_entropy"]:  # a temperature that was learned goes on; a recipe may also begin it online
+            inherited.append("--target_entropy")
         args = parse_args(make_parser(), "baselines.online_dt", [*inherited, *argv])
         for key in ("env_type", "dataset", *FIXED):
             if getattr(args, key) != former[key]:
@@ -287,11 +291,11 @@ def read_pretrained(args, folder):
     try:
         state = load_state(folder / "state.pt")
         finished, learner = state["iteration"] >= state["max_iters"], state["learner"]
-        whole = config.keys() >= {"env_type", "dataset", "use_entropy", "use_action_means", *INHERITED}
+        whole = config.keys() >= {"env_type", "dataset", "use_entropy", "target_entropy", "use_action_means", *INHERITED}
         if finished:  # a run that was stopped between two files is mended by going on
             whole &= weights.keys() == learner["policy"].keys()
             whole = whole and all(torch.equal(value, learner["policy"][name]) for name, value in weights.items())
-    except (UserError, KeyError, TypeError, AttributeError):
+    except (UserError, *MISFITS):
         finished, whole = True, False
     if not whole:
         raise not_a_model(args, folder)
@@ -306,10 +310,19 @@ def load_pretrained(args, learner):
     former, state = read_pretrained(args, folder)
     if args.init_temperature is not None or not former["use_entropy"]:
         state["temperature"] = learner.temperature.state_dict()
-    try:
+    with fitting(not_a_model(args, folder)):
         learner.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
-        raise not_a_model(args, folder) from None
+
+
+@contextlib.contextmanager
+def fitting(error):
+    """Raises `error` where what is put into place has other keys, types or shapes."""
+    try:
+        yield
+    except torch.OutOfMemoryError:  # on a GPU, and no fault of the file
+        raise
+    except MISFITS:
+        raise error from None
 
 
 def not_a_model(args, folder):
@@ -346,7 +359,8 @@ def main(argv=None):
         print(f"{args.pretrained_model}: return {describe(returns, scale)} over {len(returns)} episodes")
         return
     folder, result_file = run_folder(args, args.online_training)
-    with run_directory(folder, settings(args), args.resume, VOLATILE), StopSignal() as stop:
+    volatile = VOLATILE if args.online_training else (*VOLATILE, "online_rtg")  # of which pre-training knows nothing
+    with run_directory(folder, settings(args), args.resume, volatile), StopSignal() as stop:
         trainer = train(args, learner, trajectories, folder, scale, stop)
         write_json(result_file, make_result(args, trainer, trajectories, levels, scale))
     follow = ""
@@ -390,8 +404,11 @@ def train(args, learner, trajectories, folder, scale, stop):
     normalise = (lambda returns: normalised(returns, scale)) if scale else None
     trainer = Trainer(learner, buffer, args, folder, log, normalise)
     if (folder / "state.pt").exists():
-        trainer.restore(load_state(folder / "state.pt", "learner", "added", *trainer.STATE))
-        begun = trainer.iteration + (trainer.updates > 0)
+        state = load_state(folder / "state.pt", "learner", "added", *trainer.STATE)
+        again = "delete it, or pass --no-resume to start again"
+        with fitting(UserError(f"{folder / 'state.pt'} is not the state of such a run: {again}")):
+            trainer.restore(state)
+            begun = trainer.iteration + (trainer.updates > 0)
         if begun > args.max_iters:
             raise UserError(
                 f"{folder} holds {begun} iterations: give --max_iters {begun} or more, or --no-resume to replace them"

@@ -126,6 +126,8 @@ class Trainer:
             self.seconds = time.monotonic() - started
             self.save()
             saved = time.monotonic()
+        if self.curve["gradient_steps"][-1:] != [self.learner.step]:  # a longer run was killed and ends here now
+            self.measure()
 
     def rounds_played(self):
         """Rounds of exploration so far."""
