@@ -4,7 +4,7 @@
     python train_context.py --env_type point_robot --data_quality medium --recipe fast
     python train_context.py --env_name AntDir-v0
 
-Point-Robot on two cores: the fast recipe about three minutes, the paper's 301 epochs about half an hour. The same command goes
+Point-Robot on two cores: the fast recipe about four minutes, the paper's 301 epochs about half an hour. The same command goes
 on with an interrupted run. Writes saves/<env_type>/<quality>/context/seed_<s>/ with the best and the last weights, and
 results/<env_type>/<quality>/context/diagnostics/seed_<s>.json with the diagnostics. Next: train_meta_dt.py.
 """

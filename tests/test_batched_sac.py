@@ -339,7 +339,7 @@ def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(behaviour, "CONFIG_DIR", tmp_path / "none")
     with pytest.raises(SystemExit):
         dataset(tmp_path / "other", "expert", "--behaviour", "committed")
-    assert "no committed behaviour policies" in capsys.readouterr().err
+    assert "no behaviour policies of point_robot come with the repository" in capsys.readouterr().err
 
 
 def test_agents_of_single_tasks_may_be_committed_too(tmp_path, monkeypatch, capsys):
