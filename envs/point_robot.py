@@ -8,7 +8,7 @@ Source: the Point-Robot of Meta-DT (Wang et al., NeurIPS 2024).
 import gymnasium as gym
 import numpy as np
 
-from envs.tasks import load_tasks
+from envs.task_batch import BatchedTaskEnv
 
 MAX_STEP = 0.1  # per coordinate and step
 HORIZON = 20
@@ -20,6 +20,8 @@ class PointRobotBatch:
     Args:
         tasks: dict with "goal" (B, 2), one row per episode.
     """
+
+    infos = {}  # noqa: RUF012 (nothing happens here but what is observed)
 
     def __init__(self, tasks):
         self.goals = np.asarray(tasks["goal"], dtype=np.float64)
@@ -36,37 +38,15 @@ class PointRobotBatch:
         return self.positions.astype(np.float32), rewards.astype(np.float32)
 
 
-class PointRobotEnv(gym.Env):
+class PointRobotEnv(BatchedTaskEnv):
     """One robot under the gymnasium interface; `reset(options={"task": i})` chooses the goal and later resets keep it."""
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name)
-    batch_class = PointRobotBatch
+    env_type, batch_class, horizon = "point_robot", PointRobotBatch, HORIZON
 
     def __init__(self, render_mode=None):
-        self.render_mode = render_mode
-        self.tasks = load_tasks("point_robot")
+        super().__init__(render_mode)
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = gym.spaces.Box(-MAX_STEP, MAX_STEP, (2,), np.float32)
-        self.set_task(0)
-
-    def set_task(self, task):
-        """Choose task `task` (row of `tasks`) from the next reset on. Raises ValueError if there is no such task."""
-        if not 0 <= task < len(self.tasks["goal"]):
-            raise ValueError(f"task {task} does not exist: point_robot has tasks 0 to {len(self.tasks['goal']) - 1}")
-        self.task = task
-        self._batch = PointRobotBatch({"goal": self.tasks["goal"][[task]]})
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if options and "task" in options:
-            self.set_task(int(options["task"]))
-        self._steps = 0
-        return self._batch.reset()[0], {}
-
-    def step(self, action):
-        observations, rewards = self._batch.step(np.asarray(action)[None])
-        self._steps += 1
-        return observations[0], float(rewards[0]), False, self._steps >= HORIZON, {}
 
     @staticmethod
     def compute_rewards(observations, actions, next_observations, tasks, infos=None):
