@@ -76,14 +76,12 @@ def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator
         rewards = relabel(*arrays, infos, np.full(episodes.actions[others].shape[:2], task)) * inside[others]
         paid = rewards[:, ::-1].cumsum(1, dtype=np.float64)[:, ::-1]  # from each step to the end
         paid[~inside[others]] = -np.inf
-        order = np.argsort(-(paid if best_steps else paid[:, :1]), axis=0, kind="stable")
+        paid = paid if best_steps else paid[:, :1]
+        order = np.argsort(-paid, axis=0, kind="stable")
         own = len(episodes) - len(others)
         best = order[: math.ceil(share * (own or count))]
-        if best_steps:
-            best = np.unique(best[np.isfinite(np.take_along_axis(paid, best, 0))])[
-                :, None
-            ]  # a step that no episode reaches has none
-        chosen = best[:, 0]
+        reached = np.take_along_axis(paid, best, 0) > -np.inf  # a step that no episode reaches has no best one
+        chosen = np.unique(best[reached]) if best_steps else best[:, 0]
         if not own:
             chosen = np.concatenate([chosen, generator.choice(len(others), count, replace=False)])
         moved = episodes.take(others[chosen])

@@ -88,17 +88,15 @@ class BatchSampler:
         self.order = order  # episodes sorted by task: those of one task are neighbours
         self.first = (counts.cumsum(0) - counts)[inverse]  # (E,) where the task of each episode begins in `order`
         self.count = counts[inverse]
-        inside = torch.arange(episodes.rewards.shape[1], device=task_ids.device) < episodes.lengths[:, None]
-        chosen = [self._best(step, inside[:, step], top_share) for step in range(inside.shape[1] if best_steps else 1)]
+        steps = torch.arange(episodes.rewards.shape[1], device=task_ids.device)
+        inside = steps < episodes.lengths[:, None]
+        chosen = [self._best(step, inside[:, step], top_share) for step in range(len(steps) if best_steps else 1)]
         self.imitated = torch.stack(chosen, 1) & inside  # (E, T) which steps the policy learns
         # A window may start where it holds such a step; it ends K steps later or with its episode.
         before = F.pad(self.imitated.cumsum(1), (1, 0))  # (E, T + 1) such steps before each
-        last = torch.arange(length, length + inside.shape[1], device=task_ids.device).clamp_max(inside.shape[1])
-        starts = inside & (before[:, last] > before[:, :-1])
+        starts = inside & (before[:, (steps + length).clamp_max(len(steps))] > before[:, :-1])
         if full_windows:
-            starts &= (
-                torch.arange(inside.shape[1], device=task_ids.device) < (episodes.lengths - length + 1).clamp_min(1)[:, None]
-            )
+            starts &= steps < (episodes.lengths - length + 1).clamp_min(1)[:, None]
         self.starts = starts.nonzero()  # (N, 2) episode and start of every window
 
     def _best(self, step, alive, share):
