@@ -82,7 +82,12 @@ def make_parser():
     shared.add_argument("--num_envs", type=positive_int, default=10, help="tasks whose episodes are played side by side")
     shared.add_argument("--relabel_share", type=fraction, default=0.5, help="share of a batch moved to other tasks' rewards")
     output = parser.add_argument_group("checkpoints")
-    output.add_argument("--save_freq", type=positive_int, default=10_000, help="steps between two checkpoints")
+    output.add_argument(
+        "--save_freq",
+        type=positive_int,
+        default=10_000,
+        help="steps between two checkpoints; an interrupted run of sac may go on with others",
+    )
     output.add_argument(
         "--save_seconds",
         type=nonnegative_float,

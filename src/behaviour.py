@@ -182,7 +182,8 @@ def task_settings(args, task):
 def open_task(args, task):
     """Own the folder of a task (locked, same settings); yields its path."""
     directory = task_directory(args.output_dir, args.env_type, task)
-    with run_directory(directory, task_settings(args, task), args.resume):
+    volatile = () if is_finished(directory) else ("save_freq",)  # checkpoints may come more often where returns change fast
+    with run_directory(directory, task_settings(args, task), args.resume, volatile):
         yield directory
 
 

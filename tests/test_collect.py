@@ -13,7 +13,7 @@ import torch
 
 from src.batch import make_batch, rollout
 from src.behaviour import BehaviourPolicies, Source, load_behaviour
-from src.checkpoint import UserError
+from src.checkpoint import UserError, save_state
 from src.config import read_env, read_yaml
 from train_data_collection import main
 
@@ -113,6 +113,24 @@ def test_killed_run_resumes_to_the_same_weights(tmp_path, capsys):
         main(run(tmp_path / "whole", "--task_id_end", "2", "--learning_rate", "0.01"))
     assert stop.value.code == 2
     assert "learning_rate" in capsys.readouterr().err
+
+
+def test_interrupted_run_goes_on_with_another_save_freq(tmp_path, monkeypatch, capsys):
+    def stop_after(path, state):
+        save_state(path, state)
+        raise KeyboardInterrupt
+
+    command = run(tmp_path, "--task_id_end", "1", "--workers", "1")
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr("src.sac.save_state", stop_after)
+        main(command)
+    main([*command, "--save_freq", "60"])
+    folder = tmp_path / "saves" / "point_robot" / "behaviour" / "task_000"
+    assert json.loads((folder / "curve.json").read_text())["steps"] == [20, 80, 140, 160]
+    with pytest.raises(SystemExit) as stop:  # of a finished run nothing can be changed
+        main([*command, "--save_freq", "60"])
+    assert stop.value.code == 2
+    assert "save_freq 20, this command says 60" in capsys.readouterr().err
 
 
 def test_policies_act_as_stable_baselines3(toy):
