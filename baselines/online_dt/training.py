@@ -1,6 +1,7 @@
 """Both phases: gradient steps on a trajectory buffer and, online, one roll-out before each round of them."""
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Learner:
 
     def __init__(self, policy, args):
         self.policy, self.args, self.step = policy, args, 0
-        kind = {"adamw": torch.optim.AdamW, "lamb": Lamb}[args.optimizer]
+        kind = {"adamw": partial(torch.optim.AdamW, fused=True), "lamb": Lamb}[args.optimizer]
         self.optimizer = kind(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
         target = -float(len(policy.action_range)) if args.target_entropy else None
         initial = args.init_temperature or INITIAL_TEMPERATURE
