@@ -123,7 +123,7 @@ def _behaviour(args, source, task, episodes, space, noise):
         "checkpoint_episodes": counts.tolist(),
         "checkpoint_returns": [round(float(measured[row]), 4) for row in used],
         "random_return": round(float(np.mean(curve["random_returns"])), 4),
-        "expert_return": round(float(measured[-_late(measured) :].mean()), 4),
+        "expert_return": round(float(measured[choose_checkpoints(curve, "expert", 1, args.medium_share)[0]]), 4),
     }
     return act, facts
 

@@ -50,14 +50,14 @@ class ActionDistribution:
             return entropy
         return entropy + log_jacobian(self._draw((samples, *self.mean.shape), generator)).sum(-1).mean(0)
 
-    def _draw(self, shape, generator):
+    def _draw(self, shape, generator, scale=1.0):
         device = generator.device if generator is not None else self.mean.device
         noise = torch.randn(shape, generator=generator, device=device)
-        return self.mean + self.log_std.exp() * noise.to(self.mean.device)
+        return self.mean + scale * self.log_std.exp() * noise.to(self.mean.device)
 
-    def sample(self, generator=None):
-        """Actions (..., d_a)."""
-        values = self._draw(self.mean.shape, generator)
+    def sample(self, generator=None, scale=1.0):
+        """Actions (..., d_a). scale: factor on σ."""
+        values = self._draw(self.mean.shape, generator, scale)
         return values.tanh() if self.squash else values
 
     def centre(self):

@@ -64,7 +64,7 @@ train_tasks: [0, 1]
 test_tasks: [0, 1]
 baselines:
   online_dt: {num_eval_episodes: 10, K: 5, embed_dim: 16, n_layer: 2, batch_size: 32, stochastic: true, stochastic_tanh: true,
-    learning_rate: 3e-3, warmup_steps: 50, eval_rtg: 20, return_scale: 20, approximate_entropy_samples: 2, device: cpu,
+    learning_rate: 3e-3, warmup_steps: 50, eval_rtg: 20, return_scale: 20, approximate_entropy_samples: 2, device: cpu, ema_decay: 0.9,
     use_action_means: true, tensorboard: false, target_entropy: true, online_buffer_size: 30, eval_context: 3}
 """
 
@@ -303,18 +303,52 @@ def test_padding_never_changes_the_prediction(model_type):
     )
 
 
+LEARNER = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "seed": 0, "use_entropy": True,
+           "target_entropy": True, "init_temperature": 0.1, "temperature_learning_rate": 1e-4,
+           "approximate_entropy_samples": 1, "ema_decay": 0.0}  # fmt: skip
+
+
+def test_what_acts_is_the_average_of_the_weights():
+    """With decay 0.5 and the early decays 1/10 and 2/11 below it: w̄₁ = 0.1 w₀ + 0.9 w₁, w̄₂ = 2/11 w̄₁ + 9/11 w₂."""
+    window = TrajectoryBuffer(*episodes([5, 7, 3]), 3, 9).gather(torch.tensor([0, 1, 2]), torch.tensor([0, 3, 1]), 2)
+    learner = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**{**LEARNER, "ema_decay": 0.5}))
+    weights = []
+    for step in range(3):
+        weights.append([weight.detach().clone() for weight in learner.policy.parameters()])
+        if step < 2:
+            learner.update(window)
+    assert not torch.equal(weights[1][0], weights[2][0])
+    for first, second, third, average in zip(*weights, learner.average.parameters(), strict=True):
+        torch.testing.assert_close(average, 2 / 11 * (0.1 * first + 0.9 * second) + 9 / 11 * third)
+        assert not average.requires_grad
+    again = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**{**LEARNER, "ema_decay": 0.5}))
+    again.load_state_dict(learner.state_dict())
+    assert all(map(torch.equal, again.average.parameters(), learner.average.parameters()))
+    plain = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**LEARNER))
+    assert plain.average is plain.policy
+
+
+def test_exploration_scales_the_standard_deviation():
+    policy = Policy(2, 1, SETTINGS, 9)
+    observations = episodes([7])[0][:, 0].numpy()
+    actions = {}
+    for scale in (None, 1.0, 0.25):
+        agent = Agent(policy, 3, None if scale is None else torch.Generator().manual_seed(0), scale or 1.0)
+        agent.start(observations, [5.0])
+        actions[scale] = np.arctanh(agent.act())  # whose bounds are -1 and 1
+    np.testing.assert_allclose(actions[0.25] - actions[None], 0.25 * (actions[1.0] - actions[None]), rtol=1e-3)
+    assert abs(actions[1.0] - actions[None]) > 1e-3
+
+
 def test_padding_never_changes_an_update():
     """The spec's original averaged the entropy over the padding too."""
-    flags = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "seed": 0, "use_entropy": True,
-             "target_entropy": True, "init_temperature": 0.1, "temperature_learning_rate": 1e-4,
-             "approximate_entropy_samples": 1}  # fmt: skip
     window = TrajectoryBuffer(*episodes([2, 7, 3]), 3, 9).gather(torch.tensor([0, 1, 2]), torch.tensor([0, 3, 1]), 4)
     mask = window["mask"]
     poisoned = {name: torch.where(mask if values.ndim == 2 else mask[..., None], values, 7) for name, values in window.items()}
     results, learned = [], []
     for batch in (window, poisoned | {"mask": mask}):
         torch.manual_seed(0)
-        learner = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**flags))
+        learner = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**LEARNER))
         results.append(learner.update(batch))
         learned.append(torch.cat([weight.flatten() for weight in learner.policy.parameters()]))
     assert results[0] == pytest.approx(results[1], rel=1e-5)

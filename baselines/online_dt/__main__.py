@@ -110,6 +110,9 @@ def make_parser():
     training.add_argument("--learning_rate", "-lr", type=positive_float, default=1e-4, help="after the warm-up")
     training.add_argument("--weight_decay", "-wd", type=nonnegative_float, default=1e-4, help="of the optimiser")
     training.add_argument("--warmup_steps", type=positive_int, default=10_000, help="linear warm-up; both phases share one")
+    training.add_argument(
+        "--ema_decay", type=proper_fraction, default=0.0, help="what acts is this moving average of the weights (ours; 0: none)"
+    )
     training.add_argument("--bfloat16", action="boolean", default=False, help="run the transformer blocks in bfloat16")
     entropy = parser.add_argument_group("entropy (with --stochastic)")
     entropy.add_argument(
@@ -149,6 +152,10 @@ def make_parser():
     online.add_argument(
         "--exploration_noise", type=nonnegative_float, default=0.1,
         help="Gaussian noise when a deterministic policy explores, as a share of the half range of the actions",
+    )  # fmt: skip
+    online.add_argument(
+        "--exploration_std", type=positive_float, default=1.0,
+        help="factor on the standard deviation of a stochastic policy when it explores (ours; 1: its own samples)",
     )  # fmt: skip
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--eval_only", action="boolean", default=False, help="evaluate --pretrained_model, train nothing")
@@ -261,7 +268,7 @@ def main(argv=None):
     if args.pretrained_model:
         load_pretrained(args, learner)
     if args.eval_only:
-        returns = evaluate_policy(learner.policy, args)["returns"][0]
+        returns = evaluate_policy(learner.average, args)["returns"][0]
         print(f"{args.pretrained_model}: return {describe(returns, scale)} over {len(returns)} episodes")
         return
     folder, result_file = run_folder(args, args.online_training)

@@ -119,11 +119,11 @@ class Policy(nn.Module):
         mask = window["mask"][:, cut]
         return self.scaled(window["actions"][:, cut][mask]), mask
 
-    def act(self, window, generator=None):
-        """Physical actions (B, d_a) at the last step: a sample where a generator is given, else the mean."""
+    def act(self, window, generator=None, scale=1.0):
+        """Physical actions (B, d_a) at the last step: a sample, σ times `scale`, where a generator is given, else the mean."""
         result = self(window, last=True)
         if self.stochastic:
-            result = result.sample(generator) if generator is not None else result.centre()
+            result = result.sample(generator, scale) if generator is not None else result.centre()
         return result[:, 0] * self.action_range + self.action_centre
 
 
@@ -133,11 +133,12 @@ class Agent:
     Args:
         policy: Policy. context: steps that it sees (behaviour cloning sees K).
         generator: torch.Generator (CPU) to sample actions; None plays the mean action.
+        scale: factor on σ of the samples.
         spend: whether received rewards are subtracted from the return-to-go (not with delayed rewards).
     """
 
-    def __init__(self, policy, context, generator=None, spend=True):
-        self.policy, self.generator, self.spend = policy.eval(), generator, spend
+    def __init__(self, policy, context, generator=None, scale=1.0, spend=True):
+        self.policy, self.generator, self.scale, self.spend = policy.eval(), generator, scale, spend
         self.context = policy.body.history if isinstance(policy.body, BehaviourCloning) else context
         self.device = policy.action_range.device
 
@@ -159,7 +160,7 @@ class Agent:
             "timesteps": torch.arange(first, self.step + 1, device=self.device)[None],
             "mask": torch.ones(1, self.step + 1 - first, dtype=torch.bool, device=self.device),
         }
-        return self.policy.act(window, self.generator).cpu().numpy()
+        return self.policy.act(window, self.generator, self.scale).cpu().numpy()
 
     def observe(self, actions, rewards, next_observations):
         """What the environment answered: actions as they were played (B, d_a), rewards (B,), next observations (B, d_s)."""

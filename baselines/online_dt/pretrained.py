@@ -12,7 +12,7 @@ from src.config import next_command
 # flags that fine-tuning takes over from the pre-trained model where the command does not give them; FIXED it may not change
 FIXED = ("model_type", "K", "embed_dim", "n_layer", "n_head", "remove_pos_embs", "stochastic", "stochastic_tanh", "return_scale",
          "mode", "pct_traj")  # fmt: skip
-OPTIMISER = ("dropout", "optimizer", "learning_rate", "weight_decay", "warmup_steps")
+OPTIMISER = ("dropout", "optimizer", "learning_rate", "weight_decay", "warmup_steps", "ema_decay")
 INHERITED = (*FIXED, *OPTIMISER, "eval_context", "eval_rtg", "online_rtg")
 MISFITS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # what a state of other keys, types or shapes raises
 
@@ -70,8 +70,8 @@ def read_pretrained(args, folder):
         finished, learner = state["iteration"] >= state["max_iters"], state["learner"]
         whole = config.keys() >= {"env_type", "dataset", "use_entropy", "target_entropy", "use_action_means", *INHERITED}
         if finished:  # a run that was stopped between two files is mended by going on
-            whole &= weights.keys() == learner["policy"].keys()
-            whole = whole and all(torch.equal(value, learner["policy"][name]) for name, value in weights.items())
+            whole &= weights.keys() == learner["average"].keys()
+            whole = whole and all(torch.equal(value, learner["average"][name]) for name, value in weights.items())
     except (UserError, *MISFITS):
         finished, whole = True, False
     if not whole:

@@ -1,5 +1,6 @@
 """Both phases: gradient steps on a trajectory buffer and, online, one roll-out before each round of them."""
 
+import copy
 import time
 from functools import partial
 
@@ -29,11 +30,14 @@ class Learner:
         θ minimises J − λ H, λ = exp(ν), and ν minimises exp(ν) (H − H_target), H_target = −d_a
 
     A deterministic policy minimises the mean squared error of the scaled actions.
+    `average` is what acts: with --ema_decay the exponential moving average of the weights (ours; how long a robot stays on its
+    feet changes from one gradient step to the next), else the trained policy itself.
     Args: policy: Policy. args: the flags of the command.
     """
 
     def __init__(self, policy, args):
         self.policy, self.args, self.step = policy, args, 0
+        self.average = copy.deepcopy(policy).requires_grad_(False) if args.ema_decay else policy
         kind = {"adamw": partial(torch.optim.AdamW, fused=True), "lamb": Lamb}[args.optimizer]
         self.optimizer = kind(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
         target = -float(len(policy.action_range)) if args.target_entropy else None
@@ -70,14 +74,20 @@ class Learner:
         if args.use_entropy:
             self.temperature.update(values["entropy"])
         self.step += 1
+        if args.ema_decay:
+            decay = min(args.ema_decay, self.step / (self.step + 9))  # the first weights are soon forgotten
+            for average, weight in zip(self.average.parameters(), self.policy.parameters(), strict=True):
+                average.lerp_(weight.detach(), 1 - decay)
         return {name: float(value.detach()) for name, value in {"loss": loss, **values}.items()}
 
+    PARTS = ("policy", "average", "optimizer", "temperature")
+
     def state_dict(self):
-        parts = {name: getattr(self, name).state_dict() for name in ("policy", "optimizer", "temperature")}
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
         return {"step": self.step, **parts}
 
     def load_state_dict(self, state):
-        for name in ("policy", "optimizer", "temperature"):
+        for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.step = state["step"]
 
@@ -153,15 +163,15 @@ class Trainer:
     def explore(self):
         """Roll the policy out, asking for the exploration return, and put the trajectories into the buffer."""
         args, names = self.args, (self.args.seed, "explore", self.iteration)
-        stochastic = self.learner.policy.stochastic
+        policy = self.learner.policy
         episodes = rollout(
-            self.agent(torch_generator(*names) if stochastic else None),
+            self.agent(policy, torch_generator(*names) if policy.stochastic else None, args.exploration_std),
             self.batch,
             [derive(*names, "reset", row) % 2**31 for row in range(args.num_online_rollouts)],
             args.env.max_episode_steps,
             np.full(args.num_online_rollouts, args.online_rtg),
             self.bounds,
-            explore=Exploration(0 if stochastic else args.env.max_episode_steps, args.exploration_noise),
+            explore=Exploration(0 if policy.stochastic else args.env.max_episode_steps, args.exploration_noise),
             generator=numpy_generator(*names),
         )
         lengths, returns = episode_lengths(episodes["rewards"], episodes), episodes["rewards"].sum(1, dtype=np.float64)
@@ -185,12 +195,12 @@ class Trainer:
         if row is not None:
             self.episodes[row] = episode
 
-    def agent(self, generator):
-        return Agent(self.learner.policy, self.args.eval_context, generator, spend=self.args.mode == "normal")
+    def agent(self, policy, generator, scale):
+        return Agent(policy, self.args.eval_context, generator, scale, spend=self.args.mode == "normal")
 
     def measure(self):
         """Evaluate, and add a point to the curve."""
-        self.last = evaluate_policy(self.learner.policy, self.args)
+        self.last = evaluate_policy(self.learner.average, self.args)
         mean = float(np.mean(self.last["returns"]))
         point = {
             "gradient_steps": self.learner.step,
@@ -213,7 +223,7 @@ class Trainer:
 
     def save(self):
         """model.safetensors for whoever uses the policy, state.pt for the run that goes on."""
-        save_tensors(self.directory / "model.safetensors", self.learner.policy.state_dict())
+        save_tensors(self.directory / "model.safetensors", self.learner.average.state_dict())
         own = {name: getattr(self, name) for name in self.STATE}
         state = {**own, "added": self.buffer.added, "max_iters": self.args.max_iters, "learner": self.learner.state_dict()}
         save_state(self.directory / "state.pt", state)
