@@ -64,8 +64,8 @@ train_tasks: [0, 1]
 test_tasks: [0, 1]
 baselines:
   online_dt: {num_eval_episodes: 10, K: 5, embed_dim: 16, n_layer: 2, batch_size: 32, stochastic: true, stochastic_tanh: true,
-    learning_rate: 3e-3, warmup_steps: 50, eval_rtg: 20, return_scale: 20, approximate_entropy_samples: 2, device: cpu, ema_decay: 0.9,
-    use_action_means: true, tensorboard: false, target_entropy: true, online_buffer_size: 30, eval_context: 3}
+    learning_rate: 3e-3, warmup_steps: 50, eval_rtg: 20, return_scale: 20, approximate_entropy_samples: 2, device: cpu,
+    use_action_means: true, tensorboard: false, target_entropy: true, online_buffer_size: 30, eval_context: 3, ema_decay: 0.9}
 """
 
 
