@@ -5,7 +5,7 @@
         --init_temperature 0.01 --temperature_learning_rate 0.001 --max_iters 64 --num_online_rollouts 5 \\
         --num_steps_per_iter 300 --online_buffer_size 300 --keep_best --exploration_std 0.5 --eval_interval 8
 
-On one core the first takes 4 minutes, the second 22. The flags are those of the unofficial code, whose two published commands
+On one core the first takes 5 minutes, the second 19. The flags are those of the unofficial code, whose two published commands
 run here as they stand (on a GPU; benchmarks/online_dt_runs.md). --env hopper is short for --env_type gym_hopper; any single-task
 environment with a settings file will do. Data: train_data_collection.py and get_datasets.py, which also imports D4RL and Minari.
 
@@ -364,8 +364,8 @@ def reference_levels(trajectories, env_type):
     """What a return is compared with, from the data at hand.
 
     Returns {"random", "dataset_mean", "dataset_best", "expert"}: a return or None each; and {"minimum", "maximum", "source"}: the
-    returns that count as 0 and 100, or None. Data of our own bring the measured returns of uniform actions and of the late
-    checkpoints of the same training; D4RL's own files (v2 robots) have D4RL's constants; other data, Minari's too, have none.
+    returns that count as 0 and 100, or None. Data of our own bring the measured returns of uniform actions and of the
+    checkpoint that plays expert data; D4RL's own files (v2 robots) have D4RL's constants; other data, Minari's too, have none.
     """
     behaviour = [entry.get("behaviour", {}).get("0") for entry in trajectories.metadata["provenance"]]
     files = [name for entry in trajectories.metadata["provenance"] for name, _ in entry.get("imported_from", {}).values()]

@@ -163,9 +163,10 @@ class Trainer:
     def explore(self):
         """Roll the policy out, asking for the exploration return, and put the trajectories into the buffer."""
         args, names = self.args, (self.args.seed, "explore", self.iteration)
-        policy = self.learner.policy
+        policy = self.learner.policy  # not the average: the luck of the last weights differs from round to round
+        generator = torch_generator(*names) if policy.stochastic else None
         episodes = rollout(
-            self.agent(policy, torch_generator(*names) if policy.stochastic else None, args.exploration_std),
+            Agent(policy, args.eval_context, generator, args.exploration_std, spend=args.mode == "normal"),
             self.batch,
             [derive(*names, "reset", row) % 2**31 for row in range(args.num_online_rollouts)],
             args.env.max_episode_steps,
@@ -194,9 +195,6 @@ class Trainer:
         row = self.buffer.add(**episode)
         if row is not None:
             self.episodes[row] = episode
-
-    def agent(self, policy, generator, scale):
-        return Agent(policy, self.args.eval_context, generator, scale, spend=self.args.mode == "normal")
 
     def measure(self):
         """Evaluate, and add a point to the curve."""
