@@ -14,7 +14,7 @@ import torch
 
 from get_datasets import main
 from src.behaviour import task_directory
-from src.checkpoint import UserError, save_tensors, write_json
+from src.checkpoint import UserError, read_json, save_tensors, write_json
 from src.collect import choose_checkpoints
 from src.config import read_env, read_yaml
 from src.trajectories import (
@@ -225,6 +225,18 @@ def test_check_refuses(broken, message):
 
 
 # ----------------------------------------------------------------------------------------------------------- script
+
+
+def test_expert_level_is_that_of_the_checkpoint_behind_expert_data(tmp_path):
+    """Scores are normalised by it: of the last two returns, 8 and 2, it is 8 and not their mean."""
+    behaviour(tmp_path, [0], checkpoints=10)
+    path = task_directory(tmp_path, "point_robot", 0) / "curve.json"
+    write_json(path, {**read_json(path), "stochastic_returns": [[r] for r in (-19, -14, -9, -12, -2, 9, -1, -3, 8, 2)]})
+    for quality in ("medium", "expert"):
+        main(command(tmp_path, quality, 0, 1))
+        provenance = load(tmp_path / "datasets", "point_robot", quality, ENV).metadata["provenance"]
+        assert provenance[0]["behaviour"]["0"]["expert_return"] == 8
+    assert provenance[0]["behaviour"]["0"]["checkpoint_steps"] == [900]
 
 
 @pytest.mark.parametrize("quality", ["medium", "expert", "mixed", "replay", "random"])
