@@ -184,9 +184,12 @@ def sequence_table(sections):
 def overview_table(sections, env_types):
     """One row per family and kind of data: few-shot and zero-shot of Meta-DT between the reference levels.
 
-    The share says how much of what the oracle gains over the task-blind level few-shot gains.
+    Without context: the ablation without z and without prompts, a task-blind policy of the same data. The share says how much of
+    what the oracle gains over the task-blind level few-shot gains.
     """
-    lines = [["family, data", "trivial", "task-blind", "data mean", "zero-shot", "few-shot", "oracle", "share of the gain"]]
+    shown = ("trivial", "task_blind", "dataset_mean", "oracle")
+    lines = [["family, data", "trivial", "task-blind", "data mean", "without context", "zero-shot", "few-shot", "oracle"]]
+    lines[0].append("share of the gain")
     for section in sorted(sections, key=lambda section: (env_types.index(section.env_type), section.quality)):
         runs = {key: methods for key, methods in section.runs.items() if key[1] == "strict"}
         few = pick(runs, "few_shot")
@@ -196,19 +199,18 @@ def overview_table(sections, env_types):
         blind, oracle = levels.get("task_blind"), levels.get("oracle")
         known = blind is not None and oracle is not None
         gain = (results.scores_of(few).mean() - blind) / (oracle - blind) if known else None
-        zero = pick(runs, "zero_shot") or pick(runs, "few_trained_no_prompt")
-        shown = ("trivial", "task_blind", "dataset_mean", "oracle")
+        without, zero = pick(runs, "zero_shot", "no_context"), pick(runs, "zero_shot") or pick(runs, "few_trained_no_prompt")
         *before, best = (f"{levels[name]:.1f}" if name in levels else "–" for name in shown)
         share = "–" if gain is None else f"{gain:.0%}" if gain > 0 else "none"
-        cells = [*before, score(results.scores_of(zero), 1) if zero else "–", score(results.scores_of(few), 1), best, share]
-        lines.append([f"{section.env_type}, {section.quality}", *cells])
+        played = [score(results.scores_of(found), 1) if found else "–" for found in (without, zero, few)]
+        lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, share])
     return markdown(lines)
 
 
-def pick(runs, regime):
-    """Results of Meta-DT itself (no ablation) in a regime of the strict protocol, or None."""
+def pick(runs, regime, ablation=""):
+    """Results of Meta-DT (or of an ablation of it) in a regime of the strict protocol, or None."""
     methods = runs.get((regime, "strict"), {})
-    return next((found for method, found in methods.items() if method.startswith("meta_dt") and "-" not in method), None)
+    return next((found for name, found in methods.items() if re.fullmatch(r"meta_dt[^-]*-?" + ablation, name)), None)
 
 
 def score(scores, digits=2):

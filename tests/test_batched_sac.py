@@ -328,6 +328,9 @@ def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):
     flags = ["--env_type", "point_robot", "--output_dir", str(trained)]
     export_behaviour.main([*flags, "--keep", "4"])
     assert "4 of 8 checkpoints" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        export_behaviour.main([*flags, "--eval_episodes", "5"])
+    assert "measures agents of single tasks" in capsys.readouterr().err
     whole = read_json(trained / "saves/point_robot/behaviour/multitask/curve.json")
     kept = read_json(tmp_path / "configs/behaviour/point_robot/multitask/curve.json")
     assert len(kept["steps"]) == 4 and kept["steps"][0] == 240 and kept["steps"][-1] == 1600
@@ -351,6 +354,17 @@ def test_agents_of_single_tasks_may_be_committed_too(tmp_path, monkeypatch, caps
     committed = dataset(tmp_path / "fresh", "replay")
     np.testing.assert_array_equal(committed.actions, own.actions)
     assert committed.metadata["provenance"][0]["policies"] == "committed"
+    folder = behaviour.committed_directory("point_robot") / "task_001"
+    trained = read_json(folder / "curve.json")
+    for episodes in (len(trained["stochastic_returns"][0]), 5):  # measured again: the same draws, or more of them
+        export_behaviour.main(["--env_type", "point_robot", "--output_dir", str(tmp_path), "--eval_episodes", str(episodes)])
+        again = read_json(folder / "curve.json")
+        for key in ("stochastic_returns", "deterministic_returns"):
+            assert np.shape(again[key]) == (6, episodes)
+            if episodes != 5:
+                np.testing.assert_allclose(again[key], trained[key], rtol=1e-4)
+    assert again["provenance"] == trained["provenance"] and "commit" in again["provenance_of_returns"]
+    assert read_json(folder / "config.json")["eval_episodes"] == 5
     with pytest.raises(SystemExit):
         export_behaviour.main(["--env_type", "point_robot", "--output_dir", str(tmp_path / "empty")])
     assert "no finished behaviour policies" in capsys.readouterr().err
