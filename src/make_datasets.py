@@ -5,8 +5,8 @@
 
 Runs get_datasets.py with the committed policies (configs/behaviour) for every family and quality, over all cores; a dataset that
 is there with the recorded checksum is skipped, so the same command goes on where it stopped. Writes datasets/manifest.json with
-the SHA-256 of each and says which agree with the recorded ones (configs/behaviour/manifest.json): all of them on the same kind
-of processor with the same versions; elsewhere the last bits of the physics may differ. --record True replaces the record.
+the SHA-256 of each and says how many agree with those recorded on this kind of processor (configs/behaviour/manifest.json); with
+the same versions all do, on another kind the last bits of the physics differ. --record True adds to the record of this kind.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from src.behaviour import SHARED, is_finished
-from src.checkpoint import UserError, main_guard, provenance, read_json, write_json
+from src.checkpoint import UserError, main_guard, processor, provenance, read_json, write_json
 from src.config import CONFIG_DIR, Parser, known_env_types
 from src.trajectories import dataset_directory
 
@@ -31,9 +31,10 @@ def main(argv=None):
     parser.add_argument("--env_types", nargs="+", choices=families, default=families, help="families")
     parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=list(QUALITIES), help="kinds of data")
     parser.add_argument("--output_dir", default=".", help="root under which datasets/ is written")
-    parser.add_argument("--record", action="boolean", default=False, help="make what is written the recorded checksums")
+    parser.add_argument("--record", action="boolean", default=False, help="record what is written for this kind of processor")
     args = parser.parse_args(argv)
-    recorded = read_json(RECORD)["sha256"] if RECORD.exists() else {}
+    records = read_json(RECORD) if RECORD.exists() else {}
+    recorded = records.get(processor(), {}).get("sha256", {})
     root, began = Path(args.output_dir) / "datasets", time.time()
     manifest = root / "manifest.json"
     written = read_json(manifest)["sha256"] if manifest.exists() else {}
@@ -48,11 +49,11 @@ def main(argv=None):
             written[name] = checksum(root, env_type, quality)
             write_json(manifest, {"sha256": written, **provenance()})
     if args.record:
-        write_json(RECORD, {"sha256": {**recorded, **written}, **provenance()})
+        write_json(RECORD, {**records, processor(): {"sha256": {**recorded, **written}, **provenance()}})
         print(f"recorded in {RECORD}")
-    same = sum(recorded.get(name) == value for name, value in written.items())
-    minutes = (time.time() - began) / 60
-    print(f"{len(written)} datasets, {same} with the recorded SHA-256, {minutes:.1f} minutes: {manifest}; next: train_context.py")
+    same, known = sum(recorded.get(name) == value for name, value in written.items()), len(recorded.keys() & written.keys())
+    print(f"{len(written)} datasets, {same} of {known} with the SHA-256 recorded on {processor()}: {manifest}")
+    print(f"{(time.time() - began) / 60:.1f} minutes; next: train_context.py")
 
 
 def checksum(root, env_type, quality):
