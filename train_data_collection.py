@@ -81,6 +81,9 @@ def make_parser():
     shared = parser.add_argument_group("multitask_sac")
     shared.add_argument("--num_envs", type=positive_int, default=10, help="tasks whose episodes are played side by side")
     shared.add_argument("--relabel_share", type=fraction, default=0.5, help="share of a batch moved to other tasks' rewards")
+    shared.add_argument(
+        "--decay_share", type=fraction, default=0.0, help="last part of training, in which the learning rate falls to 0"
+    )
     output = parser.add_argument_group("checkpoints")
     output.add_argument(
         "--save_freq",

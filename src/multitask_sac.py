@@ -34,8 +34,8 @@ from src.stacked_sac import StackedSAC
 def family_settings(args, tasks):
     """Everything that the weights depend on: config.json of the run's folder, compared when a run resumes."""
     keys = ("num_steps", "save_freq", "learning_starts", "buffer_size", "batch_size", "updates_per_step", "learning_rate",
-            "gamma", "tau", "entropy_coefficient", "hidden_sizes", "num_envs", "relabel_share", "eval_episodes", "algo",
-            "seed")  # fmt: skip
+            "gamma", "tau", "entropy_coefficient", "hidden_sizes", "num_envs", "relabel_share", "decay_share", "eval_episodes",
+            "algo", "seed")  # fmt: skip
     return {
         "env_type": args.env_type,
         "entry_point": args.env.entry_point,
@@ -101,6 +101,7 @@ class _Run:
         features = self.features[ids]
         observations = batch.reset([derive(*names, "reset", row) for row in range(len(ids))])
         total, last = 0.0, None
+        self.learner.set_learning_rate(self.learning_rate())
         for _ in range(args.env.max_episode_steps):
             if self.step < args.learning_starts:
                 actions = choice.uniform(-1, 1, (len(ids), *self.space.shape)).astype(np.float32)
@@ -120,6 +121,11 @@ class _Run:
         if not np.isfinite(total):
             raise UserError(f"{args.env.entry_point}: rewards of tasks {ids.tolist()} are not all finite")
         return {"train/return": total / len(ids), **(self.learner.losses(*last) if last else {})}
+
+    def learning_rate(self):
+        """Constant, then falling linearly to 0 over the last `decay_share` of the steps: the last agent is not a lucky one."""
+        left = self.args.num_steps - self.step
+        return self.args.learning_rate * min(1.0, left / max(self.args.decay_share * self.args.num_steps, 1))
 
     def next_tasks(self):
         """(num_envs,) task ids: the next ones of an endless sequence of permutations of the tasks."""

@@ -102,6 +102,11 @@ class StackedSAC:
         trained |= {"log_alpha": self.log_alpha} if self.learned else {}
         self.optimizers = {name: torch.optim.Adam([tensor], lr=learning_rate, fused=True) for name, tensor in trained.items()}
 
+    def set_learning_rate(self, learning_rate):
+        """Of all later updates."""
+        for optimizer in self.optimizers.values():
+            optimizer.param_groups[0]["lr"] = learning_rate
+
     @torch.no_grad()
     def act(self, observations, noise):
         """observations (P, B, d), standard normal noise (P, B, da) -> actions in [-1, 1], (P, B, da)."""

@@ -201,6 +201,18 @@ def test_relabelled_rewards_are_those_of_the_other_task(env_type, tmp_path):
     np.testing.assert_allclose((rewards - stored["rewards"][0])[:, 0], expected, atol=2e-3)
 
 
+def test_learning_rate_of_the_shared_agent_falls_to_0_at_its_end(tmp_path):
+    run = short_run("point_robot", tmp_path, "--learning_rate", "0.004", "--decay_share", "0.5", "--num_envs", "2")
+    rates = {}
+    while run.step < 1600:
+        before, step = run.learner.actor.flat.clone(), run.step
+        run.play_round()
+        rates[step] = {optimizer.param_groups[0]["lr"] for optimizer in run.learner.optimizers.values()}
+        assert not torch.equal(before, run.learner.actor.flat)
+    assert len(run.learner.optimizers) == 3 and rates[40] == rates[800] == {0.004}
+    assert rates[1200] == {0.002} and max(rates[1560]) == pytest.approx(0.0002)
+
+
 def test_dynamics_families_are_not_relabelled(tmp_path):
     with pytest.raises(UserError, match="no compute_rewards to relabel with: give --relabel_share 0"):
         short_run("hopper_rand_params", tmp_path)
