@@ -4,7 +4,7 @@
     python -m src.make_datasets --env_types cheetah_vel ant_dir --qualities medium replay
 
 Runs get_datasets.py with the committed policies (configs/behaviour) for every family and quality, over all cores; a dataset that
-is there with the recorded checksum is skipped, so the same command goes on where it stopped. Writes datasets/manifest.json with
+it has made from these policies is skipped, so the same command goes on where it stopped. Writes datasets/manifest.json with
 the SHA-256 of each and says how many agree with those recorded on this kind of processor (configs/behaviour/manifest.json); with
 the same versions all do, on another kind the last bits of the physics differ. --record True adds to the record of this kind.
 """
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from src.behaviour import SHARED, is_finished
-from src.checkpoint import UserError, main_guard, processor, provenance, read_json, write_json
+from src.checkpoint import UserError, digest, load_tensors, main_guard, processor, provenance, read_json, write_json
 from src.config import CONFIG_DIR, Parser, known_env_types
 from src.trajectories import dataset_directory
 
@@ -37,17 +37,20 @@ def main(argv=None):
     recorded = records.get(processor(), {}).get("sha256", {})
     root, began = Path(args.output_dir) / "datasets", time.time()
     manifest = root / "manifest.json"
-    written = read_json(manifest)["sha256"] if manifest.exists() else {}
+    former = read_json(manifest) if manifest.exists() else {}
+    written, players = former.get("sha256", {}), former.get("policies", {})
     for env_type in args.env_types:
+        policies = digest(load_tensors(CONFIG_DIR / "behaviour" / env_type / SHARED / "checkpoints.safetensors"))
         for quality in args.qualities:
-            name = f"{env_type}/{quality}"
-            if name not in recorded or checksum(root, env_type, quality) != recorded[name]:
+            name, there = f"{env_type}/{quality}", checksum(root, env_type, quality)
+            made = there == written.get(name) and players.get(name) == policies
+            if there is None or not (made or there == recorded.get(name)):
                 words = ["--env_type", env_type, "--data_type", quality, "--output_dir", args.output_dir, "--no-resume"]
                 words += [] if quality == "random" else ["--behaviour", "committed"]
                 if subprocess.run([sys.executable, str(SCRIPT), *words]).returncode:
                     raise UserError(f"{name} failed; mend what it says, then run the same command again")
-            written[name] = checksum(root, env_type, quality)
-            write_json(manifest, {"sha256": written, **provenance()})
+            written[name], players[name] = checksum(root, env_type, quality), policies
+            write_json(manifest, {"sha256": written, "policies": players, **provenance()})
     if args.record:
         write_json(RECORD, {**records, processor(): {"sha256": {**recorded, **written}, **provenance()}})
         print(f"recorded in {RECORD}")

@@ -28,7 +28,13 @@ def test_data_are_made_once_and_are_the_same_again(tmp_path, monkeypatch, capsys
     file = tmp_path / "one/datasets/cheetah_dir/medium-v0/data/main_data.hdf5"
     before = file.stat().st_mtime_ns
     make_datasets.main([*FLAGS, "--output_dir", str(tmp_path / "one")])
+    (tmp_path / "record.json").unlink()  # as on a processor that nobody has recorded
+    make_datasets.main([*FLAGS, "--output_dir", str(tmp_path / "one")])
     assert file.stat().st_mtime_ns == before
+    assert "1 datasets, 0 of 0 with the SHA-256 recorded" in capsys.readouterr().out
+    monkeypatch.setattr(make_datasets, "digest", lambda tensors: "of other policies")
+    make_datasets.main([*FLAGS, "--output_dir", str(tmp_path / "one")])
+    assert file.stat().st_mtime_ns > before
 
 
 def test_a_family_without_policies_is_refused(capsys):
