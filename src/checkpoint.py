@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 
 MAKE_AGAIN = "give the command that makes it once more, with --no-resume"
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout
 
 
 class UserError(Exception):
@@ -258,12 +259,15 @@ def command_line():
 
 
 @functools.lru_cache
-def git_commit():
-    """Short hash of the checkout, with "-dirty" when tracked files differ; "unknown" outside git."""
-    root = Path(__file__).resolve().parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+def git_commit(root=ROOT):
+    """Short hash of the checkout `root`, with "-dirty" when tracked files differ, those under results/ apart, which a run writes
+    itself; "unknown" outside git."""
+    git = ["git", "-C", str(root)]
+    options = {"capture_output": True, "text": True, "timeout": 20}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], check=True, **options).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!results"], **options).returncode
+        return commit + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

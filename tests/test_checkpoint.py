@@ -316,3 +316,27 @@ def test_provenance(model_root):
     assert facts["command"].startswith("python ") and facts["versions"]["torch"] and "core" in facts["hardware"]
     assert np.shape(read_json(model_root / CONTEXT / "config.json")["env"]["train_tasks"]) == (2,)
     assert SAVES in CONTEXT.parents and facts["commit"]
+
+
+def test_a_commit_is_dirty_when_more_than_results_changed(tmp_path):
+    """A run that is measured again overwrites tracked results; that is not another version of the code."""
+    assert checkpoint.git_commit(tmp_path) == "unknown"
+
+    def git(*words):
+        author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(tmp_path), *author, *words], check=True, capture_output=True)
+
+    (tmp_path / "results").mkdir()
+    for name in ("results/seed_0.json", "code.py"):
+        (tmp_path / name).write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    (tmp_path / "results/seed_0.json").write_text("2")
+    checkpoint.git_commit.cache_clear()
+    clean = checkpoint.git_commit(tmp_path)
+    assert len(clean) == 10 and int(clean, 16) >= 0
+    (tmp_path / "code.py").write_text("2")
+    checkpoint.git_commit.cache_clear()
+    assert checkpoint.git_commit(tmp_path) == clean + "-dirty"
+    checkpoint.git_commit.cache_clear()
