@@ -9,6 +9,7 @@ on with an interrupted run. Writes saves/<env_type>/<quality>/context/seed_<s>/ 
 results/<env_type>/<quality>/context/diagnostics/seed_<s>.json with the diagnostics. Next: train_meta_dt.py.
 """
 
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -299,7 +300,9 @@ def diagnose(args, environment, model, held_out, points=1000):
     """Validation in physical units, linear probes of the task parameters, and a projection of z for the picture.
 
     The probe is fitted on half of the held-out episodes of the training tasks; it is scored on the other half, and on random
-    walks in the simulator on the training tasks and on the test (or validation) tasks. No test-task data are read.
+    walks in the simulator on the training tasks and on the test (or validation) tasks. With relabelling also on the other half
+    paid by those unseen tasks: its agents walk where they should not, and z must tell what is paid and not where they walk. No
+    test-task data are read.
     """
     model.to("cpu")
     unseen = range(*(args.env.validation_tasks if args.validation else args.env.test_tasks))
@@ -311,6 +314,10 @@ def diagnose(args, environment, model, held_out, points=1000):
     for name, tasks in (("random_walk", sorted(held_out.tasks)), ("random_walk_unseen_tasks", unseen)):
         *walk, ids = random_walk(args.env, list(tasks), 10, args.seed)
         probes[name] = score(full_contexts(model, *walk), task_matrix(environment, ids))
+    if args.relabel and odd.any():
+        astray = paid_by(environment, held_out.take(np.flatnonzero(odd)), unseen, args.seed)
+        arrays = [torch.from_numpy(getattr(astray, name)) for name in ("observations", "actions", "rewards")]
+        probes["relabelled_unseen_tasks"] = score(full_contexts(model, *arrays), task_matrix(environment, astray.task_ids))
     pick = torch.randperm(contexts.shape[0] * contexts.shape[1], generator=torch_generator(args.seed, "embedding"))[:points]
     shown = held_out.task_ids[(pick // contexts.shape[1]).numpy()]
     tasks = np.unique(shown)
@@ -326,6 +333,16 @@ def diagnose(args, environment, model, held_out, points=1000):
             ),
         },
     }
+
+
+def paid_by(environment, episodes, tasks, seed):
+    """Trajectories with each episode moved to one of `tasks`, drawn by the seed, rewards relabelled."""
+    drawn = numpy_generator(seed, "paid_by").choice(np.asarray(tasks), len(episodes))
+    arrays = episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:]
+    everywhere = np.broadcast_to(drawn[:, None], episodes.rewards.shape)
+    rewards = relabeller(environment, episodes)(*arrays, episodes.infos, everywhere)
+    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    return dataclasses.replace(episodes, rewards=(rewards * inside).astype(np.float32), task_ids=drawn)
 
 
 def curve(directory):

@@ -12,6 +12,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
     <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
+    <!-- table: benchmarks/results/families-validation.json -->    runs that settings were chosen by
 
 --check True changes nothing and fails where a page is not what the results say.
 """
@@ -100,6 +101,8 @@ def file_table(path):
         return curve_table(document)
     if "figures" in document:
         return speed_table(document)
+    if "trials" in document:
+        return trial_table(document)
     raise UserError(f"table {path}: this is no result file of a benchmark; name one of benchmarks/results/")
 
 
@@ -132,6 +135,16 @@ def speed_table(document):
             if name in figure:
                 aim = f"{figure[goal]}, {'met' if figure[met] else 'missed'}"
                 lines.append(["… its memory", f"{figure[name]:g} {unit}", aim, "–"])
+    return markdown(lines)
+
+
+def trial_table(document):
+    """A row per run that settings were chosen by: what differed, and the returns on training and on validation tasks."""
+    lines = [["data", "world model", "policy", "training tasks", "zero-shot", "few-shot", "data mean", "oracle"]]
+    returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "oracle")
+    for trial in document["trials"]:
+        settings = [f"`{trial[name]}`" if trial[name] else "–" for name in ("world_model", "settings")]
+        lines.append([f"{trial['env_type']}, {trial['quality']}", *settings, *(number(trial[name]) for name in returns)])
     return markdown(lines)
 
 

@@ -26,7 +26,7 @@ from src.context import (
 from src.relabel import imagined_tasks, relabeller
 from src.seeding import numpy_generator
 from src.transitions import TransitionSampler
-from train_context import make_sampler, split_episodes, validate
+from train_context import make_sampler, paid_by, split_episodes, validate
 
 HORIZON = 4
 
@@ -461,6 +461,15 @@ def test_imagined_tasks_are_paid_as_training_tasks_are(data_root):
     distances = -np.linalg.norm(after.numpy()[:, None] - table[[3, 30, *range(50, 58)]], axis=-1)
     fits = np.isclose(distances, rewards.numpy(), atol=1e-6)
     assert fits.any(1).all() and fits.any(0).all()  # each reward is that of one of the ten tasks, and every task is met
+
+
+def test_episodes_are_paid_by_unseen_tasks(data_root):
+    few = trajectories.load(data_root / "datasets", "point_robot", "random").select([3, 30])
+    environment = point_robot().make()
+    moved = paid_by(environment, few, range(45, 50), seed=1)
+    assert set(moved.task_ids) == set(range(45, 50)) and (moved.observations == few.observations).all()
+    goals = environment.tasks["goal"][moved.task_ids][:, None]
+    np.testing.assert_allclose(moved.rewards, -np.linalg.norm(few.observations[:, 1:] - goals, axis=-1), atol=1e-6)
 
 
 def test_relabelling_uses_recorded_facts_and_names_what_lacks_them():
