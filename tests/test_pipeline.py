@@ -565,7 +565,7 @@ def test_diagnostics_say_what_the_world_model_knows(model_root):
     dataset = trajectories.load(model_root / "datasets", "point_robot", "random").select(range(45))
     assert scores["reward_std"] == pytest.approx(dataset.rewards.std(), rel=0.1)  # on the held-out tenth
     assert scores["reward_rmse"] > 0 and 0 < scores["state_rmse"] < scores["state_std"]
-    assert found["probe"].keys() == {"dataset", "random_walk", "random_walk_unseen_tasks"}
+    assert found["probe"].keys() == {"dataset", "random_walk", "random_walk_unseen_tasks", "relabelled_unseen_tasks"}
     embedding = found["embedding"]
     assert np.shape(embedding["points"]) == (len(embedding["task_ids"]), 2) and max(embedding["task_ids"]) < 45
     goals = point_robot().make().tasks["goal"]
