@@ -139,12 +139,16 @@ def speed_table(document):
 
 
 def trial_table(document):
-    """A row per run that settings were chosen by: what differed, and the returns on training and on validation tasks."""
-    lines = [["data", "world model", "policy", "training tasks", "zero-shot", "few-shot", "data mean", "oracle"]]
+    """A row per run that settings were chosen by: what differed, what z tells, the returns on training and validation tasks."""
+    heads = ["data", "world model", "R² of z, own / astray", "policy", "training tasks", "zero-shot", "few-shot"]
+    lines = [[*heads, "data mean", "oracle"]]
     returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "oracle")
     for trial in document["trials"]:
-        settings = [f"`{trial[name]}`" if trial[name] else "–" for name in ("world_model", "settings")]
-        lines.append([f"{trial['env_type']}, {trial['quality']}", *settings, *(number(trial[name]) for name in returns)])
+        world_model, settings = (f"`{trial[name]}`" if trial[name] else "–" for name in ("world_model", "settings"))
+        probes = (trial["probe_r2"].get(name) for name in ("dataset", "relabelled_unseen_tasks"))
+        told = " / ".join("–" if value is None else f"{value:.2f}" for value in probes)
+        line = [f"{trial['env_type']}, {trial['quality']}", world_model, told, settings]
+        lines.append([*line, *(number(trial[name]) for name in returns)])
     return markdown(lines)
 
 
