@@ -9,7 +9,6 @@ on with an interrupted run. Writes saves/<env_type>/<quality>/context/seed_<s>/ 
 results/<env_type>/<quality>/context/diagnostics/seed_<s>.json with the diagnostics. Next: train_meta_dt.py.
 """
 
-import dataclasses
 import math
 import time
 from pathlib import Path
@@ -47,7 +46,7 @@ from src.logger import Logger, read_metrics
 from src.machine import keep_memory, schedule_factor
 from src.paths import context_directory, result_path
 from src.probe import full_contexts, linear_probe, project, random_walk, task_matrix
-from src.relabel import imagined_tasks, relabeller
+from src.relabel import imagined_tasks, paid_by, relabeller
 from src.seeding import derive, numpy_generator, torch_generator
 from src.transitions import TransitionSampler
 
@@ -315,7 +314,7 @@ def diagnose(args, environment, model, held_out, points=1000):
         *walk, ids = random_walk(args.env, list(tasks), 10, args.seed)
         probes[name] = score(full_contexts(model, *walk), task_matrix(environment, ids))
     if args.relabel and odd.any():
-        astray = paid_by(environment, held_out.take(np.flatnonzero(odd)), unseen, args.seed)
+        astray = paid_by(environment, held_out.take(np.flatnonzero(odd)), unseen, numpy_generator(args.seed, "paid_by"))
         arrays = [torch.from_numpy(getattr(astray, name)) for name in ("observations", "actions", "rewards")]
         probes["relabelled_unseen_tasks"] = score(full_contexts(model, *arrays), task_matrix(environment, astray.task_ids))
     pick = torch.randperm(contexts.shape[0] * contexts.shape[1], generator=torch_generator(args.seed, "embedding"))[:points]
@@ -333,16 +332,6 @@ def diagnose(args, environment, model, held_out, points=1000):
             ),
         },
     }
-
-
-def paid_by(environment, episodes, tasks, seed):
-    """Trajectories with each episode moved to one of `tasks`, drawn by the seed, rewards relabelled."""
-    drawn = numpy_generator(seed, "paid_by").choice(np.asarray(tasks), len(episodes))
-    arrays = episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:]
-    everywhere = np.broadcast_to(drawn[:, None], episodes.rewards.shape)
-    rewards = relabeller(environment, episodes)(*arrays, episodes.infos, everywhere)
-    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
-    return dataclasses.replace(episodes, rewards=(rewards * inside).astype(np.float32), task_ids=drawn)
 
 
 def curve(directory):

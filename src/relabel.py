@@ -55,6 +55,20 @@ def relabeller(environment, episodes, table=None):
     return relabel
 
 
+def rewards_on(relabel, episodes, tasks):
+    """Rewards (E, T) float32 that `tasks` (E,) would have paid for Trajectories, by a `relabeller`; 0 beyond an episode's end."""
+    arrays = episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:]
+    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    rewards = relabel(*arrays, episodes.infos, np.broadcast_to(tasks[:, None], inside.shape))
+    return (rewards * inside).astype(np.float32)
+
+
+def paid_by(environment, episodes, tasks, generator):
+    """Trajectories with each episode moved to one of `tasks`, drawn by a NumPy generator, rewards relabelled."""
+    drawn = generator.choice(np.asarray(tasks), len(episodes))
+    return dataclasses.replace(episodes, rewards=rewards_on(relabeller(environment, episodes), episodes, drawn), task_ids=drawn)
+
+
 def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator=None, best_steps=False):
     """Trajectories with, for every task, the episodes of the other tasks that it would have paid best, rewards relabelled.
 
@@ -71,9 +85,7 @@ def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator
     parts = []
     for task in [*tasks, *range(number - imagined, number)]:
         others = np.flatnonzero(episodes.task_ids != task)
-        arrays = episodes.observations[others, :-1], episodes.actions[others], episodes.observations[others, 1:]
-        infos = {key: values[others] for key, values in episodes.infos.items()}
-        rewards = relabel(*arrays, infos, np.full(episodes.actions[others].shape[:2], task)) * inside[others]
+        rewards = rewards_on(relabel, episodes.take(others), np.full(len(others), task))
         paid = rewards[:, ::-1].cumsum(1, dtype=np.float64)[:, ::-1]  # from each step to the end
         paid[~inside[others]] = -np.inf
         paid = paid if best_steps else paid[:, :1]
@@ -85,7 +97,7 @@ def with_best_of_other_tasks(episodes, environment, share, imagined=0, generator
         if not own:
             chosen = np.concatenate([chosen, generator.choice(len(others), count, replace=False)])
         moved = episodes.take(others[chosen])
-        parts.append(dataclasses.replace(moved, rewards=rewards[chosen].astype(np.float32), task_ids=np.full(len(chosen), task)))
+        parts.append(dataclasses.replace(moved, rewards=rewards[chosen], task_ids=np.full(len(chosen), task)))
     joined = {
         name: np.concatenate([getattr(part, name) for part in (episodes, *parts)])
         for name in ("observations", "actions", "rewards", "lengths", "task_ids")

@@ -23,10 +23,10 @@ from src.context import (
     load_world_model,
     prediction_errors,
 )
-from src.relabel import imagined_tasks, relabeller
+from src.relabel import imagined_tasks, paid_by, relabeller
 from src.seeding import numpy_generator
 from src.transitions import TransitionSampler
-from train_context import make_sampler, paid_by, split_episodes, validate
+from train_context import make_sampler, split_episodes, validate
 
 HORIZON = 4
 
@@ -466,7 +466,7 @@ def test_imagined_tasks_are_paid_as_training_tasks_are(data_root):
 def test_episodes_are_paid_by_unseen_tasks(data_root):
     few = trajectories.load(data_root / "datasets", "point_robot", "random").select([3, 30])
     environment = point_robot().make()
-    moved = paid_by(environment, few, range(45, 50), seed=1)
+    moved = paid_by(environment, few, range(45, 50), numpy_generator(1, "paid_by"))
     assert set(moved.task_ids) == set(range(45, 50)) and (moved.observations == few.observations).all()
     goals = environment.tasks["goal"][moved.task_ids][:, None]
     np.testing.assert_allclose(moved.rewards, -np.linalg.norm(few.observations[:, 1:] - goals, axis=-1), atol=1e-6)
