@@ -60,7 +60,7 @@ from src.windows import BatchSampler
 # settings of the evaluation that decide what is measured, see `evaluated_as`
 EVALUATION = (
     "warmup_episodes", "explore_noise", "explore_steps", "probe_steps", "forget_exploration", "carry_context", "target",
-    "target_return", "prompt_pool", "use_action_means",
+    "target_return", "prompt_pool", "use_action_means", "try_contexts",
 )  # fmt: skip
 STATE = ("step", "seconds", "curve", "policy", "optimizer", "generator", "dropout_generator", "pool")  # of state.pt
 # settings that a resumed or re-evaluated run may change
@@ -166,6 +166,10 @@ def make_parser():
         help="episodes with a prompt keep the context that the warm-up episodes ended with, the mean of them (ours)",
     )  # fmt: skip
     test.add_argument(
+        "--try_contexts", action="boolean", default=False,
+        help="warm-up episodes try the contexts of training tasks, the best one is carried; with --carry_context (ours)",
+    )  # fmt: skip
+    test.add_argument(
         "--prompt_pool", choices=["top3", "best"], default="top3", help="warm-up episode that the prompt is cut from"
     )
     test.add_argument(
@@ -213,6 +217,12 @@ def check_args(args):
         raise UserError("--absolute_error says nothing with --stochastic, whose loss is a density: give one of them")
     if args.best_steps and args.top_share == 1:
         raise UserError("--best_steps says nothing with --top_share 1, which imitates every step: lower it")
+    if args.try_contexts and not args.carry_context:
+        raise UserError("--try_contexts says nothing without --carry_context: give both, or --no-try_contexts")
+    if args.try_contexts and args.protocol == "paper":
+        raise UserError(
+            "--try_contexts needs warm-up episodes of its own, which --protocol paper has not: pass --no-try_contexts"
+        )
     if args.imagined_tasks and not args.relabel:
         raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
     if args.width % args.heads:
@@ -335,8 +345,9 @@ class Run:
         contexts = episode_contexts(world_model, *arrays[:3])
         self.error_scale = training_errors(world_model, *arrays, contexts)
         self.episodes = build_episodes(world_model, *arrays, self.error_scale, self.use_context, contexts)
+        self.task_ids = torch.from_numpy(training.task_ids).to(device)
         self.sampler = BatchSampler(
-            self.episodes, torch.from_numpy(training.task_ids).to(device), args.history_length, args.prompt_length,
+            self.episodes, self.task_ids, args.history_length, args.prompt_length,
             world_model.horizon, self.select(args), args.full_windows, args.top_share, args.best_steps,
             args.hindsight_share,
         )  # fmt: skip
@@ -365,7 +376,16 @@ class Run:
         return MetaDTAgent(
             self.policy, self.world_model, args.history_length, args.prompt_length, self.error_scale, self.select(args),
             args.prompt_pool, bounds, self.use_context, args.carry_context, self.dtype, generator,
+            self.known_contexts() if args.try_contexts else None,
         )  # fmt: skip
+
+    def known_contexts(self):
+        """(C, 16): what z says of each training task after an episode, the mean over its episodes; tasks by the mean return of
+        their episodes, the best first: whose data were paid best is what is worth trying elsewhere."""
+        last = self.episodes.final_contexts(torch.arange(len(self.task_ids), device=self.task_ids.device))
+        returns = self.episodes.returns_to_go[:, 0]
+        order = sorted(self.train_tasks, key=lambda task: -returns[self.task_ids == task].mean().item())
+        return torch.stack([last[self.task_ids == task].mean(0) for task in order])
 
     def loss(self, args, generator, with_prompt):
         """Action loss of one batch."""

@@ -23,6 +23,9 @@ class MetaDTAgent:
         use_context: False replaces z by zeros (the ablation).
         carry_context: in an episode with a prompt every z is what the warm-up episodes told by their ends, the mean of their
             last z (ours), and not that of the episode itself, which begins by knowing nothing.
+        known_contexts: (C, 16), with carry_context: each warm-up episode after the first tries the next of these, and the episode
+            after them keeps the z that was paid best, what the first one told among them (ours; None: no trials). Where a new
+            task is like no known one, z tells little; which known behaviour serves it best shows when it is tried.
         dtype: torch.bfloat16 for autocast, or None.
         generator: torch.Generator that draws the actions of a stochastic policy; None plays the mean action.
     """
@@ -30,12 +33,13 @@ class MetaDTAgent:
     def __init__(
         self, policy, world_model, history_length, prompt_length, error_scale=(1.0, 1.0), select="argmax", pool="best",
         return_bounds=None, use_context=True, carry_context=False, dtype=None, generator=None,
+        known_contexts=None,
     ):  # fmt: skip
         self.policy, self.world_model = policy.eval(), world_model.eval()
         self.history_length, self.prompt_length, self.error_scale = history_length, prompt_length, error_scale
         self.select, self.pool, self.return_bounds = select, pool, return_bounds
         self.use_context, self.carry_context = use_context, carry_context and use_context
-        self.dtype, self.generator = dtype, generator
+        self.known_contexts, self.dtype, self.generator = known_contexts, dtype, generator
         self.device = policy.action_scale.device
 
     def _autocast(self):
@@ -105,12 +109,13 @@ class MetaDTAgent:
 
     # -------------------------------------------------------------------------------------------------------- few-shot
 
-    def make_prompt(self, pool, generator):
+    def make_prompt(self, pool, generator, trial=False):
         """Prompt of every row from its own warm-up episodes.
 
         Args:
             pool: list of N episode dicts with observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), as
-                `src.evaluate.rollout` gives. generator: torch.Generator for the random choices.
+                `src.evaluate.rollout` gives, and with known_contexts the carried_context (B, 16) that each but the first kept.
+            generator: torch.Generator for the random choices. trial: the next one is a warm-up episode again.
         Returns: dict of tensors (B, k, ...), and carried_context (B, 16) with `carry_context`.
         """
         returns = torch.stack([self._tensor(episode["rewards"]).sum(1) for episode in pool], 1)  # (B, N)
@@ -128,8 +133,21 @@ class MetaDTAgent:
         episodes = build_episodes(self.world_model, observations, actions, rewards, lengths, self.error_scale, self.use_context)
         prompt = episodes.prompts(rows, self.prompt_length, self.world_model.horizon, self.select, generator)
         if self.carry_context:
-            prompt["carried_context"] = torch.stack([self._last_context(episode) for episode in pool]).mean(0)
+            prompt["carried_context"] = self._carried(pool, returns, trial)
+        if self.carry_context and self.known_contexts is not None:  # the policy learned prompts of the task that z tells
+            prompt["contexts"] = prompt["carried_context"][:, None].expand(-1, self.prompt_length, -1)
         return prompt
+
+    def _carried(self, pool, returns, trial):
+        """The context that the next episode keeps, (B, 16), after a pool of N with returns (B, N)."""
+        last = [self._last_context(episode) for episode in pool]
+        told = torch.stack(last).mean(0)
+        if self.known_contexts is None:
+            return told
+        tried = torch.stack([last[0], *(episode["carried_context"] for episode in pool[1:])], 1)  # (B, N, 16)
+        if trial:
+            return self.known_contexts[(len(pool) - 1) % len(self.known_contexts)].expand_as(told)
+        return tried[torch.arange(len(tried), device=self.device), returns.argmax(1)]
 
     def _last_context(self, episode):
         """z after the last step of an episode dict, (B, 16)."""

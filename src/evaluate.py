@@ -5,7 +5,7 @@ zero-shot: the running episode only. few-shot(N): N warm-up episodes collected o
 has a pool of its own, so that M evaluation episodes are M independent adaptations.
 
 An agent has `start(observations, target_returns, prompt)`, `act()`, `observe(actions, rewards, next_observations)` and, for
-few-shot, `make_prompt(pool, generator)`.
+few-shot, `make_prompt(pool, generator, trial)`.
 """
 
 from typing import NamedTuple
@@ -122,11 +122,13 @@ def evaluate(
         generator = numpy_generator(seed, "noise", number)
         exploration = explore if number < warmup or not warmup else NO_EXPLORATION
         episode = rollout(agent, batch, seeds, env.max_episode_steps, targets, bounds, prompt, exploration, generator)
+        if isinstance(prompt, dict) and "carried_context" in prompt:
+            episode["carried_context"] = prompt["carried_context"]  # what was tried with which return
         pool.append(episode)
         if number == warmup and watch:
             watch(rows, seeds, episode)
         if number < last:
-            prompt = agent.make_prompt(pool, torch_generator(seed, "prompt", number))
+            prompt = agent.make_prompt(pool, torch_generator(seed, "prompt", number), trial=number + 1 < warmup)
             targets = np.maximum(targets, episode["rewards"].sum(1)) if pool_max else targets
     returns = np.stack([episode["rewards"].sum(1, dtype=np.float64) for episode in pool], 1)  # (rows, N + 1 + later)
     returns = returns.reshape(len(task_ids), episodes, last + 1).round(4)

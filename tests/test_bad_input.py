@@ -79,6 +79,8 @@ def refused(capsys, folder, script, argv, mend):
         ("train_context", ["--reward_change"], "give --context_horizon 0"),
         ("train_context", ["--balance_steps"], "give --context_horizon 0"),
         ("train_meta_dt", ["--absolute_error", "--stochastic"], "--absolute_error says nothing with --stochastic"),
+        ("train_meta_dt", ["--try_contexts"], "--try_contexts says nothing without --carry_context"),
+        ("train_meta_dt", ["--try_contexts", "--carry_context", "--protocol", "paper"], "pass --no-try_contexts"),
         ("train_meta_dt", ["--use_action_means"], "says nothing without --stochastic"),
         ("train_context", ["--validation_share", "1.5"], "'1.5' is not a number between 0 and 1"),
         ("train_context", ["--lr_schedule", "linear"], "invalid choice: 'linear'"),

@@ -28,7 +28,7 @@ class Recorder:
     """Walks at a speed of its own in every row, faster with every prompt it is given; remembers what it was shown."""
 
     def __init__(self):
-        self.starts, self.pools, self.observed = [], [], []
+        self.starts, self.pools, self.observed, self.trials = [], [], [], []
 
     def start(self, observations, target_returns, prompt=None):
         self.starts.append((observations.copy(), np.array(target_returns), prompt))
@@ -40,7 +40,8 @@ class Recorder:
     def observe(self, actions, rewards, next_observations):
         self.observed.append((actions, rewards, next_observations))
 
-    def make_prompt(self, pool, generator):
+    def make_prompt(self, pool, generator, trial=False):
+        self.trials.append(trial)
         self.pools.append([{key: values.copy() for key, values in episode.items()} for episode in pool])
         return len(pool)
 
@@ -146,11 +147,34 @@ def test_later_episodes_change_nothing_before_them():
     plain = evaluate(Recorder(), ENV, [45, 48], 3, 2, 0.0, 0, keep=1)
     assert {key: value for key, value in longer.items() if key != "later_returns"} == plain
     assert [len(pool) for pool in agent.pools] == [1, 2, 3, 4]  # the evaluated episode joins the pool
+    assert agent.trials == [True, False, False, False]
     sums = np.stack([episode["rewards"].sum(1) for episode in agent.pools[-1]], 1).reshape(2, 3, 4)
     later = np.array(longer["later_returns"])
     assert later.shape == (2, 3, 2)
     np.testing.assert_allclose(later[:, :, 0], sums[:, :, 3], atol=1e-3)
     assert "later_returns" not in evaluate(Recorder(), ENV, [45], 2, 0, 0.0, 0, later=2)  # zero-shot has no later episodes
+
+
+def test_the_context_that_was_paid_best_is_kept():
+    """Warm-up episodes after the first try known contexts in turn; the evaluated one and the later ones play the best so far."""
+    known = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32))
+    agent, played = meta_dt(carry_context=True, known_contexts=known), []
+    start = agent.start
+
+    def noted(observations, targets, prompt=None):
+        start(observations, targets, prompt)
+        played.append(None if prompt is None else prompt["carried_context"])
+
+    agent.start = noted
+    result = evaluate(agent, ENV, TESTS, 4, 3, -3.0, 0, later=1)
+    returns = np.concatenate([result["warmup_returns"], np.array(result["returns"])[..., None]], -1).reshape(20, 4)
+    assert played[0] is None and all(torch.equal(played[n], known[n - 1].expand(20, -1)) for n in (1, 2))
+    for row in range(20):
+        for number in (3, 4):
+            best = returns[row, :number].argmax()
+            kept = played[number][row]
+            assert torch.equal(kept, played[best][row]) if best else not (kept == known).all(1).any()
+    assert len(set(returns[:, :3].argmax(1))) > 1
 
 
 def test_noise_disturbs_the_warmup_only():

@@ -225,6 +225,30 @@ def test_a_context_may_be_carried_from_the_warm_up_episodes():
     assert not blind[0].any() and np.array_equal(blind[1], play(use_context=False)[1])
 
 
+def test_warm_up_episodes_try_known_contexts():
+    """Each after the first keeps the next known context; the one after them that of the best return."""
+    world_model, pool = tiny_world_model(horizon=0), []
+    known = torch.from_numpy(np.random.default_rng(3).standard_normal((2, 16)).astype(np.float32))
+    agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, pool="best", carry_context=True, known_contexts=known)
+    kept = [known[0], known[0], known[1], known[0]]  # begins again where there are no more
+    for number in range(4):
+        observations, actions, rewards = (values.numpy() for values in random_episodes(5, 9, seed=number))
+        if number == 0:
+            first = episode_contexts(world_model, *map(torch.from_numpy, (observations, actions, rewards)))[:, -1]
+        pool.append({"observations": observations, "actions": actions, "rewards": rewards})
+        if number:
+            pool[number]["carried_context"] = kept[number].expand(5, -1)
+    for number in range(1, 4):
+        tried = agent.make_prompt(pool[:number], torch.Generator().manual_seed(0), trial=True)
+        assert torch.equal(tried["carried_context"], kept[number].expand(5, -1))
+        assert torch.equal(tried["contexts"], kept[number].expand(5, PROMPT, -1))
+    returns = np.stack([episode["rewards"].sum(1) for episode in pool], 1)
+    prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    for row, best in enumerate(returns.argmax(1)):
+        torch.testing.assert_close(prompt["carried_context"][row], first[row] if best == 0 else kept[best])
+    assert 0 in returns.argmax(1) and len(set(returns.argmax(1))) > 1
+
+
 def test_prompts_of_running_contexts_are_what_the_last_context_misses():
     world_model, arrays = tiny_world_model(horizon=0), random_episodes(3, 9)
     lengths = torch.tensor([9, 6, 9])

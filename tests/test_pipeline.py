@@ -442,6 +442,7 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
         "--history_length 1 --prompt_length 1 --dropout 0 --curve_episodes 2",
         "--top_share 0.1 --best_steps --history_length 3 --batch_size 2",
         "--stochastic",
+        "--carry_context --try_contexts",
         "--stochastic --use_action_means --rescale_actions --precision bfloat16",
     ],
 )
