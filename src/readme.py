@@ -148,7 +148,7 @@ def trial_table(document):
         probes = (trial["probe_r2"].get(name) for name in ("dataset", "relabelled_unseen_tasks"))
         told = " / ".join("–" if value is None else f"{value:.2f}" for value in probes)
         line = [f"{trial['env_type']}, {trial['quality']}", world_model, told, settings]
-        lines.append([*line, *(number(trial[name]) for name in returns)])
+        lines.append([*line, *("–" if trial[name] is None else number(trial[name]) for name in returns)])
     return markdown(lines)
 
 
