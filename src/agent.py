@@ -39,7 +39,8 @@ class MetaDTAgent:
         self.history_length, self.prompt_length, self.error_scale = history_length, prompt_length, error_scale
         self.select, self.pool, self.return_bounds = select, pool, return_bounds
         self.use_context, self.carry_context = use_context, carry_context and use_context
-        self.known_contexts, self.dtype, self.generator = known_contexts, dtype, generator
+        self.known_contexts = known_contexts if self.carry_context else None
+        self.dtype, self.generator = dtype, generator
         self.device = policy.action_scale.device
 
     def _autocast(self):
@@ -134,19 +135,17 @@ class MetaDTAgent:
         prompt = episodes.prompts(rows, self.prompt_length, self.world_model.horizon, self.select, generator)
         if self.carry_context:
             prompt["carried_context"] = self._carried(pool, returns, trial)
-        if self.carry_context and self.known_contexts is not None:  # the policy learned prompts of the task that z tells
+        if self.known_contexts is not None:  # the policy learned prompts of the task that z tells
             prompt["contexts"] = prompt["carried_context"][:, None].expand(-1, self.prompt_length, -1)
         return prompt
 
     def _carried(self, pool, returns, trial):
         """The context that the next episode keeps, (B, 16), after a pool of N with returns (B, N)."""
-        last = [self._last_context(episode) for episode in pool]
-        told = torch.stack(last).mean(0)
         if self.known_contexts is None:
-            return told
-        tried = torch.stack([last[0], *(episode["carried_context"] for episode in pool[1:])], 1)  # (B, N, 16)
+            return torch.stack([self._last_context(episode) for episode in pool]).mean(0)
         if trial:
-            return self.known_contexts[(len(pool) - 1) % len(self.known_contexts)].expand_as(told)
+            return self.known_contexts[(len(pool) - 1) % len(self.known_contexts)].expand(len(returns), -1)
+        tried = torch.stack([self._last_context(pool[0]), *(episode["carried_context"] for episode in pool[1:])], 1)
         return tried[torch.arange(len(tried), device=self.device), returns.argmax(1)]
 
     def _last_context(self, episode):
