@@ -59,8 +59,8 @@ def make_parser():
     parser = script_parser(__doc__)
     parser.set_defaults(device="cpu")  # these networks are too small for a GPU to pay
     tasks = parser.add_argument_group("tasks")
-    tasks.add_argument("--task_id_start", type=natural, help="first task id (default: the first)")
-    tasks.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all tasks)")
+    tasks.add_argument("--task_id_start", type=natural, help="first task id (default: the first; multitask_sac: of training)")
+    tasks.add_argument("--task_id_end", type=natural, help="one past the last (default: all tasks; multitask_sac: of training)")
     tasks.add_argument("--workers", type=positive_int, help="processes (default: one per core); multitask_sac is one")
     agent = parser.add_argument_group("agent (defaults: the paper's)")
     agent.add_argument("--algo", choices=["sac", "batched_sac", "multitask_sac"], default="sac", help="see above")
@@ -104,7 +104,7 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "train_data_collection", argv)
-    tasks = task_range(args, args.env.make())
+    tasks = task_range(args, args.env.make(), args.env.train_tasks if args.algo == "multitask_sac" else None)
     if args.algo == "sac" and args.updates_per_step != 1:
         raise UserError("--updates_per_step: sac makes one update per step; give --algo batched_sac for another number")
     if args.learning_starts >= args.num_steps:

@@ -42,8 +42,97 @@ class AntDirBatch(MujocoBatch):
         return forward - CONTROL_COST * (actions**2).sum(-1) - infos["contact_cost"] + SURVIVE_REWARD
 
 
+class GoalFrame:
+    """The ant as seen from its goal: every direction becomes "walk along +x", so one policy serves all of them.
+
+    The world is turned so that the goal lies along +x. The body has the symmetries of a square, so its quarter turn that
+    faces the goal best stands in for it, mirrored (y → −y) where the goal would lie to its right: what is left of the task is
+    that the goal lies 0 to 45 degrees to the left of where the body looks at the start. The simulator shares these symmetries
+    to the last bits (a test holds it). `observe` and `act` translate for an agent; recorded data keep the published observation.
+
+    Args:
+        tasks: dict with "angle" (B,) in radians, one row per episode.
+    """
+
+    def __init__(self, tasks):
+        angle = np.asarray(tasks["angle"], np.float64)
+        turns = np.round(angle / (np.pi / 2)).astype(int)
+        self.mirrored = angle < turns * (np.pi / 2)  # (B,)
+        self.angle, self.quarter = -angle, turns * (np.pi / 2)
+        self.joints = JOINT_SYMMETRIES[turns % 4, self.mirrored.astype(int)]  # (B, 8, 8) signed permutations
+
+    def observe(self, observations):
+        """Observations (B, 27) -> the same states as seen from the goal, (B, 27) float32."""
+        height, root, joints, linear, up, angular, speeds = np.split(
+            np.asarray(observations, np.float64), np.cumsum([1, 4, 8, 2, 1, 3]), -1
+        )
+        root = _multiply(_multiply(_about_z(self.angle), root), _about_z(self.quarter))
+        linear = _turn(linear, self.angle)
+        angular = np.concatenate([_turn(angular[:, :2], -self.quarter), angular[:, 2:]], -1)
+        flip = np.where(self.mirrored, -1.0, 1.0)[:, None]
+        root = root * np.concatenate([flip**2, flip, flip**2, flip], -1)
+        root = root * np.where(root[:, :1] < 0, -1.0, 1.0)  # q and -q are the same attitude
+        linear = linear * np.concatenate([flip**2, flip], -1)
+        angular = angular * np.concatenate([flip, flip**2, flip], -1)
+        joints, speeds = ((self.joints @ values[..., None])[..., 0] for values in (joints, speeds))
+        return np.concatenate([height, root, joints, linear, up, angular, speeds], -1).astype(np.float32)
+
+    def act(self, actions):
+        """Torques (B, 8) as chosen from the goal -> torques of the actuators, (B, 8)."""
+        torques = np.empty_like(actions)
+        by_joint = np.asarray(actions)[:, ACTUATOR_OF_JOINT]
+        torques[:, ACTUATOR_OF_JOINT] = (self.joints.mT @ by_joint[..., None])[..., 0]
+        return torques
+
+
+def _joint_symmetries():
+    """(4 quarter turns, mirrored or not, 8, 8): signed permutations of the joints (hip 1, ankle 1, hip 2, ...).
+
+    After k turns leg n + k stands where leg n stood; ankles of legs 2 and 3 bend the other way. The mirror exchanges legs 1
+    and 4, 2 and 3, and the sense of the hips.
+    """
+    bends, mirror = (1, -1, -1, 1), np.zeros((8, 8))
+    for leg in range(4):
+        mirror[2 * leg, 2 * (3 - leg)], mirror[2 * leg + 1, 2 * (3 - leg) + 1] = -1, 1
+    result = np.zeros((4, 2, 8, 8))
+    for turns in range(4):
+        for leg in range(4):
+            other = (leg + turns) % 4
+            result[turns, 0, 2 * leg, 2 * other] = 1
+            result[turns, 0, 2 * leg + 1, 2 * other + 1] = bends[leg] * bends[other]
+        result[turns, 1] = mirror @ result[turns, 0]
+    return result
+
+
+def _multiply(first, second):
+    """Products of quaternions (B, 4)."""
+    w, x, y, z = np.moveaxis(first, -1, 0)
+    a, b, c, d = np.moveaxis(second, -1, 0)
+    return np.stack(
+        (w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c, w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a),
+        -1,
+    )
+
+
+def _about_z(angle):
+    """Quaternions (B, 4) of turns about z."""
+    return np.stack((np.cos(angle / 2), 0 * angle, 0 * angle, np.sin(angle / 2)), -1)
+
+
+def _turn(plane, angle):
+    """Vectors (B, 2) turned by angles (B,)."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.stack((cosine * plane[:, 0] - sine * plane[:, 1], sine * plane[:, 0] + cosine * plane[:, 1]), -1)
+
+
+JOINT_SYMMETRIES = _joint_symmetries()
+ACTUATOR_OF_JOINT = np.array([2, 3, 4, 5, 6, 7, 0, 1])
+
+
 class AntDirEnv(MujocoEnv):
     """Walk towards the task's "angle" θ, in radians from the x axis."""
+
+    task_frame = GoalFrame
 
     env_type = "ant_dir"
     batch_class = AntDirBatch

@@ -26,10 +26,11 @@ class BehaviourPolicies:
     Args:
         weights: dict "latent_pi.0.weight" ... "mu.weight", "log_std.weight" -> (P, ...): stable-baselines3's names.
         low, high: (da,) bounds of the actions.
+        frame: what the policies look through, with a row for every policy (an environment's `task_frame`), or None.
     """
 
-    def __init__(self, weights, low, high, device="cpu"):
-        self.device = device
+    def __init__(self, weights, low, high, device="cpu", frame=None):
+        self.device, self.frame = device, frame
         weights = {name: value.to(device, torch.float32) for name, value in weights.items()}
         layers = sorted({int(name.split(".")[1]) for name in weights if name.startswith("latent_pi")})
         self.hidden = [
@@ -47,6 +48,8 @@ class BehaviourPolicies:
             generator: torch.Generator (CPU) of the noise, or one for each policy; not needed for deterministic actions.
         Returns (P, B, da) float32.
         """
+        if self.frame is not None:
+            observations = self._through(self.frame.observe, observations)
         x = torch.as_tensor(observations, device=self.device)
         for weight, bias in self.hidden:
             x = torch.baddbmm(bias, x, weight).relu()  # (P, B, width)
@@ -54,7 +57,21 @@ class BehaviourPolicies:
         if not deterministic:
             std = torch.baddbmm(self.log_std[1], x, self.log_std[0]).clamp(-20, 2).exp()
             actions = actions + std * _noise(actions.shape, generator).to(self.device)
-        return unscale(torch.tanh(actions).cpu().numpy(), self.low, self.high)
+        actions = unscale(torch.tanh(actions).cpu().numpy(), self.low, self.high)
+        return actions if self.frame is None else self._through(self.frame.act, actions)
+
+    @staticmethod
+    def _through(translate, values):
+        """`translate`, which takes a row per policy, for values (P, B, d)."""
+        return np.stack([translate(column) for column in np.asarray(values).swapaxes(0, 1)], 1)
+
+
+def make_frame(environment, task_ids):
+    """What a shared agent looks through, a row for each of `task_ids`; None where the family has no `task_frame`."""
+    environment = environment.unwrapped
+    if not hasattr(environment, "task_frame"):
+        return None
+    return environment.task_frame({key: values[np.asarray(task_ids)] for key, values in environment.tasks.items()})
 
 
 def _noise(shape, generator):
@@ -83,14 +100,14 @@ def evaluate(env, task, act, episodes, *names):
     return rollout(env, batch, act, seeds)[2].sum(1, dtype=np.float64)
 
 
-def measure(args, tasks, step, weights, deterministic=False):
+def measure(args, tasks, step, weights, deterministic=False, frame=None):
     """Undiscounted returns (P, eval_episodes) of P policies, each on its own task, all episodes played side by side.
 
     weights: dict name -> (P, ...). The draws of a policy depend on (seed, task, step) alone, not on the other policies.
     """
     space = args.env.make().action_space
-    policies = BehaviourPolicies(weights, space.low, space.high, args.device)
     noise = [torch_generator(args.seed, "evaluate", task, step) for task in tasks]
+    policies = BehaviourPolicies(weights, space.low, space.high, args.device, frame)
     episodes = args.eval_episodes
 
     def act(observations):
@@ -246,7 +263,7 @@ def load_behaviour(source, env, task, command):
         raise UserError(f"the agent in {directory} was not trained for task {task}; train it for all tasks: {command}")
     features = weights.pop("task_features")
     row = curve["task_ids"].index(task)
-    if not np.allclose(features[row], task_features(env.make())[task], atol=1e-4):
+    if not np.allclose(features[row], task_features(env.make(), curve["task_ids"])[task], atol=1e-4):
         raise UserError(f"the agent in {directory} was trained for another list of tasks; train it again: {command}")
     returns = {"stochastic_returns": [row_of[row] for row_of in curve["stochastic_returns"]]}
     return {**curve, **returns, "random_returns": curve["random_returns"][row]}, for_task(weights, features[row])
@@ -255,20 +272,23 @@ def load_behaviour(source, env, task, command):
 # ------------------------------------------------------------------------------------------------------ the shared agent
 
 
-def task_features(environment):
+def task_features(environment, known):
     """(num_tasks, k) float32: what a shared agent is told about each task.
 
     The environment's own `task_features(tasks) -> (num_tasks, k)` where it has one (an angle is better told as cosine and
-    sine), else its task parameters side by side. Standardised over the tasks; columns that are the same for all are left out.
+    sine), else its task parameters side by side. Standardised over the tasks `known` that the agent is trained on; columns that
+    are the same for all of these are left out. Nothing (k = 0) where the agent looks through a `task_frame`.
     """
     environment = environment.unwrapped
+    if hasattr(environment, "task_frame"):
+        return np.zeros((len(next(iter(environment.tasks.values()))), 0), np.float32)
     if hasattr(environment, "task_features"):
         columns = np.asarray(environment.task_features(environment.tasks), np.float64)
     else:
         columns = np.concatenate([values.reshape(len(values), -1) for values in environment.tasks.values()], 1)
-    deviation = columns.std(0)
-    columns, deviation = columns[:, deviation > 1e-8], deviation[deviation > 1e-8]
-    return ((columns - columns.mean(0)) / deviation).astype(np.float32)
+    mean, deviation = columns[list(known)].mean(0), columns[list(known)].std(0)
+    told = deviation > 1e-8
+    return ((columns - mean)[:, told] / deviation[told]).astype(np.float32)
 
 
 def for_task(weights, features):

@@ -444,11 +444,12 @@ def find_device(name):
     return device
 
 
-def task_range(args, environment):
-    """[--task_id_start, --task_id_end) as a range, checked against the environment; both default to all tasks."""
+def task_range(args, environment, default=None):
+    """[--task_id_start, --task_id_end) as a range, checked against the environment; both default to all tasks, or to `default`."""
     total = num_tasks(environment)
-    start = 0 if args.task_id_start is None else args.task_id_start
-    end = total if args.task_id_end is None else args.task_id_end
+    first, last = default or (0, total)
+    start = first if args.task_id_start is None else args.task_id_start
+    end = last if args.task_id_end is None else args.task_id_end
     if not 0 <= start < end <= total:
         raise UserError(f"--task_id_start {start} --task_id_end {end} must satisfy 0 <= start < end <= {total}")
     return range(start, end)

@@ -1,6 +1,7 @@
 """One SAC agent for a whole family: it is told the task, and learns every transition for other tasks too.
 
-The actor and the critics read the standardised task parameters beside the observation. Where the environment can say what
+The actor and the critics read the standardised task parameters beside the observation; where the environment has a `task_frame`,
+in which all tasks are one, they look through it and are told nothing. Where the environment can say what
 another task would have paid for a transition (`compute_rewards`), part of every batch is moved to a task drawn from the
 list. Behaviour policies may know their task, test tasks included: they make data, they are not what is compared.
 """
@@ -18,6 +19,7 @@ from src.behaviour import (
     behaviour_directory,
     for_task,
     is_finished,
+    make_frame,
     measure,
     measure_random,
     task_features,
@@ -68,10 +70,12 @@ class _Run:
     def __init__(self, args, tasks, directory):
         self.args, self.tasks, self.directory = args, tasks, directory
         self.environment = args.env.make().unwrapped
-        self.features = torch.from_numpy(task_features(self.environment))
+        self.features = torch.from_numpy(task_features(self.environment, self.tasks))
         relabels = hasattr(self.environment, "compute_rewards")
         if args.relabel_share > 0 and not relabels:
             raise UserError(f"{type(self.environment).__name__} has no compute_rewards to relabel with: give --relabel_share 0")
+        if args.relabel_share > 0 and hasattr(self.environment, "task_frame"):
+            raise UserError(f"{args.env_type} is one task in the agent's frame, there is no other: give --relabel_share 0")
         if args.buffer_size < args.num_envs:
             raise UserError(f"--buffer_size {args.buffer_size} holds less than one step of --num_envs {args.num_envs} tasks")
         self.space = self.environment.action_space
@@ -98,8 +102,9 @@ class _Run:
         choice, noise = numpy_generator(*names), torch_generator(*names)
         ids = self.next_tasks()
         batch = make_batch(args.env, ids)
-        features = self.features[ids]
+        features, frame = self.features[ids], make_frame(self.environment, ids)
         observations = batch.reset([derive(*names, "reset", row) for row in range(len(ids))])
+        observations = frame.observe(observations) if frame else observations
         total, last = 0.0, None
         self.learner.set_learning_rate(self.learning_rate())
         for _ in range(args.env.max_episode_steps):
@@ -109,7 +114,9 @@ class _Run:
                 told = torch.cat([torch.from_numpy(observations), features], 1)[None].to(args.device)
                 draws = torch.randn(1, len(ids), *self.space.shape, generator=noise).to(args.device)
                 actions = self.learner.act(told, draws)[0].cpu().numpy()
-            following, rewards = batch.step(unscale(actions, self.space.low, self.space.high))
+            played = unscale(actions, self.space.low, self.space.high)
+            following, rewards = batch.step(frame.act(played) if frame else played)
+            following = frame.observe(following) if frame else following
             infos = [batch.infos[key] for key in self.info_keys]
             columns = (observations, actions, rewards, following, ids, *infos)
             self.replay.add(*(np.reshape(column, (1, len(ids), -1)) for column in columns))
@@ -206,7 +213,7 @@ class _Run:
         weights = {name: value[0] for name, value in self.learner.actor_weights().items()}
         actors = [for_task(weights, self.features[task]) for task in self.tasks]
         stacked = {name: torch.stack([actor[name] for actor in actors]) for name in weights}
-        returns = measure(self.args, self.tasks, self.step, stacked)
+        returns = measure(self.args, self.tasks, self.step, stacked, frame=make_frame(self.environment, self.tasks))
         self.history.add(self.step, weights, {"stochastic_returns": returns.tolist()})
         return {"eval/return": float(returns.mean()), "eval/worst_task": float(returns.mean(1).min())}
 
