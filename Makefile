@@ -38,7 +38,7 @@ demo: $(READY)
 	$(PYTHON) get_datasets.py $(DEMO) --data_type $(DEMO_QUALITY)
 	$(PYTHON) train_context.py $(DEMO) --data_quality $(DEMO_QUALITY)
 	OMP_NUM_THREADS=1 $(MAKE) -j 2 demo-few_shot demo-zero_shot
-	$(PYTHON) -m src.report --results $(DEMO_DIR)/results --output $(DEMO_DIR)/report
+	$(PYTHON) -m tools.report --results $(DEMO_DIR)/results --output $(DEMO_DIR)/report
 
 demo-few_shot:
 	$(PYTHON) train_meta_dt.py $(DEMO) --data_quality $(DEMO_QUALITY)
@@ -66,10 +66,10 @@ bench: $(READY)
 	$(PYTHON) -m benchmarks $(ARGS)
 
 report: $(READY)
-	$(PYTHON) -m src.report --results $(RESULTS) --output report $(ARGS)
+	$(PYTHON) -m tools.report --results $(RESULTS) --output report $(ARGS)
 
 reproduce: $(READY)
-	$(PYTHON) -m src.reproduce --env_type $(ENV) $(ARGS)
+	$(PYTHON) -m tools.reproduce --env_type $(ENV) $(ARGS)
 
 datasets: $(READY)
-	$(PYTHON) -m src.make_datasets $(ARGS)
+	$(PYTHON) -m tools.make_datasets $(ARGS)

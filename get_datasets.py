@@ -27,13 +27,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.behaviour import find_source
-from src.checkpoint import UserError, main_guard, provenance
-from src.collect import QUALITIES, collect_task, join_tasks, training_command
-from src.config import fraction, natural, next_command, num_tasks, parse_args, positive_int, script_parser, task_range
-from src.importers import import_trajectories
-from src.pool import run_pool
-from src.trajectories import dataset_directory, save
+from src.behaviour.collect import collect_task, join_tasks, training_command
+from src.behaviour.store import find_source
+from src.data.importers import import_trajectories
+from src.data.qualities import QUALITIES
+from src.data.trajectories import dataset_directory, save
+from src.run.config import fraction, natural, next_command, num_tasks, parse_args, positive_int, script_parser, task_range
+from src.run.errors import UserError, main_guard
+from src.run.provenance import provenance
+from src.run.workers import run_pool
 
 
 def make_parser():

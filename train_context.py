@@ -16,21 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src import trajectories
-from src.checkpoint import (
-    StopSignal,
-    UserError,
-    load_state,
-    main_guard,
-    provenance,
-    require_finite,
-    run_directory,
-    save_state,
-    save_tensors,
-    write_json,
-)
-from src.collect import QUALITIES
-from src.config import (
+from src.data import trajectories
+from src.data.qualities import QUALITIES
+from src.data.relabel import imagined_tasks, paid_by, relabeller
+from src.data.transitions import TransitionSampler
+from src.models.probe import full_contexts, linear_probe, project, random_walk, task_matrix
+from src.models.world_model import MODEL_KEYS, WorldModel, balanced, load_world_model, reward_changes
+from src.run.config import (
     fraction,
     natural,
     next_command,
@@ -41,14 +33,15 @@ from src.config import (
     script_parser,
     settings,
 )
-from src.context import MODEL_KEYS, WorldModel, balanced, load_world_model, reward_changes
-from src.logger import Logger, read_metrics
-from src.machine import keep_memory, schedule_factor
-from src.paths import context_directory, result_path
-from src.probe import full_contexts, linear_probe, project, random_walk, task_matrix
-from src.relabel import imagined_tasks, paid_by, relabeller
-from src.seeding import derive, numpy_generator, torch_generator
-from src.transitions import TransitionSampler
+from src.run.devices import keep_memory, schedule_factor
+from src.run.directory import run_directory
+from src.run.errors import UserError, main_guard, require_finite
+from src.run.files import load_state, save_state, save_tensors, write_json
+from src.run.logger import Logger, read_metrics
+from src.run.loop import StopSignal
+from src.run.paths import context_directory, result_path
+from src.run.provenance import provenance
+from src.run.seeding import derive, numpy_generator, torch_generator
 
 VOLATILE = ("resume", "device", "output_dir", "tensorboard", "data_quality")  # settings that a resumed run may change
 

@@ -26,10 +26,11 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from src.batched_sac import train_group
-from src.behaviour import behaviour_directory, is_finished, open_task
-from src.checkpoint import UserError, main_guard
-from src.config import (
+from src.behaviour.batched_sac import train_group
+from src.behaviour.multitask_sac import train_family
+from src.behaviour.sac import train_task
+from src.behaviour.store import behaviour_directory, is_finished, open_task
+from src.run.config import (
     fraction,
     natural,
     next_command,
@@ -40,9 +41,8 @@ from src.config import (
     script_parser,
     task_range,
 )
-from src.multitask_sac import train_family
-from src.pool import run_pool
-from src.sac import train_task
+from src.run.errors import UserError, main_guard
+from src.run.workers import run_pool
 
 PER_TASK = " per task (multitask_sac: over all tasks)"
 

@@ -7,7 +7,7 @@
 Few-shot (the default): prompts in training; tested after warm-up episodes of the same frozen agent. Zero-shot: no prompts at all.
 Point-Robot on two cores: the fast recipe about two minutes, the paper's 100,000 steps about three hours. The same command
 continues an interrupted run; --eval_only measures a finished one again, for example with other --warmup_episodes.
-Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m src.report.
+Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m tools.report.
 """
 
 import time
@@ -16,22 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src import trajectories
-from src.agent import MetaDTAgent, build_episodes, return_bounds, training_errors
-from src.checkpoint import (
-    StopSignal,
-    UserError,
-    digest,
-    load_state,
-    main_guard,
-    read_json,
-    require_finite,
-    run_directory,
-    save_state,
-    save_tensors,
-)
-from src.collect import QUALITIES
-from src.config import (
+from src.data import trajectories
+from src.data.prompts import SELECTIONS
+from src.data.qualities import QUALITIES
+from src.data.relabel import with_best_of_other_tasks
+from src.data.windows import BatchSampler
+from src.evaluation.measure import measure, measure_curve
+from src.evaluation.paper_protocol import PaperPool
+from src.models.meta_dt import MetaDT, action_loss
+from src.models.meta_dt_agent import MetaDTAgent, build_episodes, return_bounds, training_errors
+from src.models.world_model import episode_contexts, load_world_model
+from src.run.config import (
     fraction,
     natural,
     next_command,
@@ -45,17 +40,14 @@ from src.config import (
     script_parser,
     settings,
 )
-from src.context import episode_contexts, load_world_model
-from src.evaluate import PaperPool
-from src.logger import Logger
-from src.machine import autocast_dtype, keep_memory, schedule_factor
-from src.measure import measure, measure_curve
-from src.meta_dt import MetaDT, action_loss
-from src.paths import context_directory, policy_directory
-from src.prompts import SELECTIONS
-from src.relabel import with_best_of_other_tasks
-from src.seeding import derive, numpy_generator, torch_generator
-from src.windows import BatchSampler
+from src.run.devices import autocast_dtype, keep_memory, schedule_factor
+from src.run.directory import run_directory
+from src.run.errors import UserError, main_guard, require_finite
+from src.run.files import digest, load_state, read_json, save_state, save_tensors
+from src.run.logger import Logger
+from src.run.loop import StopSignal
+from src.run.paths import context_directory, policy_directory
+from src.run.seeding import derive, numpy_generator, torch_generator
 
 # settings of the evaluation that decide what is measured, see `evaluated_as`
 EVALUATION = (

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from benchmarks import evaluation, policy_step, preparation, scale, world_model
 from benchmarks.timing import make_parser, prepare, show
-from src.checkpoint import main_guard, provenance, write_json
+from src.run.errors import main_guard
+from src.run.files import write_json
+from src.run.provenance import provenance
 
 PARTS = {
     "policy_step": policy_step, "preparation": preparation, "evaluation": evaluation, "world_model": world_model, "scale": scale,

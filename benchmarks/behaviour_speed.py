@@ -13,10 +13,10 @@ import time
 import numpy as np
 import torch
 
-from src.batch import make_batch
-from src.behaviour import BehaviourPolicies
-from src.config import CONFIG_DIR, num_tasks, read_env, read_yaml
-from src.stacked_sac import StackedSAC
+from src.behaviour.policies import BehaviourPolicies
+from src.behaviour.stacked_sac import StackedSAC
+from src.evaluation.batch import make_batch
+from src.run.config import CONFIG_DIR, num_tasks, read_env, read_yaml
 
 FAMILIES = ("point_robot", "cheetah_vel", "cheetah_dir", "ant_dir", "hopper_rand_params", "walker_rand_params")
 OBSERVATIONS, ACTIONS, HIDDEN, BATCH = 21, 6, [128, 128], 256  # Cheetah-Vel, its observation and the task

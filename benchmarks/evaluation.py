@@ -7,9 +7,9 @@ import torch
 
 from benchmarks.shapes import HISTORY, PROMPT, STEPS, make_arrays, make_policy, make_world_model
 from benchmarks.timing import count_flop, durations, matmul_peak, record, run
-from src.agent import MetaDTAgent
-from src.machine import autocast_dtype
-from src.seeding import torch_generator
+from src.models.meta_dt_agent import MetaDTAgent
+from src.run.devices import autocast_dtype
+from src.run.seeding import torch_generator
 
 EPISODES = 25
 

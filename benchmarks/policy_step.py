@@ -9,10 +9,10 @@ import torch
 
 from benchmarks.shapes import BATCH, HISTORY, HORIZON, PROMPT, WIDTH, make_episodes, make_policy
 from benchmarks.timing import count_flop, durations, matmul_peak, record, run
-from src.machine import autocast_dtype
-from src.meta_dt import action_loss
-from src.seeding import torch_generator
-from src.windows import BatchSampler
+from src.data.windows import BatchSampler
+from src.models.meta_dt import action_loss
+from src.run.devices import autocast_dtype
+from src.run.seeding import torch_generator
 
 EPISODES, TASKS = 450, 45
 NO_TEXT = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}  # tokens come as embeddings

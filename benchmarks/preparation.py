@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.shapes import STEPS, make_arrays, make_world_model
 from benchmarks.timing import apart, count_flop, matmul_peak, record, run
-from src import trajectories
-from src.agent import build_episodes
-from src.config import CONFIG_DIR, read_env, read_yaml
+from src.data import trajectories
+from src.models.meta_dt_agent import build_episodes
+from src.run.config import CONFIG_DIR, read_env, read_yaml
 
 ENVIRONMENT, QUALITY = "cheetah_vel", "random"
 EPISODES, TASKS, REPEATS = 500, 50, 5

@@ -15,10 +15,10 @@ import torch
 from benchmarks.preparation import load, resident, write_dataset
 from benchmarks.shapes import HISTORY, PROMPT, STEPS, make_policy, make_world_model
 from benchmarks.timing import apart, count_flop, durations, matmul_peak, record, run
-from src.agent import MetaDTAgent
-from src.config import CONFIG_DIR, read_env, read_yaml
-from src.evaluate import evaluate
-from src.machine import autocast_dtype
+from src.evaluation.evaluate import evaluate
+from src.models.meta_dt_agent import MetaDTAgent
+from src.run.config import CONFIG_DIR, read_env, read_yaml
+from src.run.devices import autocast_dtype
 
 EPISODES, TASKS, REPEATS = 5000, range(45, 50), 3
 

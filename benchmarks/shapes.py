@@ -2,9 +2,9 @@
 
 import torch
 
-from src.context import CONTEXT_SIZE, WorldModel
-from src.meta_dt import MetaDT
-from src.windows import EpisodeTensors
+from src.data.windows import EpisodeTensors
+from src.models.meta_dt import MetaDT
+from src.models.world_model import CONTEXT_SIZE, WorldModel
 
 OBSERVATION, ACTION, STEPS = 20, 6, 200
 HISTORY, PROMPT, HORIZON = 20, 5, 4  # K, k, h

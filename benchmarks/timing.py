@@ -11,7 +11,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.machine import keep_memory
+from src.run.devices import keep_memory
 
 PEAK_SIZE = 1024  # of the square matrices; 2.1 GFLOP, small enough to stay in the caches that the policy's products use
 

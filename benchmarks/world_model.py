@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.shapes import HORIZON, STEPS, make_arrays, make_world_model
 from benchmarks.timing import durations, matmul_peak, record, run
-from src.seeding import torch_generator
-from src.transitions import TransitionSampler
+from src.data.transitions import TransitionSampler
+from src.run.seeding import torch_generator
 from train_context import losses
 
 EPISODES, TASKS = 450, 45

@@ -109,7 +109,12 @@ def _multiply(first, second):
     w, x, y, z = np.moveaxis(first, -1, 0)
     a, b, c, d = np.moveaxis(second, -1, 0)
     return np.stack(
-        (w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c, w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a),
+        (
+            w * a - x * b - y * c - z * d,
+            w * b + x * a + y * d - z * c,
+            w * c - x * d + y * a + z * b,
+            w * d + x * c - y * b + z * a,
+        ),
         -1,
     )
 

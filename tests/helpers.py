@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from baselines.borel.problem import Problem
-from src.config import load_env
-from src.context import WorldModel
-from src.meta_dt import MetaDT
+from src.models.meta_dt import MetaDT
+from src.models.world_model import WorldModel
+from src.run.config import load_env
 
 ROOT = Path(__file__).resolve().parent.parent
 POINT_ROBOT = ROOT / "configs" / "point_robot.yaml"
@@ -48,7 +48,7 @@ def shell(script, *argv, **options):
 
 def parsed(script, *flags):
     """The namespace that a script would work with."""
-    from src.config import parse_args
+    from src.run.config import parse_args
 
     module = importlib.import_module(script)
     return parse_args(module.make_parser(), script, ["--env_type", "point_robot", *flags])

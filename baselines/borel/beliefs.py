@@ -17,7 +17,8 @@ import torch
 
 from baselines.borel.data import read_document
 from baselines.borel.vae import BeliefModel
-from src.checkpoint import UserError, load_tensors, save_tensors, write_json
+from src.run.errors import UserError
+from src.run.files import load_tensors, save_tensors, write_json
 
 VAE_DONE = "finished.json"
 CHUNK = 512  # roll-outs per pass through the encoder

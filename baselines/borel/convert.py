@@ -25,10 +25,11 @@ import numpy as np
 from baselines.borel.data import data_directory, task_directory, write_task
 from baselines.borel.settings import borel_parser, data_name, next_command, parse
 from envs.multi_episode import add_flag, unscale_actions
-from src import config, trajectories
-from src.checkpoint import UserError, main_guard
-from src.collect import QUALITIES
-from src.config import plain_name
+from src.data import trajectories
+from src.data.qualities import QUALITIES
+from src.run import config
+from src.run.config import plain_name
+from src.run.errors import UserError, main_guard
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
 ROUNDING = 6e-4  # of three decimals, with a little slack

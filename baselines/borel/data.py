@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.checkpoint import MAKE_AGAIN, UserError, digest, load_tensors, provenance, read_json, save_tensors, write_json
-from src.seeding import derive
+from src.run.errors import UserError
+from src.run.files import MAKE_AGAIN, digest, load_tensors, read_json, save_tensors, write_json
+from src.run.provenance import provenance
+from src.run.seeding import derive
 
 KEYS = ("obs", "actions", "rewards", "next_obs")
 DOCUMENT = ("env_type", "parameters", "episodes", "max_episode_steps", "num_rollouts", "starts_recorded")  # task.json

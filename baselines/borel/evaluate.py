@@ -11,9 +11,10 @@ from baselines.borel.problem import episode_returns, play
 from baselines.borel.references import play_levels
 from envs.borel_points import WIND_GOAL, directions
 from envs.tasks import TASK_DIR
-from src.checkpoint import provenance, write_json
-from src.references import reference_levels
-from src.seeding import torch_generator
+from src.evaluation.references import reference_levels
+from src.run.files import write_json
+from src.run.provenance import provenance
+from src.run.seeding import torch_generator
 
 REFERENCE_DIR = TASK_DIR.parent / "references"
 DOOR_ANGLES = np.linspace(0, np.pi, 30)
@@ -183,7 +184,7 @@ def reference_episodes(problem, task_ids, seed=0):
 
 
 def write_result(path, args, method, quality, task_ids, evaluation, curve, gradient_steps, seconds, config, levels=None):
-    """The result file of a finished run (src/results.py describes the format); levels: further references (tasks, K)."""
+    """The result file of a finished run (src/report/results.py describes the format); levels: further references (tasks, K)."""
     references = {**reference_episodes(args.problem, task_ids), **(levels or {})}
     result = {
         "env_type": args.env_type,

@@ -28,9 +28,10 @@ from baselines.borel.settings import (
     run_folder,
 )
 from baselines.borel.train_single_agent import exploring
-from src.checkpoint import MAKE_AGAIN, UserError, digest, load_tensors, main_guard
-from src.config import fraction, plain_name, positive_int
-from src.seeding import torch_generator
+from src.run.config import fraction, plain_name, positive_int
+from src.run.errors import UserError, main_guard
+from src.run.files import MAKE_AGAIN, digest, load_tensors
+from src.run.seeding import torch_generator
 
 AGENT_KEYS = ("policy", "hidden_layers", "gamma", "soft_target_tau", "critic_lr", "actor_lr", "entropy_alpha",
               "automatic_entropy_tuning", "clip_grad_value")  # fmt: skip

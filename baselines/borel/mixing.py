@@ -11,9 +11,9 @@ import numpy as np
 
 from baselines.borel.data import KEYS, data_directory, load_rollouts, read_task, task_directory, task_stamp
 from baselines.borel.settings import collect_command, data_name, next_command
-from src.checkpoint import UserError
-from src.config import fraction, plain_name, positive_int
-from src.seeding import numpy_generator
+from src.run.config import fraction, plain_name, positive_int
+from src.run.errors import UserError
+from src.run.seeding import numpy_generator
 
 MIXED = ("half", "any")  # which episodes of a roll-out are rewritten
 

@@ -39,21 +39,13 @@ from baselines.borel.train_vae_offline import (
     vae_update,
 )
 from envs.gridworld import STEP_REWARD, GoalBelief
-from src.checkpoint import (
-    StopSignal,
-    UserError,
-    load_state,
-    main_guard,
-    read_json,
-    require_finite,
-    run_directory,
-    save_state,
-    save_tensors,
-    write_json,
-)
-from src.config import fraction, natural, plain_name, positive_int, report_command
-from src.logger import Logger
-from src.seeding import numpy_generator, torch_generator
+from src.run.config import fraction, natural, plain_name, positive_int, report_command
+from src.run.directory import run_directory
+from src.run.errors import UserError, main_guard, require_finite
+from src.run.files import load_state, read_json, save_state, save_tensors, write_json
+from src.run.logger import Logger
+from src.run.loop import StopSignal
+from src.run.seeding import numpy_generator, torch_generator
 
 QUALITY = "online"  # there is no data set
 PUBLISHED = {"condition_policy_on_state": True, "sample_embeddings": False, "fixed_latent_params": False}  # and nothing else

@@ -9,9 +9,9 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 from envs.multi_episode import MultiEpisodeBatch, scale_actions
-from src.batch import make_batch
-from src.checkpoint import UserError
-from src.seeding import derive
+from src.evaluation.batch import make_batch
+from src.run.errors import UserError
+from src.run.seeding import derive
 
 
 class Problem:

@@ -27,9 +27,11 @@ from envs.borel_points import (
 from envs.escape_room import BLOCKED_RADIUS, HALF_DOOR, OUTER, EscapeRoomEnv, escape_steps
 from envs.gridworld import GoalBelief, GridworldEnv, moves_towards
 from envs.tasks import load_tasks
-from src.checkpoint import main_guard, provenance, write_json
-from src.config import Parser, natural
-from src.seeding import derive, numpy_generator
+from src.run.config import Parser, natural
+from src.run.errors import main_guard
+from src.run.files import write_json
+from src.run.provenance import provenance
+from src.run.seeding import derive, numpy_generator
 
 # -------------------------------------------------------------------------------------------------------------- playing
 

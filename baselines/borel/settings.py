@@ -7,9 +7,8 @@ import torch
 
 from baselines.borel.agents import DQN, SAC
 from baselines.borel.problem import Problem
-from src import config
-from src.checkpoint import UserError, read_json, run_directory
-from src.config import (
+from src.run import config
+from src.run.config import (
     CONFIG_DIR,
     find_section,
     fraction,
@@ -20,6 +19,9 @@ from src.config import (
     read_yaml,
     script_parser,
 )
+from src.run.directory import run_directory
+from src.run.errors import UserError
+from src.run.files import read_json
 
 QUALITY = "log"  # of the data: complete logs of training
 FOLDERS = {  # by which flag a script names the main folder of data, a data set, replays, the main folder of belief models
@@ -68,7 +70,7 @@ def add_agent_flags(parser, policy, batch_size):
 
 
 def parse(parser, script, argv):
-    """The namespace of src/config.py, and the Problem in `problem`. Raises UserError."""
+    """The namespace of src/run/config.py, and the Problem in `problem`. Raises UserError."""
     args = config.parse_args(parser, f"baselines.borel.{script}", argv)
     torch.set_num_threads(args.threads)
     require_settings(args, script)

@@ -41,20 +41,12 @@ from baselines.borel.settings import (
     run_folder,
 )
 from baselines.borel.train_single_agent import exploring
-from src.checkpoint import (
-    StopSignal,
-    UserError,
-    load_state,
-    main_guard,
-    read_json,
-    require_finite,
-    save_state,
-    save_tensors,
-    write_json,
-)
-from src.config import nonnegative_float, plain_name, positive_int, report_command
-from src.logger import Logger
-from src.seeding import torch_generator
+from src.run.config import nonnegative_float, plain_name, positive_int, report_command
+from src.run.errors import UserError, main_guard, require_finite
+from src.run.files import load_state, read_json, save_state, save_tensors, write_json
+from src.run.logger import Logger
+from src.run.loop import StopSignal
+from src.run.seeding import torch_generator
 
 REFERENCE_AGENTS = 25  # all of the ant's would play 640,000 steps
 

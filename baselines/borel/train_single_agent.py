@@ -30,20 +30,13 @@ from baselines.borel.settings import (
     resolved,
     run_folder,
 )
-from src.checkpoint import (
-    StopSignal,
-    UserError,
-    load_state,
-    main_guard,
-    require_finite,
-    run_directory,
-    save_state,
-    save_tensors,
-    write_json,
-)
-from src.config import natural, plain_name, positive_int, task_range
-from src.logger import Logger
-from src.seeding import numpy_generator, torch_generator
+from src.run.config import natural, plain_name, positive_int, task_range
+from src.run.directory import run_directory
+from src.run.errors import UserError, main_guard, require_finite
+from src.run.files import load_state, save_state, save_tensors, write_json
+from src.run.logger import Logger
+from src.run.loop import StopSignal
+from src.run.seeding import numpy_generator, torch_generator
 
 SUMMARY = "finished.json"
 

@@ -27,19 +27,13 @@ from baselines.borel.settings import (
     run_folder,
 )
 from baselines.borel.vae import BeliefModel, LossSettings, task_spread
-from src.checkpoint import (
-    StopSignal,
-    UserError,
-    load_state,
-    main_guard,
-    provenance,
-    require_finite,
-    save_state,
-    write_json,
-)
-from src.config import natural, nonnegative_float, plain_name, positive_float, positive_int
-from src.logger import Logger
-from src.seeding import torch_generator
+from src.run.config import natural, nonnegative_float, plain_name, positive_float, positive_int
+from src.run.errors import UserError, main_guard, require_finite
+from src.run.files import load_state, save_state, write_json
+from src.run.logger import Logger
+from src.run.loop import StopSignal
+from src.run.provenance import provenance
+from src.run.seeding import torch_generator
 
 COLLAPSED = 0.05  # share of the variance of μ between tasks below which a warning is given
 

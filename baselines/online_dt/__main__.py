@@ -38,17 +38,9 @@ from baselines.online_dt.pretrained import (
 )
 from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
 from baselines.online_dt.training import Learner, Trainer, evaluate_policy
-from src.checkpoint import (
-    StopSignal,
-    UserError,
-    load_state,
-    main_guard,
-    provenance,
-    run_directory,
-    write_json,
-)
-from src.collect import QUALITIES
-from src.config import (
+from src.data.qualities import QUALITIES
+from src.data.trajectories import load, observation_statistics
+from src.run.config import (
     Parser,
     find_device,
     fraction,
@@ -63,8 +55,12 @@ from src.config import (
     script_parser,
     settings,
 )
-from src.logger import Logger
-from src.trajectories import load, observation_statistics
+from src.run.directory import run_directory
+from src.run.errors import UserError, main_guard
+from src.run.files import load_state, write_json
+from src.run.logger import Logger
+from src.run.loop import StopSignal
+from src.run.provenance import provenance
 
 ROBOTS = ("hopper", "halfcheetah", "walker2d")
 D4RL_SCORES = {  # returns of random and expert that D4RL normalises with

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.stochastic import GaussianHead
-from src.transformer import Transformer, attention_bias
+from src.models.heads import GaussianHead
+from src.models.transformer import Transformer, attention_bias
 
 
 class DecisionTransformer(nn.Module):
@@ -128,7 +128,7 @@ class Policy(nn.Module):
 
 
 class Agent:
-    """A policy that acts in B episodes at once: the interface that src/evaluate.py asks for.
+    """A policy that acts in B episodes at once: the interface that src/evaluation/evaluate.py asks for.
 
     Args:
         policy: Policy. context: steps that it sees (behaviour cloning sees K).

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from src.checkpoint import UserError, load_state, load_tensors, read_json
-from src.config import next_command
+from src.run.config import next_command
+from src.run.errors import UserError
+from src.run.files import load_state, load_tensors, read_json
 
 # flags that fine-tuning takes over from the pre-trained model where the command does not give them; FIXED it may not change
 FIXED = ("model_type", "K", "embed_dim", "n_layer", "n_head", "remove_pos_embs", "stochastic", "stochastic_tanh", "return_scale",

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from src.windows import EpisodeTensors
+from src.data.windows import EpisodeTensors
 
 
 class TrajectoryBuffer(EpisodeTensors):

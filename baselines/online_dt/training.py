@@ -7,14 +7,17 @@ from functools import partial
 import numpy as np
 import torch
 
+from baselines.online_dt.lamb import Lamb
 from baselines.online_dt.policy import Agent
 from baselines.online_dt.replay import delayed
-from src.batch import episode_lengths, make_batch
-from src.checkpoint import require_finite, save_state, save_tensors
-from src.evaluate import Exploration, evaluate, rollout
-from src.lamb import Lamb
-from src.seeding import derive, numpy_generator, torch_generator
-from src.stochastic import ActionDistribution, Temperature
+from src.evaluation.batch import episode_lengths, make_batch
+from src.evaluation.evaluate import evaluate
+from src.evaluation.exploration import Exploration
+from src.evaluation.rollout import rollout
+from src.models.heads import ActionDistribution, Temperature
+from src.run.errors import require_finite
+from src.run.files import save_state, save_tensors
+from src.run.seeding import derive, numpy_generator, torch_generator
 
 GRADIENT_CLIP = 0.25
 INITIAL_TEMPERATURE = 0.1
@@ -237,7 +240,7 @@ class Trainer:
 
 
 def evaluate_policy(policy, args):
-    """Returns (and lengths) of the evaluation episodes, always from the same start states; see `src.evaluate.evaluate`."""
+    """Returns (and lengths) of the evaluation episodes, always from the same start states; see `evaluate`."""
     means = args.use_action_means or not policy.stochastic
     agent = Agent(policy, args.eval_context, None if means else torch_generator(args.seed, "act"), spend=args.mode == "normal")
     return evaluate(agent, args.env, [0], args.num_eval_episodes, 0, args.eval_rtg, derive(args.seed, "evaluate"))

@@ -1,0 +1,113 @@
+"""Rolling behaviour policies out: which checkpoint plays which episode, and the episodes of one task as arrays."""
+
+import numpy as np
+
+from src.behaviour.policies import BehaviourPolicies, uniform_actions
+from src.behaviour.store import load_behaviour
+from src.data.qualities import choose_checkpoints
+from src.data.trajectories import Trajectories, task_parameters
+from src.evaluation.batch import episode_lengths, make_batch, rollout
+from src.run.config import next_command
+from src.run.errors import UserError
+from src.run.seeding import derive, numpy_generator, torch_generator
+
+
+def collect_task(args, source, task, report=None):
+    """All episodes of one task, played at once; they depend on (seed, data_type, task) and the policies alone.
+
+    Where episodes end on their own, every row plays whole episodes until it has max_episode_steps steps, so that each
+    checkpoint gets its share of the transitions; the last episode of a row may exceed it. (Cutting it, or leaving it out,
+    would favour short episodes.)
+
+    source: where the policies are (src.behaviour.find_source); not read for random data.
+    Returns (observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), infos, facts about the behaviour).
+    """
+    env, quality = args.env, args.data_type
+    episodes = args.capacity // env.max_episode_steps
+    space = env.make().action_space
+    names = (args.seed, "get_datasets", quality, task)
+    if quality == "random":
+        act, facts = uniform_actions(space, numpy_generator(*names)), {}
+    else:
+        act, facts = _behaviour(args, source, task, episodes, space, torch_generator(*names))
+    played, parts = np.zeros(episodes, int), []
+    while (active := np.flatnonzero(played < env.max_episode_steps)).size:
+        seeds = [derive(*names, "reset", len(parts) * episodes + row) for row in active]
+        batch = make_batch(env, [task] * len(active))
+        *arrays, infos = rollout(env, batch, _act_for(active, act, episodes), seeds)
+        played[active] += episode_lengths(arrays[2], infos)
+        parts.append((active, *arrays, infos))
+    rows, *arrays, infos = zip(*parts, strict=True)
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    arrays = [np.concatenate(array)[order] for array in arrays]
+    infos = {key: np.concatenate([info[key] for info in infos])[order] for key in infos[0]}
+    for key in getattr(env.make().unwrapped, "info_keys", ()):  # without these no reward can be computed later
+        if key not in infos:
+            raise UserError(f"{env.entry_point} names {key!r} in info_keys, but its steps do not report it")
+    return *arrays, infos, facts
+
+
+def _act_for(active, act, episodes):
+    """`act`, which expects observations of all rows, for the rows that are `active`."""
+    if len(active) == episodes:
+        return act
+
+    def act_some(observations):
+        everything = np.zeros((episodes, observations.shape[1]), np.float32)
+        everything[active] = observations
+        return act(everything)[active]
+
+    return act_some
+
+
+def _behaviour(args, source, task, episodes, space, noise):
+    """(act, facts) of the stored checkpoints: every episode is played by the one that the rule assigns to it."""
+    curve, weights = load_behaviour(source, args.env, task, training_command(args))
+    rows = choose_checkpoints(curve, args.data_type, episodes, args.medium_share)
+    used, counts = np.unique(rows, return_counts=True)
+    weights = {name: value[used] for name, value in weights.items()}
+    policies = BehaviourPolicies(weights, space.low, space.high, args.device)
+    # place of each episode in a grid (policies, episodes of the busiest one), so that one batched product serves all
+    order = np.argsort(rows, kind="stable")
+    policy = np.repeat(np.arange(len(used)), counts)
+    column = np.arange(episodes) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    def act(observations):
+        grid = np.zeros((len(used), counts.max(), observations.shape[1]), np.float32)
+        grid[policy, column] = observations[order]
+        actions = np.empty((episodes, *space.shape), np.float32)
+        actions[order] = policies.act(grid, noise)[policy, column]
+        return actions
+
+    measured = np.mean(curve["stochastic_returns"], axis=1)
+    facts = {
+        "checkpoint_steps": [curve["steps"][row] for row in used],
+        "checkpoint_episodes": counts.tolist(),
+        "checkpoint_returns": [round(float(measured[row]), 4) for row in used],
+        "random_return": round(float(np.mean(curve["random_returns"])), 4),
+        "expert_return": round(float(measured[choose_checkpoints(curve, "expert", 1, args.medium_share)[0]]), 4),
+    }
+    return act, facts
+
+
+def training_command(args):
+    """The command that makes the behaviour policies which are missing."""
+    return next_command(args, "train_data_collection.py", keep=("task_id_start", "task_id_end"))
+
+
+def join_tasks(args, results):
+    """{task: what collect_task returned} -> (Trajectories in the order of task ids, facts to record)."""
+    tasks = sorted(results)
+    observations, actions, rewards, infos, facts = zip(*(results[task] for task in tasks), strict=True)
+    rewards = np.concatenate(rewards)
+    trajectories = Trajectories(
+        observations=np.concatenate(observations),
+        actions=np.concatenate(actions),
+        rewards=rewards,
+        lengths=np.concatenate([episode_lengths(results[task][2], results[task][3]) for task in tasks]),
+        task_ids=np.repeat(tasks, [len(results[task][2]) for task in tasks]),
+        tasks=task_parameters(args.env.make(), tasks),
+        infos={key: np.concatenate([info[key] for info in infos]).astype(np.float32) for key in infos[0]},
+    )
+    behaviour = {task: fact for task, fact in zip(tasks, facts, strict=True) if fact}
+    return trajectories, {"medium_share": args.medium_share, "behaviour": behaviour}

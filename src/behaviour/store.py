@@ -1,0 +1,169 @@
+"""Behaviour policies: acting with many at once, measuring them, and the files that stage 1 leaves for stage 2."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from src.behaviour.policies import for_task, task_features
+from src.run.config import CONFIG_DIR
+from src.run.directory import run_directory
+from src.run.errors import UserError
+from src.run.files import load_tensors, read_json, save_tensors, write_json
+from src.run.provenance import provenance as provenance_record
+
+SHARED = "multitask"  # folder of the one agent that knows the task, beside the folders task_007 of single agents
+
+
+# --------------------------------------------------------------------------------------------------------- the policies
+
+
+# --------------------------------------------------------------------------------------------------------- measuring
+
+
+# ------------------------------------------------------------------------------------------------------------ the files
+
+
+def behaviour_directory(output_dir, env_type):
+    """Where the behaviour policies of an environment lie: one folder task_007 per task, or one `multitask` for all."""
+    return Path(output_dir) / "saves" / env_type / "behaviour"
+
+
+def task_directory(output_dir, env_type, task):
+    """The folder of one task's behaviour policy."""
+    return behaviour_directory(output_dir, env_type) / f"task_{task:03d}"
+
+
+def committed_directory(env_type):
+    """Where behaviour policies that come with the repository lie, in the layout of `behaviour_directory`."""
+    return CONFIG_DIR / "behaviour" / env_type
+
+
+@dataclasses.dataclass
+class History:
+    """What a run has produced so far: the weights of the actor at every checkpoint, and their measured returns."""
+
+    steps: list
+    weights: dict  # name -> list of tensors
+    returns: dict  # "stochastic_returns", ... -> list of lists, one number per episode
+
+    @classmethod
+    def empty(cls, *returns):
+        return cls([], {}, {name: [] for name in returns})
+
+    def add(self, step, weights, returns):
+        self.steps.append(step)
+        for name, value in weights.items():
+            self.weights.setdefault(name, []).append(value)
+        for name, values in returns.items():
+            self.returns[name].append(values)
+
+
+def write_behaviour(directory, history, random_returns, tensors=None, facts=None):
+    """The files of a finished run: checkpoints.safetensors, then curve.json, whose presence means that it is finished.
+
+    tensors, facts: further entries of the two files.
+    """
+    stacked = {name: torch.stack(values) for name, values in history.weights.items()}
+    steps = torch.tensor(history.steps)
+    save_tensors(directory / "checkpoints.safetensors", {"steps": steps, **stacked, **(tensors or {})})
+    curve = {"steps": history.steps, **(facts or {}), **history.returns, "random_returns": random_returns}
+    write_json(directory / "curve.json", {**curve, "provenance": provenance_record()})
+
+
+def is_finished(directory):
+    """Whether the behaviour policies in `directory` are complete: curve.json is the last file written."""
+    return all((directory / name).exists() for name in ("checkpoints.safetensors", "curve.json"))
+
+
+def task_settings(args, task):
+    """Everything that the weights of a task depend on: config.json of its folder, compared when a run resumes."""
+    keys = ["num_steps", "save_freq", "learning_starts", "buffer_size", "batch_size", "learning_rate", "gamma", "tau",
+            "entropy_coefficient", "hidden_sizes", "eval_episodes", "algo", "seed"]  # fmt: skip
+    keys += ["updates_per_step"] if args.algo != "sac" else []
+    return {
+        "env_type": args.env_type,
+        "entry_point": args.env.entry_point,
+        "max_episode_steps": args.env.max_episode_steps,
+        "task_id": task,
+        **{key: getattr(args, key) for key in keys},
+    }
+
+
+@contextlib.contextmanager
+def open_task(args, task):
+    """Own the folder of a task (locked, same settings); yields its path."""
+    directory = task_directory(args.output_dir, args.env_type, task)
+    volatile = () if is_finished(directory) else ("save_freq",)  # checkpoints may come more often where returns change fast
+    with run_directory(directory, task_settings(args, task), args.resume, volatile):
+        yield directory
+
+
+# ----------------------------------------------------------------------------------------------- what stage 2 reads
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent."""
+
+    directory: Path
+    kind: str  # "per_task", "multitask", or "committed": either of them, come with the repository
+
+    @property
+    def shared(self):
+        return self.kind == "multitask" or (self.kind == "committed" and (self.directory / SHARED).exists())
+
+
+def find_source(args, command):
+    """Choose the behaviour policies of an environment by --behaviour; auto: those in saves/, else the committed ones.
+
+    Raises UserError when there are none (naming `command`, which makes them) or, with auto, two kinds in saves/.
+    """
+    saved, committed = behaviour_directory(args.output_dir, args.env_type), committed_directory(args.env_type)
+    found = {
+        "per_task": any(saved.glob("task_*")),
+        "multitask": (saved / SHARED).exists(),
+        "committed": is_finished(committed / SHARED) or any(committed.glob("task_*")),
+    }
+    kind = args.behaviour
+    if kind == "auto":
+        if found["per_task"] and found["multitask"]:
+            raise UserError(f"{saved} holds agents of single tasks and a shared one: choose --behaviour per_task or multitask")
+        kind = next((kind for kind, exists in found.items() if exists), "auto")
+    if kind == "committed" and not found[kind]:
+        raise UserError(f"no behaviour policies of {args.env_type} come with the repository: leave --behaviour committed out")
+    if not found.get(kind):
+        words = "" if kind == "auto" else f"{kind} "
+        raise UserError(f"no {words}behaviour policies in {saved}; make them: {command}")
+    return Source(committed if kind == "committed" else saved, kind)
+
+
+def load_behaviour(source, env, task, command):
+    """(curve, weights) of one task: curve.json as a dict, and dict name -> (C, ...) of all C checkpoints.
+
+    A shared agent reads the task's features beside the observation. For one task these are constants, which move the bias
+    of the first layer: so its weights, too, are those of an actor that reads the observation alone, and its curve is the
+    task's own. Raises UserError that names `command` when the task has not been trained or not to the end.
+    """
+    directory = source.directory / (SHARED if source.shared else f"task_{task:03d}")
+    if not is_finished(directory):
+        raise UserError(f"no finished behaviour policy of task {task} in {directory}; make it: {command}")
+    curve, weights = read_json(directory / "curve.json"), load_tensors(directory / "checkpoints.safetensors")
+    steps = weights.pop("steps", torch.empty(0)).tolist()
+    if steps != curve.get("steps"):
+        raise UserError(f"{directory}: curve.json and checkpoints.safetensors disagree; delete the folder and run: {command}")
+    if not source.shared:
+        return curve, weights
+    if task not in curve["task_ids"]:
+        raise UserError(f"the agent in {directory} was not trained for task {task}; train it for all tasks: {command}")
+    features = weights.pop("task_features")
+    row = curve["task_ids"].index(task)
+    if not np.allclose(features[row], task_features(env.make(), curve["task_ids"])[task], atol=1e-4):
+        raise UserError(f"the agent in {directory} was trained for another list of tasks; train it again: {command}")
+    returns = {"stochastic_returns": [row_of[row] for row_of in curve["stochastic_returns"]]}
+    return {**curve, **returns, "random_returns": curve["random_returns"][row]}, for_task(weights, features[row])
+
+
+# ------------------------------------------------------------------------------------------------------ the shared agent

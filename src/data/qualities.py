@@ -1,0 +1,47 @@
+"""The qualities of data: which checkpoint of training plays which episode."""
+
+import numpy as np
+
+LATE_SHARE = 0.2  # expert level and expert checkpoint come from this last part of training
+
+
+MEDIUM_PART = {"mixed": 0.7, "medium-expert": 0.5}  # Meta-DT's README: 70 % medium, 30 % expert; D4RL: half and half
+
+
+QUALITIES = {
+    "medium": "first checkpoint whose measured return reaches random + medium_share * (expert - random); "
+    "expert = mean return of the last 20 % of the checkpoints",
+    "expert": "checkpoint with the highest measured return among the last 20 %",
+    "mixed": "70 % of the episodes as medium, 30 % as expert",
+    "medium-expert": "half of the episodes as medium, half as expert",
+    "replay": "all checkpoints of training, an equal share of the episodes each",
+    "medium-replay": "the checkpoints up to that of medium, an equal share of the episodes each",
+    "random": "uniform random actions",
+}
+
+
+def choose_checkpoints(curve, quality, episodes, medium_share):
+    """(episodes,) index of the checkpoint that plays each episode; medium comes before expert in mixed.
+
+    Args:
+        curve: curve.json of a behaviour policy (src/behaviour/sac.py). quality: a key of QUALITIES but random.
+    """
+    measured = np.mean(curve["stochastic_returns"], axis=1)  # (C,)
+    late = _late(measured)
+    expert = len(measured) - late + int(np.argmax(measured[-late:]))
+    random, level = np.mean(curve["random_returns"]), measured[-late:].mean()
+    # where training left the policy no better than random, no level lies between: take the best there is
+    threshold = random + medium_share * (level - random) if level > random else measured.max()
+    medium = int(np.argmax(measured >= threshold))
+    if quality == "replay":
+        return np.arange(episodes) * len(measured) // episodes
+    if quality == "medium-replay":
+        return np.arange(episodes) * (medium + 1) // episodes
+    if quality in MEDIUM_PART:
+        split = round(MEDIUM_PART[quality] * episodes)
+        return np.repeat([medium, expert], [split, episodes - split])
+    return np.full(episodes, medium if quality == "medium" else expert)
+
+
+def _late(measured):
+    return max(1, round(LATE_SHARE * len(measured)))

@@ -1,0 +1,374 @@
+"""The offline dataset: whole episodes of many tasks, in memory as one float32 array per key, on disk as Minari HDF5.
+
+Time, for every array of an episode of length L (L <= T):
+
+    index t          0     1     2    ...   L-1    L   ...  T
+    observations    s_0   s_1   s_2   ...  s_L-1  s_L   0   0     (T + 1 rows)
+    actions         a_0   a_1   a_2   ...  a_L-1   0    0         (T rows)
+    rewards         r_0   r_1   r_2   ...  r_L-1   0    0         r_t is paid for (s_t, a_t, s_t+1)
+
+The file format is described in datasets/README.md.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from src.run.errors import UserError
+from src.run.files import atomic_path, write_json
+
+MINARI_VERSION = "0.5.0"  # the version of the layout, read by every Minari from 0.5 on
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectories:
+    """Episodes of one environment family and one quality. Steps beyond an episode's length are zero."""
+
+    observations: np.ndarray  # (E, T + 1, d_s) float32
+    actions: np.ndarray  # (E, T, d_a) float32
+    rewards: np.ndarray  # (E, T) float32
+    lengths: np.ndarray  # (E,) int64
+    task_ids: np.ndarray  # (E,) int64
+    tasks: dict = dataclasses.field(default_factory=dict)  # task id -> {parameter: number or list}
+    # key -> (E, T, ...) float32: extra facts of every step. "terminated", where episodes can end on their own, is 1 at that end
+    infos: dict = dataclasses.field(default_factory=dict)
+    metadata: dict = dataclasses.field(default_factory=dict)  # env_type, quality, provenance, ...
+
+    def __len__(self):
+        return len(self.lengths)
+
+    @property
+    def returns(self):
+        """(E,) undiscounted return of every episode, float64."""
+        return self.rewards.sum(1, dtype=np.float64)
+
+    def select(self, task_ids):
+        """The episodes of the given tasks, in the order of this dataset."""
+        task_ids = sorted({int(task) for task in task_ids})
+        rows = np.flatnonzero(np.isin(self.task_ids, task_ids))
+        tasks = {task: self.tasks[task] for task in task_ids if task in self.tasks}
+        return dataclasses.replace(self.take(rows), tasks=tasks)
+
+    def take(self, rows):
+        """The episodes in `rows` (integers), in that order."""
+        arrays = {name: getattr(self, name)[rows] for name in ("observations", "actions", "rewards", "lengths", "task_ids")}
+        return dataclasses.replace(self, **arrays, infos={key: values[rows] for key, values in self.infos.items()})
+
+    def digest(self):
+        """SHA-256 of all arrays, which the file carries and `load` compares."""
+        sha = hashlib.sha256()
+        for name in ("observations", "actions", "rewards", "lengths", "task_ids"):
+            sha.update(np.ascontiguousarray(getattr(self, name)))
+        for key in sorted(self.infos):
+            sha.update(np.ascontiguousarray(self.infos[key]))
+        return sha.hexdigest()
+
+
+def observation_statistics(trajectories):
+    """Mean and standard deviation (d_s,) float32 of the observations that a policy acts on: s_0 ... s_L-1."""
+    inside = np.arange(trajectories.actions.shape[1]) < trajectories.lengths[:, None]
+    count, total, squares = inside.sum(), 0.0, 0.0
+    shift = trajectories.observations[0, 0].astype(np.float64)  # keeps the sum of squares well conditioned
+    for observations, mask in zip(trajectories.observations, inside, strict=True):
+        difference = observations[:-1][mask] - shift
+        total = total + difference.sum(0)
+        squares = squares + (difference**2).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return (mean + shift).astype(np.float32), std.astype(np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------- the checks
+
+
+def check(trajectories, env=None):
+    """Raises UserError when the arrays do not fit each other or, given the EnvConfig, do not fit the environment."""
+    t = trajectories
+    episodes, steps = t.rewards.shape if t.rewards.ndim == 2 else (0, 0)
+    if not episodes or not steps:
+        raise UserError("the dataset holds no episode")
+    shapes = {
+        "observations": (*t.observations.shape[:2], t.observations.ndim) == (episodes, steps + 1, 3),
+        "actions": (*t.actions.shape[:2], t.actions.ndim) == (episodes, steps, 3),
+        "lengths": t.lengths.shape == (episodes,) and t.lengths.min() >= 1 and t.lengths.max() <= steps,
+        "task_ids": t.task_ids.shape == (episodes,),
+        **{f"infos/{key}": values.shape[:2] == (episodes, steps) for key, values in t.infos.items()},
+    }
+    for name, fits in shapes.items():
+        if not fits:
+            raise UserError(f"{name} do not fit {episodes} episodes of up to {steps} steps (observations need T + 1 rows)")
+    for name in ("observations", "actions", "rewards"):
+        finite = np.isfinite(getattr(t, name)).reshape(episodes, -1).all(1)
+        if not finite.all():
+            episode = int(np.argmin(finite))
+            raise UserError(f"{name} of episode {episode} (task {t.task_ids[episode]}) are not all finite; make the task again")
+    unknown = set(t.task_ids.tolist()) - set(t.tasks)
+    if unknown:
+        raise UserError(f"the dataset names tasks without parameters: {sorted(unknown)[:5]}")
+    if env is not None:
+        _check_environment(t, env)
+
+
+def _check_environment(t, env):
+    environment = env.make()
+    tasks = environment.unwrapped.tasks
+    low, high = environment.action_space.low, environment.action_space.high
+    for name, array, space in (
+        ("observations", t.observations, environment.observation_space),
+        ("actions", t.actions, environment.action_space),
+    ):
+        if array.shape[2:] != space.shape:
+            raise UserError(f"{name} have shape {array.shape[2:]}, those of {env.env_type} have {space.shape}")
+    if t.lengths.max() > env.max_episode_steps:
+        raise UserError(f"an episode has {t.lengths.max()} steps, {env.env_type} allows {env.max_episode_steps}")
+    tolerance = 1e-5 * (high - low)
+    outside = ((t.actions < low - tolerance) | (t.actions > high + tolerance)).any((1, 2))
+    if outside.any():
+        episode = int(np.argmax(outside))
+        raise UserError(
+            f"actions of episode {episode} (task {t.task_ids[episode]}) leave the bounds of {env.env_type}, "
+            f"[{low[0]:g}, {high[0]:g}]"
+        )
+    count = len(next(iter(tasks.values())))
+    for task, parameters in t.tasks.items():
+        if not 0 <= task < count:
+            raise UserError(f"task id {task} is unknown: {env.env_type} has tasks 0 to {count - 1}")
+        for key in parameters.keys() & tasks.keys():
+            if not np.allclose(parameters[key], tasks[key][task], atol=1e-5):
+                raise UserError(
+                    f"task {task} of the dataset has {key} {parameters[key]}, that of {env.env_type} "
+                    f"{tasks[key][task].tolist()}: make the dataset again for this task list"
+                )
+
+
+def task_parameters(environment, task_ids):
+    """{task id: {parameter: number or list}} from an environment's task table."""
+    tasks = environment.unwrapped.tasks
+    return {int(task): {key: np.asarray(values[task]).tolist() for key, values in tasks.items()} for task in task_ids}
+
+
+# ------------------------------------------------------------------------------------------------------------- the disk
+
+
+def dataset_directory(root, env_type, quality):
+    """Folder of a dataset under the Minari root (<output_dir>/datasets); its Minari id is "<env_type>/<quality>-v0"."""
+    return Path(root) / env_type / f"{quality}-v0"
+
+
+def load(root, env_type, quality, env=None, command=None):
+    """Read and verify a dataset.
+
+    Args:
+        root: <output_dir>/datasets.
+        env: EnvConfig to check against (shapes, bounds, task parameters).
+        command: the command that makes the dataset, for the message when it is missing (default: get_datasets.py).
+    Raises UserError, one line that names the mend: missing, truncated, altered, of another environment or quality.
+    """
+    path = dataset_directory(root, env_type, quality) / "data" / "main_data.hdf5"
+    command = command or f"python get_datasets.py --env_type {env_type} --data_type {quality}"
+    if not path.exists():
+        raise UserError(f"no dataset {path}; make it: {command}")
+    try:
+        with h5py.File(path, "r") as file:
+            trajectories = _read(file)
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"{path} is damaged ({reason}); delete it and make it again: {command}") from None
+    found = trajectories.metadata.get("env_type"), trajectories.metadata.get("quality")
+    if found != (env_type, quality):
+        raise UserError(f"{path} holds {found[0]} {found[1]}, not {env_type} {quality}; put it back or make it: {command}")
+    if trajectories.digest() != trajectories.metadata.get("sha256"):
+        raise UserError(f"{path} is not what was written (SHA-256 differs); delete it and make it again: {command}")
+    check(trajectories, env)
+    return trajectories
+
+
+def _read(file):
+    """One pass over the episodes into arrays allocated once; h5py's low level, several times as fast as indexing."""
+    metadata = json.loads(file.attrs["metadata"])
+    episodes, steps = metadata["total_episodes"], metadata["max_steps"]
+    tasks = {int(task): parameters for task, parameters in metadata.pop("tasks").items()}
+    shapes = {
+        "observations": (steps + 1, *metadata["observation_shape"]),
+        "actions": (steps, *metadata["action_shape"]),
+        "rewards": (steps,),
+    }
+    shapes |= {f"infos/{key}": (steps, *shape) for key, shape in metadata["info_shapes"].items()}
+    arrays = {name: np.zeros((episodes, *shape), np.float32) for name, shape in shapes.items()}
+    lengths, task_ids = np.empty(episodes, np.int64), np.empty(episodes, np.int64)
+    for episode in range(episodes):
+        group = h5py.h5g.open(file.id, b"episode_%d" % episode)
+        for name, attribute in ((b"total_steps", lengths), (b"options/task", task_ids)):
+            h5py.h5a.open(group, name).read(attribute[episode : episode + 1].reshape(()))
+        for name, array in arrays.items():
+            rows = lengths[episode] + (name == "observations")
+            dataset = h5py.h5d.open(group, name.encode())
+            if dataset.shape != (rows, *array.shape[2:]):
+                raise ValueError(f"{name} of episode {episode} have shape {dataset.shape}")
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array[episode, :rows])
+    infos = {name.removeprefix("infos/"): arrays.pop(name) for name in list(arrays) if name.startswith("infos/")}
+    return Trajectories(**arrays, lengths=lengths, task_ids=task_ids, tasks=tasks, infos=infos, metadata=metadata)
+
+
+def save(trajectories, root, env, quality, provenance, description="", join=True):
+    """Write a dataset, or join these tasks to the one that is there: their former episodes go, other tasks stay.
+
+    Two processes that write different tasks at the same time both end up inside: reading, joining and writing happen
+    under a lock, and the file appears under its name by one rename.
+
+    Args:
+        root: <output_dir>/datasets. env: EnvConfig.
+        provenance: JSON-able dict, kept with the ids of the tasks that it holds for.
+        join: False replaces what is there, unread.
+    Returns the joined Trajectories. Raises UserError, and leaves what was there untouched, when a check fails.
+    """
+    check(trajectories, env)
+    trajectories = _with_zero_padding(trajectories)
+    directory = dataset_directory(root, env.env_type, quality)
+    entry = {"task_ids": sorted(trajectories.tasks), **provenance}
+    with _locked(directory.with_name(f".{directory.name}.lock")):
+        entries = [entry]
+        if join and (directory / "data" / "main_data.hdf5").exists():
+            former = load(root, env.env_type, quality)
+            entries = _remaining(former.metadata["provenance"], entry["task_ids"]) + entries
+            trajectories = _join(former, trajectories)
+        metadata = _metadata(trajectories, env, quality, entries, description)
+        trajectories = dataclasses.replace(trajectories, metadata=metadata)
+        _write(directory / "data", trajectories)
+    return trajectories
+
+
+def _with_zero_padding(t):
+    """The same episodes with zeros beyond their ends, which is what `load` gives back (and the SHA-256 covers)."""
+    steps = t.rewards.shape[1]
+    if (t.lengths == steps).all():
+        return t
+    inside = np.arange(steps + 1) < t.lengths[:, None] + 1  # (E, T + 1)
+
+    def cleared(array, mask):
+        return np.where(mask.reshape(*mask.shape, *[1] * (array.ndim - 2)), array, np.float32(0))
+
+    return dataclasses.replace(
+        t,
+        observations=cleared(t.observations, inside),
+        actions=cleared(t.actions, inside[:, 1:]),
+        rewards=cleared(t.rewards, inside[:, 1:]),
+        infos={key: cleared(values, inside[:, 1:]) for key, values in t.infos.items()},
+    )
+
+
+@contextlib.contextmanager
+def _locked(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into {path.parent}: {error.strerror}; choose another --output_dir") from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _remaining(entries, replaced):
+    kept = [{**entry, "task_ids": [task for task in entry["task_ids"] if task not in replaced]} for entry in entries]
+    return [entry for entry in kept if entry["task_ids"]]
+
+
+def _join(former, new):
+    """Episodes of both in the order of task ids; the new ones replace those of their tasks."""
+    kept = former.select(set(former.tasks) - set(new.tasks))
+    if not len(kept):
+        return new
+    if kept.observations.shape[2:] != new.observations.shape[2:] or kept.infos.keys() != new.infos.keys():
+        raise UserError("the dataset that is there has other shapes or infos: delete it, or choose another --output_dir")
+    order = np.argsort(np.concatenate([kept.task_ids, new.task_ids]), kind="stable")
+    steps = max(kept.rewards.shape[1], new.rewards.shape[1])
+
+    def both(a, b, rows):
+        joined = np.zeros((len(order), rows, *a.shape[2:]), np.float32)
+        joined[: len(a), : a.shape[1]], joined[len(a) :, : b.shape[1]] = a, b
+        return joined[order]
+
+    return Trajectories(
+        observations=both(kept.observations, new.observations, steps + 1),
+        actions=both(kept.actions, new.actions, steps),
+        rewards=both(kept.rewards, new.rewards, steps),
+        lengths=np.concatenate([kept.lengths, new.lengths])[order],
+        task_ids=np.concatenate([kept.task_ids, new.task_ids])[order],
+        tasks=dict(sorted((kept.tasks | new.tasks).items())),
+        infos={key: both(kept.infos[key], new.infos[key], steps) for key in kept.infos},
+    )
+
+
+def _metadata(trajectories, env, quality, entries, description):
+    t = trajectories
+    return {
+        "env_type": env.env_type,
+        "quality": quality,
+        "total_episodes": len(t),
+        "total_steps": int(t.lengths.sum()),
+        "max_steps": t.rewards.shape[1],
+        "observation_shape": list(t.observations.shape[2:]),
+        "action_shape": list(t.actions.shape[2:]),
+        "info_shapes": {key: list(values.shape[2:]) for key, values in t.infos.items()},
+        "entry_point": env.entry_point,
+        "env_name": env.env_name,
+        "max_episode_steps": env.max_episode_steps,
+        "description": description,
+        "provenance": entries,
+        "sha256": t.digest(),
+    }
+
+
+def _write(directory, t):
+    """main_data.hdf5, complete in itself, then the metadata.json that Minari reads beside it."""
+    metadata, minari = t.metadata, _minari_metadata(t)
+    # built in memory: on a full disk HDF5 itself would print a page of errors for every object that it holds
+    with h5py.File("image", "w", driver="core", backing_store=False, block_size=1 << 24, libver=("v110", "v110")) as file:
+        file.attrs["metadata"] = json.dumps({**metadata, "tasks": t.tasks}, allow_nan=False)
+        for episode, (length, task) in enumerate(zip(t.lengths, t.task_ids, strict=True)):
+            group = file.create_group(f"episode_{episode}")
+            options = {"task": task, **t.tasks[int(task)]}
+            group.attrs.update({"id": episode, "total_steps": length, **{f"options/{k}": v for k, v in options.items()}})
+            group["observations"] = t.observations[episode, : length + 1]
+            group["actions"] = t.actions[episode, :length]
+            group["rewards"] = t.rewards[episode, :length]
+            terminations = t.infos["terminated"][episode, :length] > 0 if "terminated" in t.infos else np.zeros(length, bool)
+            group["terminations"] = terminations
+            group["truncations"] = (np.arange(length) == length - 1) & ~terminations
+            for key, values in t.infos.items():
+                group[f"infos/{key}"] = values[episode, :length]
+        file.flush()
+        image = file.id.get_file_image()
+    with atomic_path(directory / "main_data.hdf5") as temporary:
+        temporary.write_bytes(image)
+    write_json(directory / "metadata.json", {**minari, **metadata, "tasks": t.tasks})
+
+
+def _minari_metadata(t):
+    """The keys that Minari asks for (its dataset standard); gymnasium can make the environment from the env_spec."""
+    metadata = t.metadata
+    environment = EnvSpec(metadata["env_name"], entry_point=metadata["entry_point"])
+    spaces = environment.make()
+    return {
+        "dataset_id": f"{metadata['env_type']}/{metadata['quality']}-v0",
+        "data_format": "hdf5",
+        "minari_version": MINARI_VERSION,
+        "observation_space": _box(spaces.observation_space),
+        "action_space": _box(spaces.action_space),
+        "env_spec": environment.to_json(),
+        "algorithm_name": metadata["quality"],
+        "dataset_size": round(sum(a.nbytes for a in (t.observations, t.actions, t.rewards)) / 1e6, 1),
+    }
+
+
+def _box(space):
+    return json.dumps({"type": "Box", "dtype": str(space.dtype), "shape": list(space.shape), "low": space.low.tolist(),
+                       "high": space.high.tolist()})  # fmt: skip

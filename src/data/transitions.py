@@ -1,0 +1,124 @@
+"""Batches for the world model: context windows and the transitions to decode, with reward relabelling across tasks."""
+
+import numpy as np
+import torch
+
+
+class TransitionSampler:
+    """Draws (context window, transition to decode) pairs from episodes of the training tasks.
+
+    Without relabelling the decoded transition is the one that follows the window, as in the paper. With it (BOReL's reward
+    relabelling), a share of the windows gets the rewards that another training task would have paid for the same transitions,
+    and what is decoded is a random transition of the whole data under that task: z can then tell the task only by the rewards
+    and not by where the behaviour policy of the task went. `across_episodes` does the like where tasks differ in their dynamics:
+    what is decoded is a random transition of the same task, so that z must keep the task and not the moment.
+
+    Args:
+        observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), task_ids (E,): CPU tensors.
+        horizon: h, or 0 for running contexts: whole episodes are drawn then, and each of their steps is a transition to decode.
+        relabel: None, or a function (observations, actions, next_observations, infos, task ids (...)) -> rewards (...), numpy.
+        relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data and `imagined`.
+        infos: dict key -> (E, T, ...): recorded facts that `relabel` may need.
+        across_episodes: decode transitions of any episode of the task; without relabelling only.
+        imagined: ids of tasks without data that `relabel` knows.
+    """
+
+    def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None,
+                 across_episodes=False, imagined=()):  # fmt: skip
+        self.observations, self.actions, self.rewards, self.infos = observations, actions, rewards, infos or {}
+        self.lengths, self.task_ids, self.horizon = lengths, task_ids, horizon
+        self.relabel, self.relabel_share = relabel, relabel_share
+        self.across_episodes = across_episodes
+        self.episodes_of = {int(task): (task_ids == task).nonzero()[:, 0] for task in task_ids.unique()}
+        self.tasks = torch.tensor([*self.episodes_of, *imagined])
+        self.cumulative = lengths.cumsum(0)
+        self.size = int(self.cumulative[-1])
+
+    def chunks(self, size):
+        """All the data in order, `size` transitions at a time, with its own rewards; batches as `draw` gives."""
+        if self.horizon:
+            for first in range(0, self.size, size):
+                episodes, steps = self._locate(torch.arange(first, min(first + size, self.size)))
+                yield self._window(episodes, steps)[0], self._transition(episodes, steps)
+        else:
+            for rows in torch.arange(len(self.lengths)).split(max(1, size // self.rewards.shape[1])):
+                window, _ = self._whole(rows)
+                index = window[3].nonzero()
+                yield window, self._transition(rows[index[:, 0]], index[:, 1])
+
+    def draw(self, batch, generator):
+        """A training batch of about `batch` transitions.
+
+        Returns: window, transition. With a horizon, the window is (observations (B, h, d_s), actions (B, h, d_a), rewards
+        (B, h, 1), mask (B, h)). With running contexts it is whole episodes (B, T, ...) and the mask says which of their
+        steps exist. The transition (observations (N, d_s), actions (N, d_a), rewards (N, 1), next_observations (N, d_s)) has
+        one row for each context that `WorldModel.contexts` makes of the window.
+        """
+        if self.horizon:
+            episodes, steps = self._locate(torch.randint(self.size, (batch,), generator=generator))
+            window, places = self._window(episodes, steps)
+        else:
+            rows = torch.randint(len(self.lengths), (max(1, batch // self.rewards.shape[1]),), generator=generator)
+            window, places = self._whole(rows)
+            index = window[3].nonzero()
+            episodes, steps = rows[index[:, 0]], index[:, 1]
+        if self.relabel is None:
+            if self.across_episodes:
+                episodes, steps = self._same_task(episodes, generator)
+            return window, self._transition(episodes, steps)
+        observations, actions, _, mask = window
+        rows = episodes if self.horizon else rows
+        tasks = self.tasks[torch.randint(len(self.tasks), (len(rows),), generator=generator)]
+        moved = torch.rand(len(rows), generator=generator) < self.relabel_share
+        tasks = torch.where(moved, tasks, self.task_ids[rows])
+        rewards = self._relabelled(*places, tasks[:, None].expand(mask.shape))
+        if not self.horizon:
+            tasks = tasks[:, None].expand(mask.shape)[mask]
+        elsewhere = self._locate(torch.randint(self.size, tasks.shape, generator=generator))
+        observation, action, _, after = self._transition(*elsewhere)
+        reward = self._relabelled(*elsewhere, tasks)
+        return (observations, actions, rewards[..., None], mask), (observation, action, reward[..., None], after)
+
+    def _locate(self, index):
+        """Flat transition numbers (B,) -> episodes (B,) and time steps (B,)."""
+        episodes = torch.searchsorted(self.cumulative, index, right=True)
+        return episodes, index - (self.cumulative - self.lengths)[episodes]
+
+    def _same_task(self, episodes, generator):
+        """Episodes (B,) -> random transitions of the same tasks: episodes (B,) and time steps (B,)."""
+        tasks, order = self.task_ids[episodes], torch.rand(2, len(episodes), generator=generator)
+        chosen = torch.empty_like(episodes)
+        for task in tasks.unique().tolist():
+            rows, known = tasks == task, self.episodes_of[task]
+            chosen[rows] = known[(order[0, rows] * len(known)).long()]
+        return chosen, (order[1] * self.lengths[chosen]).long()
+
+    def _window(self, episodes, steps):
+        """Windows before `steps`, and (episodes, steps) of their transitions."""
+        indices, mask = context_windows(steps, self.horizon)
+        rows = episodes[:, None]
+        window = self.observations[rows, indices], self.actions[rows, indices], self.rewards[rows, indices][..., None], mask
+        return window, (rows, indices)
+
+    def _whole(self, rows):
+        """Whole episodes, and (episodes, steps) of their transitions."""
+        mask = torch.arange(self.rewards.shape[1]) < self.lengths[rows, None]
+        window = self.observations[rows, :-1], self.actions[rows], self.rewards[rows][..., None], mask
+        return window, (rows[:, None], torch.arange(self.rewards.shape[1]))
+
+    def _transition(self, episodes, steps):
+        rewards = self.rewards[episodes, steps][:, None]
+        return self.observations[episodes, steps], self.actions[episodes, steps], rewards, self.observations[episodes, steps + 1]
+
+    def _relabelled(self, episodes, steps, tasks):
+        """Rewards (...) of the transitions at (episodes, steps) under `tasks`."""
+        arrays = self.observations[episodes, steps], self.actions[episodes, steps], self.observations[episodes, steps + 1]
+        infos = {key: values[episodes, steps].numpy() for key, values in self.infos.items()}
+        return torch.from_numpy(np.asarray(self.relabel(*(a.numpy() for a in arrays), infos, tasks.numpy()), dtype=np.float32))
+
+
+def context_windows(starts_at, horizon):
+    """Indices of the windows t-h ... t-1 of time steps t (B,): (B, h) indices (0 where padded) and mask (B, h)."""
+    indices = starts_at[:, None] + torch.arange(-horizon, 0, device=starts_at.device)
+    mask = indices >= 0
+    return indices.clamp_min(0), mask

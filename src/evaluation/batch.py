@@ -1,0 +1,135 @@
+"""Many episodes stepped as one array: by an environment's own `batch_class` where it has one, else in a loop."""
+
+import numpy as np
+
+from src.run.errors import UserError
+
+
+def make_batch(env, task_ids):
+    """Rows of episodes, one task per row; row i of every array belongs to task_ids[i].
+
+    Args:
+        env: EnvConfig.
+        task_ids: (B,) integers.
+    Returns an object with `reset(seeds (B,)) -> observations (B, d) float32`, `step(actions (B, da)) -> observations,
+    rewards (B,) float32` and, where the environment reports more, `infos`: dict key -> (B, ...) of the last step. Where
+    episodes end on their own, infos["terminated"] (B,) is True from a row's last step on, and such a row rests: it repeats its
+    observation, and its reward is 0.
+    """
+    task_ids = np.asarray(task_ids)
+    environment = env.make()
+    batch_class = getattr(environment.unwrapped, "batch_class", None)
+    if batch_class is None:
+        return EnvironmentLoop(env, task_ids)
+    return batch_class({key: values[task_ids] for key, values in environment.unwrapped.tasks.items()})
+
+
+class EnvironmentLoop:
+    """The batch of an environment that has no `batch_class`. Checks the contract that every environment must keep.
+
+    Raises UserError, naming the entry point, for a wrong shape, a number that is not finite, an early end (unless the
+    settings say `terminates: true`), and a truncation that does not come exactly at max_episode_steps.
+    """
+
+    def __init__(self, env, task_ids):
+        self.env, self.task_ids = env, task_ids
+        self.environments = [env.make() for _ in task_ids]
+        self.shape = self.environments[0].observation_space.shape
+
+    def reset(self, seeds):
+        """seeds (B,) -> observations (B, d) float32."""
+        self.steps, self.infos, self.results = 0, {}, [None] * len(self.environments)
+        self.ended = np.zeros(len(self.environments), bool)
+        return np.stack(
+            [
+                self._checked(environment.reset(seed=int(seed), options={"task": int(task)})[0])
+                for environment, task, seed in zip(self.environments, self.task_ids, seeds, strict=True)
+            ]
+        )
+
+    def step(self, actions):
+        """actions (B, da) -> observations (B, d) float32, rewards (B,) float32."""
+        self.steps += 1
+        last = self.steps == self.env.max_episode_steps
+        for row, (environment, action) in enumerate(zip(self.environments, actions, strict=True)):
+            if self.ended[row]:
+                self.results[row] = self.results[row][0], 0.0, self.results[row][2]
+                continue
+            observation, reward, terminated, truncated, info = environment.step(action)
+            self.results[row] = self._checked(observation), reward, info
+            if terminated and not self.env.terminates:
+                self._fail(
+                    f"terminated at step {self.steps}; episodes have a fixed length: return terminated=False, "
+                    "or write terminates: true into the settings file"
+                )
+            if bool(truncated) != last and not terminated:
+                self._fail(
+                    f"returned truncated={bool(truncated)} at step {self.steps}, "
+                    f"but max_episode_steps is {self.env.max_episode_steps}"
+                )
+            self.ended[row] = terminated
+        observations, rewards, infos = zip(*self.results, strict=True)
+        rewards = np.asarray(rewards, dtype=np.float32)
+        if rewards.shape != (len(self.environments),) or not np.isfinite(rewards).all():
+            self._fail(f"returned a reward at step {self.steps} that is not one finite number")
+        self.infos = {key: np.stack([info[key] for info in infos]) for key in infos[0] if _numeric(infos[0][key])}
+        if self.env.terminates:
+            self.infos["terminated"] = self.ended.copy()
+        return np.stack(observations), rewards
+
+    def _checked(self, observation):
+        observation = np.asarray(observation, dtype=np.float32)
+        if observation.shape != self.shape:
+            self._fail(f"returned an observation of shape {observation.shape}, its observation_space says {self.shape}")
+        if not np.isfinite(observation).all():
+            self._fail(f"returned an observation at step {self.steps} that is not finite")
+        return observation
+
+    def _fail(self, what):
+        raise UserError(f"{self.env.entry_point} {what}")
+
+
+def _numeric(value):
+    return isinstance(value, int | float | np.number) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+
+
+def rollout(env, batch, act, seeds):
+    """One whole episode in every row of a batch.
+
+    Args:
+        env: EnvConfig, for the length of the episode (T).
+        batch: from `make_batch`.
+        act: function observations (B, d) -> actions (B, da) inside the bounds.
+        seeds: (B,) integers for the resets.
+    Returns observations (B, T + 1, d), actions (B, T, da), rewards (B, T), all float32; infos: dict key -> (B, T, ...).
+    What follows an episode's end means nothing (rewards are 0 there); `episode_lengths` tells where it is.
+    Raises UserError when the environment or the policy produces a number that is not finite.
+    """
+    observations = [batch.reset(seeds)]
+    actions, rewards, infos = [], [], []
+    for _ in range(env.max_episode_steps):
+        actions.append(np.asarray(act(observations[-1]), dtype=np.float32))
+        observation, reward = batch.step(actions[-1])
+        observations.append(observation)
+        rewards.append(reward)
+        infos.append(getattr(batch, "infos", {}))
+        if np.all(infos[-1].get("terminated", False)):
+            break
+    missing = env.max_episode_steps - len(actions)  # the rest of the array, where every row ended early
+    observations, actions, rewards = (_stacked(rows, missing) for rows in (observations, actions, rewards))
+    for name, array in (("observations", observations), ("actions", actions), ("rewards", rewards)):
+        if not np.isfinite(array).all():
+            raise UserError(f"{env.entry_point}: {name} of an episode are not all finite")
+    infos = {key: _stacked([info[key] for info in infos], missing) for key in infos[0]}
+    return observations, actions, rewards, infos
+
+
+def _stacked(rows, missing):
+    stacked = np.stack(rows, 1)
+    return np.pad(stacked, [(0, 0), (0, missing), *[(0, 0)] * (stacked.ndim - 2)]) if missing else stacked
+
+
+def episode_lengths(rewards, infos):
+    """(B,) steps of the episodes of a rollout: up to and with the first that infos["terminated"] (B, T) marks, else all T."""
+    ended = infos.get("terminated", np.zeros(rewards.shape, bool))
+    return np.where(ended.any(1), ended.argmax(1) + 1, rewards.shape[1])

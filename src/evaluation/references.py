@@ -1,0 +1,48 @@
+"""Reference levels of an environment family: a method's return says nothing without them."""
+
+import numpy as np
+
+from src.evaluation.batch import make_batch, rollout
+from src.run.config import CONFIG_DIR, num_tasks
+from src.run.files import read_json
+from src.run.seeding import derive
+
+
+def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
+    """Return of the trivial policy, the best policy that ignores the task, and the oracle; of the dataset where given.
+
+    Args:
+        env, environment: EnvConfig and the environment it makes. task_ids: list of ints. dataset: Trajectories or None.
+    Returns: dict of lists, one number per task; a level that nobody can compute is None. Levels come from the environment's
+    `reference_policies`, else from configs/references/<env_type>.json; trivial is the zero action by default.
+    """
+    space = environment.action_space
+    zeros = np.zeros(space.shape, np.float32)
+    policies = {"trivial": lambda observations, ids: np.broadcast_to(zeros, (len(ids), *space.shape))}
+    make_policies = getattr(environment.unwrapped, "reference_policies", None)
+    if make_policies:
+        policies |= make_policies(environment.unwrapped.tasks, range(*env.train_tasks))
+    levels = {"trivial": None, "task_blind": None, "oracle": None}
+    stored = CONFIG_DIR / "references" / f"{env.env_type}.json"
+    if stored.exists():
+        known = read_json(stored).get("per_task", {})
+        levels |= {
+            name: [known[name][task] for task in task_ids]
+            for name in levels
+            if len(known.get(name) or []) == num_tasks(environment)
+        }
+    for name, policy in policies.items():
+        rows = np.repeat(np.asarray(task_ids), episodes)
+        seeds = [derive(0, "reference", int(task), row % episodes) % 2**31 for row, task in enumerate(rows)]
+
+        def act(observations, policy=policy, rows=rows):
+            return np.clip(policy(observations, rows), space.low, space.high)
+
+        rewards = rollout(env, make_batch(env, rows), act, seeds)[2]
+        levels[name] = rewards.sum(1, dtype=np.float64).reshape(len(task_ids), episodes).mean(1).round(4).tolist()
+    if dataset is not None:
+        returns = [dataset.returns[dataset.task_ids == task] for task in task_ids]
+        if all(len(values) for values in returns):
+            levels["dataset_mean"] = [round(float(values.mean()), 4) for values in returns]
+            levels["dataset_best"] = [round(float(values.max()), 4) for values in returns]
+    return levels

@@ -1,0 +1,154 @@
+"""Meta-DT: a decision transformer whose state tokens carry the context z, preceded by a prompt segment of the same task.
+
+    prompt (k steps)                 history (K steps)
+    R̂* s* a*  R̂* s* a*  ...          R̂ (s,z) a   R̂ (s,z) a   ...   R̂ (s,z) → action a_t is read from the state token
+
+Three tokens per step; prompt and history have embeddings of their own (Meta-DT, section 4.3; the released code's 3k + 3K tokens).
+"""
+
+import torch
+from torch import nn
+
+from src.models.heads import ActionDistribution, GaussianHead
+from src.models.transformer import Transformer, attention_bias
+from src.models.world_model import CONTEXT_SIZE
+
+STATE_EMBEDDING = 16  # width of the state's own embedding before z is joined to it
+
+
+class StepEmbedding(nn.Module):
+    """(R̂, s, z, a, time step) -> three tokens per step in the order return, state, action.
+
+    Args:
+        with_context: the state token is Linear(concat[Linear(s), z]) when True, Linear(s) otherwise.
+    """
+
+    def __init__(self, observation_size, action_size, max_steps, width, with_context):
+        super().__init__()
+        self.with_context = with_context
+        self.returns = nn.Linear(1, width)
+        if with_context:
+            self.observations = nn.Linear(observation_size, STATE_EMBEDDING)
+            self.states = nn.Linear(STATE_EMBEDDING + CONTEXT_SIZE, width)
+        else:
+            self.states = nn.Linear(observation_size, width)
+        self.actions = nn.Linear(action_size, width)
+        self.timesteps = nn.Embedding(max_steps, width)
+
+    def forward(self, returns_to_go, observations, contexts, actions, timesteps):
+        """(B, L, 1), (B, L, d_s), (B, L, 16), (B, L, d_a), (B, L) -> tokens (B, 3 L, D)."""
+        states = self.states(torch.cat([self.observations(observations), contexts], -1) if self.with_context else observations)
+        tokens = torch.stack([self.returns(returns_to_go), states, self.actions(actions)], 2)  # (B, L, 3, D)
+        return (tokens + self.timesteps(timesteps)[:, :, None]).flatten(1, 2)
+
+
+class MetaDT(nn.Module):
+    """The policy. Inputs in physical units; observations are standardised and returns-to-go scaled inside.
+
+    Args:
+        observation_size, action_size: d_s, d_a.
+        max_steps: T, entries of the time-step tables.
+        return_scale: c; returns-to-go are divided by it.
+        width, layers, heads, dropout: of the transformer.
+        prompt_context: join z to the prompt's state tokens too (ours; off in the paper's recipe).
+        action_scale: (d_a,) bounds that the tanh head is multiplied with; None keeps the paper's unscaled tanh.
+        stochastic: a tanh-squashed Gaussian in place of one action (ours; the head of the Online Decision Transformer).
+    """
+
+    def __init__(
+        self, observation_size, action_size, max_steps, return_scale, width=128, layers=3, heads=1, dropout=0.1,
+        prompt_context=False, action_scale=None, stochastic=False,
+    ):  # fmt: skip
+        super().__init__()
+        self.return_scale = return_scale
+        self.history = StepEmbedding(observation_size, action_size, max_steps, width, with_context=True)
+        self.prompt = StepEmbedding(observation_size, action_size, max_steps, width, with_context=prompt_context)
+        self.embed_ln = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads, dropout)
+        self.stochastic = stochastic
+        self.head = GaussianHead(width, action_size, squash=True) if stochastic else nn.Linear(width, action_size)
+        self.register_buffer("observation_mean", torch.zeros(observation_size))
+        self.register_buffer("observation_std", torch.ones(observation_size))
+        self.register_buffer("action_scale", torch.ones(action_size) if action_scale is None else torch.as_tensor(action_scale))
+
+    def set_normaliser(self, mean, std):
+        """Observation statistics (d_s,) of the training tasks."""
+        self.observation_mean.copy_(mean)
+        self.observation_std.copy_(std)
+
+    def _tokens(self, embedding, steps):
+        """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> normalised tokens (B, 3 L, D)."""
+        tokens = embedding(
+            steps["returns_to_go"][..., None] / self.return_scale,
+            (steps["observations"] - self.observation_mean) / (self.observation_std + 1e-6),
+            steps["contexts"],
+            steps["actions"] / self.action_scale,
+            steps["timesteps"],
+        )
+        return self.embed_ln(tokens)
+
+    def forward(self, history, prompt=None):
+        """Actions of every history position.
+
+        Args:
+            history, prompt: dicts of tensors with leading axes (B, K) and (B, k): returns_to_go, observations, contexts, actions,
+                timesteps, mask (False on the padding).
+        Returns: actions (B, K, d_a), or their ActionDistribution in units of the action scale. Position t sees R̂, s, z up to t
+        and the actions before t.
+        """
+        tokens, mask = self._tokens(self.history, history), history["mask"]
+        first = 0
+        if prompt is not None:
+            first = 3 * prompt["mask"].shape[1]
+            tokens = torch.cat([self._tokens(self.prompt, prompt), tokens], 1)
+            mask = torch.cat([prompt["mask"], mask], 1)
+        bias = attention_bias(mask.repeat_interleave(3, 1))
+        hidden, _ = self.transformer(tokens, bias, readout=slice(first + 1, None, 3))
+        return self._act(hidden)
+
+    def _act(self, hidden):
+        if self.stochastic:
+            return self.head(hidden.float())
+        return torch.tanh(self.head(hidden)).float() * self.action_scale
+
+    def encode_prompt(self, prompt):
+        """Keys and values of a prompt in every block, and its mask: computed once, reused by `act` for the whole episode."""
+        tokens = self._tokens(self.prompt, prompt)
+        mask = prompt["mask"].repeat_interleave(3, 1)
+        _, caches = self.transformer(tokens, attention_bias(mask))
+        return caches, mask
+
+    def act(self, history, encoded_prompt=None, generator=None):
+        """The action at the last step of an unpadded history, (B, d_a); the last entry of `actions` is a placeholder.
+
+        Args: history as in `forward` without mask; encoded_prompt from `encode_prompt`; generator: torch.Generator to draw the
+        action of a stochastic policy, None for its mean action.
+        """
+        tokens = self._tokens(self.history, history)[:, :-1]  # the last action token comes after what is read out
+        length = tokens.shape[1]
+        bias = attention_bias(torch.ones(1, length, dtype=torch.bool, device=tokens.device))
+        past = None
+        if encoded_prompt is not None:
+            past, prompt_mask = encoded_prompt
+            hidden_prompt = torch.zeros(prompt_mask.shape, device=tokens.device).masked_fill_(~prompt_mask, -torch.inf)
+            bias = torch.cat([hidden_prompt[:, None].expand(-1, length, -1), bias.expand(len(tokens), -1, -1)], 2)
+        hidden, _ = self.transformer(tokens, bias, readout=slice(length - 1, None), past=past)
+        predicted = self._act(hidden[:, 0])
+        if not self.stochastic:
+            return predicted
+        return (predicted.centre() if generator is None else predicted.sample(generator)) * self.action_scale
+
+
+def action_loss(predicted, actions, mask, scale, absolute=False):
+    """What `MetaDT.forward` predicted against actions (B, K, d_a), averaged over the positions of mask (B, K) -> scalar.
+
+    In units of the action scale: squared error, or with `absolute` the absolute one (ours), averaged over action dimensions;
+    negative log density of a stochastic policy. The absolute error is least at the median of the actions, which a behaviour
+    policy's noise, cut off at the bounds, does not draw towards the middle as it does their mean.
+    """
+    if isinstance(predicted, ActionDistribution):
+        errors = -predicted.log_prob(actions / scale)
+    else:
+        errors = (predicted - actions) / scale
+        errors = (errors.abs() if absolute else errors.square()).mean(-1)
+    return (errors * mask).sum() / mask.sum()

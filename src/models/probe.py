@@ -1,0 +1,72 @@
+"""What a context knows: a linear probe of the task parameters from z, and its projection on two axes for a picture."""
+
+import numpy as np
+import torch
+
+from src.evaluation.batch import make_batch
+from src.models.world_model import episode_contexts
+from src.run.seeding import derive, numpy_generator
+
+
+def task_matrix(environment, task_ids):
+    """Task parameters as a matrix (N, P) float32 without constant columns; an angle becomes its cosine and sine."""
+    columns = []
+    for name, values in environment.unwrapped.tasks.items():
+        values = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        columns += [np.cos(values), np.sin(values)] if name == "angle" else [values]
+    matrix = np.concatenate(columns, 1)
+    return torch.as_tensor(matrix[:, matrix.std(0) > 1e-9][np.asarray(task_ids)], dtype=torch.float32)
+
+
+def random_walk(env, task_ids, episodes, seed):
+    """Episodes of uniform random actions: observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), task ids (E,)."""
+    rows = np.repeat(np.asarray(task_ids), episodes)
+    space, generator = env.make().action_space, numpy_generator(seed, "random_walk")
+    batch = make_batch(env, rows)
+    observations = [batch.reset([derive(seed, "random_walk", row) % 2**31 for row in range(len(rows))])]
+    actions, rewards = [], []
+    for _ in range(env.max_episode_steps):
+        actions.append(generator.uniform(space.low, space.high, (len(rows), *space.shape)).astype(np.float32))
+        after, reward = batch.step(actions[-1])
+        observations.append(after)
+        rewards.append(reward)
+    return (*(torch.from_numpy(np.stack(arrays, 1)) for arrays in (observations, actions, rewards)), torch.from_numpy(rows))
+
+
+def full_contexts(model, observations, actions, rewards):
+    """z of every step whose window is full (t >= h; t >= 4 with running contexts; at least the last one): (E, T', 16)."""
+    contexts = episode_contexts(model, observations, actions, rewards)
+    return contexts[:, min(model.horizon or 4, rewards.shape[1]) :]
+
+
+def linear_probe(contexts, parameters, ridge=1e-3):
+    """Ridge regression of parameters (E, P) from contexts (E, T, 16): weights (17, P) on standardised contexts, as a function.
+
+    Returns: score(contexts, parameters) -> R² of the frozen probe, over all steps and parameters together; None where it is not
+    defined: no episode, or all of one task.
+    """
+    flat = contexts.flatten(0, 1).double()
+    mean, std = flat.mean(0), flat.std(0) + 1e-6
+
+    def features(contexts):
+        values = (contexts.flatten(0, 1).double() - mean) / std
+        return torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], 1)
+
+    def targets(contexts, parameters):
+        return parameters.double()[:, None].expand(-1, contexts.shape[1], -1).flatten(0, 1)
+
+    x, y = features(contexts), targets(contexts, parameters)
+    weights = torch.linalg.solve(x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=torch.float64), x.T @ y)
+
+    def score(contexts, parameters):
+        y = targets(contexts, parameters)
+        spread = (y - y.mean(0)).square().sum()
+        return float(1 - (features(contexts) @ weights - y).square().sum() / spread) if spread > 1e-12 else None
+
+    return score
+
+
+def project(contexts):
+    """First two principal components of contexts (N, 16): (N, 2)."""
+    centred = contexts - contexts.mean(0)
+    return centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T

@@ -1,0 +1,187 @@
+"""The report's pictures: which there are, from which results, and what is written around them. figures.py draws them."""
+
+import dataclasses
+import re
+from itertools import chain
+
+import numpy as np
+
+from src.report import figures, results, statistics
+from src.report.tables import column_title, digits_of, mean_levels, rows_of
+
+PANELS = dict(zip(results.SERIES, ("training tasks", "validation tasks", "test tasks"), strict=True))
+
+
+@dataclasses.dataclass
+class Picture:
+    """A PNG file: its name in the output folder, and what stands around it on the page."""
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+
+
+def section_pictures(section):
+    """The pictures of one section for which there are data, in display order."""
+    styles = figures.method_styles(section.methods)
+    makers = curve_pictures(section, styles), online_pictures(section, styles), adaptation_pictures(section, styles)
+    return list(chain(*makers, path_pictures(section), belief_pictures(section, styles), context_pictures(section)))
+
+
+def curve_pictures(section, styles):
+    """Learning curves, a row of panels per regime."""
+    rows = []
+    for key, column in section.runs.items():
+        panels = {}
+        for series, title in PANELS.items():
+            curves = {method: results.common_curve(runs, series) for method, runs in column.items()}
+            panels[title] = {method: curve for method, curve in curves.items() if curve is not None}
+        if any(panels.values()):
+            rows.append({"title": column_title(key), "panels": panels, "references": mean_levels(column)})
+    if rows:
+        caption = "Line: mean over seeds; band: lowest to highest seed. Dashed: reference levels of the test tasks."
+        yield Picture(f"{slug(section)}-curves.png", "Learning curves", caption, figures.draw_curves(rows, styles))
+
+
+def online_pictures(section, styles):
+    """Return, entropy and temperature of methods that learn online: against environment steps, in pre-training gradient steps."""
+    titles = {"test_return": "mean return", "entropy": "entropy of the policy (nats)", "temperature": "temperature λ"}
+    for column, methods in section.runs.items():
+        panels, played = [], [results.common_curve(runs, "test_return", "environment_steps") for runs in methods.values()]
+        played = [curve[0][-1] for curve in played if curve is not None]
+        if not played:
+            continue
+        axis = "environment_steps" if max(played) > 0 else "gradient_steps"
+        for series, title in titles.items():
+            lines = {method: results.common_curve(runs, series, axis) for method, runs in methods.items()}
+            lines = {method: curve for method, curve in lines.items() if curve is not None}
+            references = mean_levels(methods) if series == "test_return" else {}
+            if lines:
+                panels.append({"title": title, "axis": axis.replace("_", " "), "lines": lines, "references": references})
+        if panels:
+            caption = "Line: mean over seeds; band: lowest to highest seed, as far as all seeds go."
+            caption += " Zero steps: the pre-trained policy." if axis == "environment_steps" else ""
+            png = figures.draw_online(panels, styles)
+            yield Picture(f"{slug(section)}-online-{_safe(*column)}.png", f"Online: {column_title(column)}", caption, png)
+
+
+def adaptation_pictures(section, styles):
+    """Return by episode on the task, a panel per regime."""
+    panels = []
+    for key, column in section.runs.items():
+        lines = {}
+        for method, runs in column.items():
+            episodes = results.episode_scores(runs, key[0])
+            if episodes is not None:
+                warmup, later = (
+                    None if scores is None else np.array([_mean_low_high(values) for values in np.moveaxis(scores, -1, 0)])
+                    for scores in (episodes, results.later_scores(runs))
+                )
+                evaluated = key[0] not in results.SEQUENTIAL
+                lines[method] = warmup, _mean_low_high(results.scores_of(runs)) if evaluated else None, later
+        if lines:
+            panels.append({"title": column_title(key), "lines": lines, "references": mean_levels(column)})
+    if panels:
+        title = "Adaptation: return by episode on an unknown task"
+        caption = "Episodes in the order in which the agent plays them. Bands and bars: 95 % intervals (two seeds or more)."
+        yield Picture(f"{slug(section)}-adaptation.png", title, caption, figures.draw_adaptation(panels, styles))
+
+
+def _mean_low_high(scores):
+    """(seeds, tasks) -> (3,); zero width for a single seed."""
+    return np.array([statistics.mean(scores), *statistics.bootstrap_interval(statistics.mean, scores)])
+
+
+def path_pictures(section):
+    """Where the agent went, a picture per method and regime (the first seed that has paths), a panel per test task."""
+    digits = digits_of(section)
+    for column, method, runs in rows_of(section):
+        run = next((run for run in runs if run.get("trajectories")), None)
+        panels = _path_panels(run, column[0] in results.SEQUENTIAL, digits) if run else []
+        if panels:
+            title = f"Paths: {method}, {column_title(column)}"
+            caption = f"Seed {run['seed']}, one dot per step. The number is the mean return of the evaluation episodes."
+            name = f"{slug(section)}-paths-{_safe(method, *column)}.png"
+            yield Picture(name, title, caption, figures.draw_paths(panels))
+
+
+def _path_panels(run, sequential, digits):
+    panels = []
+    for task, returns in zip(run["task_ids"], run["returns"], strict=True):
+        warmup, evaluation = results.split_paths(run["trajectories"].get(str(task)) or [])
+        if sequential:  # the order of the episodes is what there is to see
+            warmup, evaluation = evaluation, []
+        if warmup or evaluation:
+            goal = ((run.get("task_parameters") or {}).get(str(task)) or {}).get("goal")
+            title = f"task {task}: return {np.mean(returns):.{digits}f}".replace("-", "−")
+            panels.append({"title": title, "goal": goal, "warmup": warmup, "evaluation": evaluation})
+    return panels
+
+
+def belief_pictures(section, styles):
+    """What methods with a belief over tasks store: its spread over time, predicted rewards, and the map of the door."""
+    for column, methods in section.runs.items():
+        spreads = {}
+        for method, runs in methods.items():
+            known = [run["belief"] for run in runs if run.get("belief")]
+            if known and len({len(belief["spread"]) for belief in known}) == 1:
+                spreads[method] = {key: np.mean([belief[key] for belief in known], axis=0) for key in known[0]}
+        name = f"{slug(section)}-belief-{_safe(*column)}.png"
+        if spreads:
+            title = f"How sure the belief is: {column_title(column)}"
+            caption = "Mean standard deviation of the latent. Line: mean over tasks; band: lowest to highest task. Episodes end at the dotted lines."  # noqa: E501
+            episodes = len(next(iter(methods.values()))[0]["returns"][0])
+            yield Picture(name, title, caption, figures.draw_spread(spreads, styles, episodes))
+    for column, method, runs in rows_of(section):
+        run = next((run for run in runs if run.get("reward_prediction")), None)
+        suffix = f"{_safe(method, *column)}.png"
+        if run:
+            predicted, observed = (run["reward_prediction"][key] for key in ("predicted", "observed"))
+            panels = {f"task {task}": (np.array(predicted[task]), np.array(observed[task])) for task in predicted}
+            title = f"Predicted and observed reward: {method}, {column_title(column)}"
+            caption = f"Seed {run['seed']}. Prediction: expected under the belief before each step."
+            png = figures.draw_predictions(panels, len(run["returns"][0]))
+            yield Picture(f"{slug(section)}-rewards-{suffix}", title, caption, png)
+        run = next((run for run in runs if run.get("door_map")), None)
+        if run:
+            angles, maps = np.array(run["door_map"]["angles"]), run["door_map"]["outside"]
+            doors = {task: (run.get("task_parameters") or {}).get(task, {}).get("angle") for task in maps}
+            panels = {f"task {task}": (np.array(rows), doors[task]) for task, rows in maps.items()}
+            title = f"Where the decoder sees a door: {method}, {column_title(column)}"
+            caption = (
+                f"Seed {run['seed']}. Dark: an outward step at this angle is predicted to leave the room, after each episode."
+            )
+            png = figures.draw_doors(angles, panels)
+            yield Picture(f"{slug(section)}-doors-{suffix}", title, caption, png)
+
+
+def context_pictures(section):
+    """The contexts of each world model (the first seed that has them) in two dimensions."""
+    panels = []
+    for name, runs in section.diagnostics.items():
+        run = next((run for run in runs if run.get("embedding")), None)
+        if run:
+            embedding = run["embedding"]
+            panels.append(
+                {
+                    "title": f"{name}, seed {run['seed']}",
+                    "points": np.array(embedding["points"]),
+                    "parameters": np.array([embedding["task_parameters"][str(task)] for task in embedding["task_ids"]]),
+                }
+            )
+    if panels:
+        caption = (
+            "A point is the context z after some steps of a held-out episode, coloured by the parameters of its training task."
+        )
+        png = figures.draw_context(panels)
+        yield Picture(f"{slug(section)}-context.png", "What the context encodes", caption, png)
+
+
+def slug(section):
+    """Start of the section's file names, and its anchor on the page."""
+    return _safe(section.env_type, section.quality)
+
+
+def _safe(*names):
+    return re.sub(r"[^\w.+-]", "_", "-".join(map(str, names)))

@@ -1,0 +1,199 @@
+"""Stage 1: training, killing, resuming, and acting as stable-baselines3 does."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.behaviour.policies import BehaviourPolicies
+from src.behaviour.store import Source, load_behaviour
+from src.evaluation.batch import make_batch, rollout
+from src.run.config import read_env, read_yaml
+from src.run.errors import UserError
+from src.run.files import save_state
+from train_data_collection import main
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--learning_starts", "20", "--batch_size", "16", "--hidden_sizes", "16", "16"]
+TINY += ["--eval_episodes", "2", "--save_freq", "20"]
+TOY = """
+import os
+import gymnasium as gym
+import numpy as np
+
+class Toy(gym.Env):
+    def __init__(self):
+        self.tasks = {"speed": np.array([1.0, 2.0])}
+        self.observation_space = gym.spaces.Box(-10, 10, (3,), np.float32)
+        self.action_space = gym.spaces.Box(np.float32([-1, 0]), np.float32([1, 4]))
+        self.task = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.task = (options or {}).get("task", self.task)
+        self.steps = 0
+        return self.np_random.random(3).astype(np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        broken = self.task == 1 and os.environ.get("TOY_BROKEN")
+        reward = float("nan") if broken else float(self.tasks["speed"][self.task] * action[0])
+        length = 4 if os.environ.get("TOY_SHORT") else 5
+        return np.full(3, self.steps, np.float32), reward, False, self.steps >= length, {"speed": reward}
+"""
+TOY_YAML = """
+env_name: Toy-v0
+entry_point: toy_environment:Toy
+max_episode_steps: 5
+train_tasks: [0, 1]
+test_tasks: [1, 2]
+train_data_collection: {num_steps: 40, algo: sac}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Path of the settings file of an environment without a batch class."""
+    (tmp_path / "toy_environment.py").write_text(TOY)
+    (tmp_path / "toy.yaml").write_text(TOY_YAML)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "toy.yaml"
+
+
+def point_robot():
+    path = ROOT / "configs" / "point_robot.yaml"
+    return read_env(path, read_yaml(path))
+
+
+def run(output_dir, *flags):
+    return ["--env_type", "point_robot", "--output_dir", str(output_dir), "--num_steps", "160", *TINY, *flags]
+
+
+def artifacts(output_dir, tasks):
+    """What the run produced, byte for byte, without the note of where it ran."""
+    found = {}
+    for task in tasks:
+        directory = output_dir / "saves" / "point_robot" / "behaviour" / f"task_{task:03d}"
+        curve = json.loads((directory / "curve.json").read_text())
+        curve.pop("provenance")
+        found[task] = curve, (directory / "checkpoints.safetensors").read_bytes()
+        assert not (directory / "state.pt").exists()
+    return found
+
+
+def test_killed_run_resumes_to_the_same_weights(tmp_path, capsys):
+    main(run(tmp_path / "whole", "--task_id_end", "2", "--workers", "1"))
+    assert "next: python get_datasets.py --env_type point_robot" in capsys.readouterr().out.splitlines()[-1]
+    command = [
+        sys.executable,
+        "train_data_collection.py",
+        *run(tmp_path / "killed", "--task_id_end", "2"),
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "killed" / "saves" / "point_robot" / "behaviour"
+    deadline = time.time() + 120
+    while not list(folder.glob("*/state.pt")) and time.time() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "task_001" / "curve.json").exists()
+    time.sleep(0.3)  # the workers notice that their parent is gone
+    main(run(tmp_path / "killed", "--task_id_end", "2", "--workers", "1"))
+    assert artifacts(tmp_path / "killed", [0, 1]) == artifacts(tmp_path / "whole", [0, 1])
+
+    main(run(tmp_path / "whole", "--task_id_end", "2", "--workers", "1"))  # finished: nothing is trained again
+    assert "2 of 2 tasks are finished already" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(run(tmp_path / "whole", "--task_id_end", "2", "--learning_rate", "0.01"))
+    assert stop.value.code == 2
+    assert "learning_rate" in capsys.readouterr().err
+
+
+def test_interrupted_run_goes_on_with_another_save_freq(tmp_path, monkeypatch, capsys):
+    def stop_after(path, state):
+        save_state(path, state)
+        raise KeyboardInterrupt
+
+    command = run(tmp_path, "--task_id_end", "1", "--workers", "1")
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr("src.behaviour.sac.save_state", stop_after)
+        main(command)
+    main([*command, "--save_freq", "60"])
+    folder = tmp_path / "saves" / "point_robot" / "behaviour" / "task_000"
+    assert json.loads((folder / "curve.json").read_text())["steps"] == [20, 80, 140, 160]
+    with pytest.raises(SystemExit) as stop:  # of a finished run nothing can be changed
+        main([*command, "--save_freq", "60"])
+    assert stop.value.code == 2
+    assert "save_freq 20, this command says 60" in capsys.readouterr().err
+
+
+def test_policies_act_as_stable_baselines3(toy):
+    from stable_baselines3 import SAC
+
+    environment = read_env(toy, read_yaml(toy)).make()  # bounds that are neither symmetric nor equal
+    models = [SAC("MlpPolicy", environment, policy_kwargs={"net_arch": [16, 8]}, seed=seed) for seed in (0, 1)]
+    weights = [model.actor.state_dict() for model in models]
+    stacked = {name: torch.stack([part[name] for part in weights]) for name in weights[0]}
+    policies = BehaviourPolicies(stacked, environment.action_space.low, environment.action_space.high)
+    observations = np.random.default_rng(0).normal(size=(2, 7, 3)).astype(np.float32)
+    expected = [model.predict(rows, deterministic=True)[0] for model, rows in zip(models, observations, strict=True)]
+    np.testing.assert_allclose(policies.act(observations, deterministic=True), expected, atol=1e-6)
+
+    first = BehaviourPolicies({name: value[:1] for name, value in stacked.items()}, policies.low, policies.high)
+    torch.manual_seed(3)
+    expected = models[0].predict(observations[0])[0]
+    actions = first.act(observations[:1], torch.Generator().manual_seed(3))[0]
+    np.testing.assert_allclose(actions, expected, atol=1e-6)
+
+
+def test_failed_task_names_itself_and_is_tried_again(toy, tmp_path, capsys, monkeypatch):
+    command = ["--config", str(toy), "--output_dir", str(tmp_path), "--workers", "1", "--no-tensorboard", *TINY]
+    monkeypatch.setenv("TOY_BROKEN", "1")
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 1
+    assert "task 1 failed: toy_environment:Toy returned a reward" in capsys.readouterr().err
+    monkeypatch.delenv("TOY_BROKEN")
+    main([*command, "--no-resume", "--task_id_start", "1"])
+    main(command)
+    assert "2 of 2 tasks are finished already" in capsys.readouterr().err
+
+
+def test_loop_checks_the_contract(toy, monkeypatch):
+    env = read_env(toy, read_yaml(toy))
+    batch = make_batch(env, [0, 1])
+    observations, _, rewards, infos = rollout(env, batch, lambda o: np.ones((2, 2)), [0, 1])
+    assert observations.shape == (2, 6, 3) and observations.dtype == np.float32
+    np.testing.assert_array_equal(rewards, [[1] * 5, [2] * 5])
+    np.testing.assert_array_equal(infos["speed"], rewards)
+    monkeypatch.setenv("TOY_SHORT", "1")
+    with pytest.raises(UserError, match="truncated=True at step 4"):
+        rollout(env, make_batch(env, [0]), lambda o: np.ones((1, 2)), [0])
+
+
+def test_batch_class_is_the_environment():
+    env = point_robot()
+    actions = np.random.default_rng(0).uniform(-0.2, 0.2, (20, 2)).astype(np.float32)
+    steps = iter(actions)
+    observations, _, rewards, _ = rollout(env, make_batch(env, [3]), lambda o: next(steps)[None], [0])
+    single = env.make()
+    rows = [single.reset(options={"task": 3})[0]]
+    for action, reward in zip(actions, rewards[0], strict=True):
+        observation, expected, *_ = single.step(action)
+        rows.append(observation)
+        assert reward == np.float32(expected)
+    np.testing.assert_array_equal(observations[0], rows)
+
+
+def test_missing_policy_names_the_command(tmp_path):
+    with pytest.raises(UserError, match="make it: python train"):
+        source = Source(tmp_path, "per_task")
+        load_behaviour(source, point_robot(), 0, "python train_data_collection.py --env_type point_robot")

@@ -1,0 +1,220 @@
+"""Datasets of other projects, and the pickles that must not run."""
+
+import dataclasses
+import json
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from get_datasets import main
+from src.data.importers import import_trajectories, read_pickle
+from src.data.trajectories import load
+from src.run.config import read_env, read_yaml
+from src.run.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+ENV = read_env(ROOT / "configs" / "point_robot.yaml", read_yaml(ROOT / "configs" / "point_robot.yaml"))
+
+
+def flat(episodes=3, steps=20, seed=0):
+    """Flat arrays of whole episodes as the official replay buffers hold them: float64, rewards in a column."""
+    rng = np.random.default_rng(seed)
+    states = rng.normal(size=(episodes, steps + 1, 2))
+    return OrderedDict(
+        observations=states[:, :-1].reshape(-1, 2),
+        actions=rng.uniform(-0.1, 0.1, (episodes * steps, 2)),
+        rewards=rng.normal(size=(episodes * steps, 1)),
+        next_observations=states[:, 1:].reshape(-1, 2),
+        terminals=np.zeros((episodes * steps, 1)),
+        masks=np.ones((episodes * steps, 1)),
+    )
+
+
+def write(path, content, protocol=4):
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+def test_pickles_of_numpy_arrays_are_read(tmp_path, protocol):
+    content = {
+        "c": np.arange(6.0).reshape(2, 3),
+        "f": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+        "big": np.arange(3, dtype=">i4"),
+        "flag": np.array([True, False]),
+        "scalar": np.float64(1.5),
+        "list": [{"velocity": np.float32(0.5), "name": "x"}, (1, 2.0, None)],
+    }
+    read = read_pickle(write(tmp_path / "a.pkl", content, protocol))
+    for key in ("c", "f", "big", "flag"):
+        np.testing.assert_array_equal(read[key], content[key])
+    assert read["scalar"] == 1.5 and read["list"] == [{"velocity": 0.5, "name": "x"}, [1, 2.0, None]]
+
+
+class Evil:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Evil(os.system, "touch touched"),
+        {"observations": Evil(eval, "open('touched', 'w')")},
+        [Evil(getattr, "x", "upper")],
+        Evil(np.fromfile, "x"),
+        np.array([Evil(os.system, "touch touched")], dtype=object),
+        Evil(np.dtype, "O"),
+        Evil(np.dtype, "V8"),
+    ],
+)
+def test_malicious_pickle_is_refused_and_runs_nothing(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    for protocol in (2, 5):
+        path = write(tmp_path / "dataset_task_0.pkl", content, protocol)
+        with pytest.raises(UserError, match=r"refused|not a readable pickle") as error:
+            read_pickle(path)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_forged_arrays_are_refused(tmp_path):
+    whole = pickle.dumps(np.arange(4.0), protocol=3)
+    for damaged in (whole[:-20], whole.replace(b"K\x04\x85", b"K\x09\x85"), b"", b"garbage"):
+        (tmp_path / "a.pkl").write_bytes(damaged)
+        with pytest.raises(UserError):
+            read_pickle(tmp_path / "a.pkl")
+
+
+def test_official_folder(tmp_path, capsys):
+    source = tmp_path / "official"
+    source.mkdir()
+    contents = {0: flat(seed=0), 2: flat(2, seed=2)}
+    contents[2] = OrderedDict(  # the names of other published files
+        states=contents[2]["observations"],
+        acts=contents[2]["actions"],
+        rewards=contents[2]["rewards"][:, 0],
+        next_states=contents[2]["next_observations"],
+        dones=contents[2]["terminals"],
+    )
+    for task, content in contents.items():
+        write(source / f"dataset_task_{task}.pkl", content)
+    goals = ENV.make().tasks["goal"]
+    write(source / "task_goals.pkl", [{"goal": goal} for goal in goals])
+    main(["--env_type", "point_robot", "--import_from", str(source), "--output_dir", str(tmp_path)])
+    assert "5 episodes of 2 tasks" in capsys.readouterr().out
+    t = load(tmp_path / "datasets", "point_robot", "medium", ENV)
+    assert t.task_ids.tolist() == [0, 0, 0, 2, 2] and set(t.lengths) == {20}
+    np.testing.assert_array_equal(t.actions[1], contents[0]["actions"][20:40].astype(np.float32))
+    np.testing.assert_array_equal(t.observations[4, -1], contents[2]["next_states"][-1].astype(np.float32))
+    (entry,) = t.metadata["provenance"]
+    assert entry["rule"] == "imported" and entry["imported_from"]["2"][0] == "dataset_task_2.pkl"
+
+    write(source / "task_goals.pkl", [{"goal": goal + 0.1} for goal in goals])
+    with pytest.raises(UserError, match="another task list"):
+        import_trajectories(source, ENV, range(50))
+
+
+@pytest.mark.parametrize("goals", [7, ["left", "right"], [[0.1, 0.2, 0.3]], {3: [0.1, 0.2]}])
+def test_goals_that_are_none(tmp_path, goals):
+    write(tmp_path / "dataset_task_0.pkl", flat())
+    write(tmp_path / "task_goals.pkl", goals)
+    with pytest.raises(UserError, match=r"task_goals.pkl is no list of goals, one per task: put it right, or move it away"):
+        import_trajectories(tmp_path, ENV, range(50))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("rewards"), "has no rewards"),
+        (lambda c: c.update(rewards=5), "rewards hold no steps"),
+        (lambda c: c.update(actions=[[1.0], [1.0, 2.0]]), "actions are lists of unequal lengths"),
+        (lambda c: c.update({k: v[:0] for k, v in c.items()}), "hold no steps"),
+        (lambda c: c.update(actions=c["actions"][:-1]), "actions have shape"),
+        (lambda c: c.update({k: v[:-3] for k, v in c.items()}), "no multiple of 20"),
+        (lambda c: c.update(next_observations=np.roll(c["next_observations"], 1, 0)), "are not one episode"),
+        (lambda c: c.update(next_observations=np.zeros((len(c["rewards"]), 3))), "have another shape than observations"),
+    ],
+)
+def test_bad_official_files(tmp_path, change, message):
+    content = flat()
+    change(content)
+    write(tmp_path / "dataset_task_0.pkl", content)
+    with pytest.raises(UserError, match=message):
+        import_trajectories(tmp_path, ENV, range(50))
+
+
+def test_d4rl_file(tmp_path):
+    content = flat(2)
+    timeouts = np.zeros(40, bool)
+    timeouts[[11, 31]] = True  # episodes of 12 and 20 steps, and 8 steps that the file breaks off
+    content["next_observations"][11] = 0.5
+    path = tmp_path / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        for name in ("observations", "actions", "rewards"):
+            file[name] = content[name]
+        file["terminals"], file["timeouts"] = np.zeros(40, bool), timeouts
+    with pytest.raises(UserError, match="--task_id 0"):
+        import_trajectories(path, ENV, range(50))
+    t, _ = import_trajectories(path, ENV, range(50), 7)
+    # without next_observations the state after an episode's last step is unknown, so that step is left out
+    assert t.lengths.tolist() == [11, 19] and t.task_ids.tolist() == [7, 7]
+    np.testing.assert_array_equal(t.observations[1, :20], content["observations"][12:32].astype(np.float32))
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="not a readable HDF5"):
+        import_trajectories(path, ENV, range(50), 7)
+    with pytest.raises(UserError, match="neither a folder"):
+        import_trajectories(tmp_path / "nothing.txt", ENV, range(50))
+    with pytest.raises(UserError, match=r"gone.hdf5 does not exist$"):
+        import_trajectories(tmp_path / "gone.hdf5", ENV, range(50), 7)
+
+
+ENDING = dataclasses.replace(ENV, terminates=True)
+
+
+def test_without_timeouts_an_episode_also_ends_at_the_horizon(tmp_path, capsys):
+    content = flat(3)
+    content["terminals"][[45]] = 1  # 20, 20 and 6 steps, and 14 that the file breaks off
+    content["next_observations"][45] = 0.5
+    path = write(tmp_path / "data.pkl", dict(content))
+    t, _ = import_trajectories(path, ENDING, range(50), 7)
+    assert t.lengths.tolist() == [20, 20, 6] and t.infos["terminated"].sum(1).tolist() == [0, 0, 1]
+    assert "note: 14 steps of" in capsys.readouterr().err
+    content["timeouts"] = np.zeros(60, bool)
+    content["timeouts"][59] = True  # now the file says where episodes end
+    with pytest.raises(UserError, match="steps 0 to 46 are not one episode"):
+        import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
+
+
+def test_terminations_are_kept_without_next_observations(tmp_path, capsys):
+    content = flat(2)
+    del content["next_observations"]
+    content["terminals"][14] = 1
+    content["timeouts"] = np.arange(40) == 34
+    t, _ = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
+    assert t.lengths.tolist() == [15, 19] and t.infos["terminated"].sum(1).tolist() == [1, 0]
+    np.testing.assert_array_equal(t.rewards[0, :15], content["rewards"][:15, 0].astype(np.float32))
+    np.testing.assert_array_equal(t.observations[0, 15], t.observations[0, 14])
+    assert "note: 6 steps of" in capsys.readouterr().err  # one before the time-out's next observation, five at the end
+    t, _ = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENV, range(50), 7)
+    assert t.lengths.tolist() == [14, 19]  # where episodes have one length a flag is no termination
+
+
+def test_minari_in_another_shape(tmp_path):
+    with h5py.File(tmp_path / "hopper.hdf5", "w") as file:
+        file.create_group("episode_0")
+    with pytest.raises(UserError, match=r"rename it main_data.hdf5"):
+        import_trajectories(tmp_path / "hopper.hdf5", ENV, range(50), 7)
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "metadata.json").write_text(json.dumps({"data_format": "arrow"}))
+    for folder in (tmp_path / "set", tmp_path / "set" / "data"):
+        with pytest.raises(UserError, match=r"in arrow storage: make it again with data_format="):
+            import_trajectories(folder, ENV, range(50), 7)

@@ -1,0 +1,118 @@
+"""Reward relabelling across tasks: rewards are those of the environment, and the best episodes of other tasks are found."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import point_robot
+
+from src.data import trajectories
+from src.data.relabel import imagined_tasks, relabeller, with_best_of_other_tasks
+from src.run.errors import UserError
+
+STEPS, TASKS = 4, (2, 11, 30)
+
+
+@pytest.fixture
+def episodes():
+    """Three tasks of Point-Robot, four episodes each; episode e stands still near the goal of task number e % 3."""
+    environment = point_robot().make()
+    goals = environment.unwrapped.tasks["goal"][list(TASKS)]
+    count = 12
+    observations = np.zeros((count, STEPS + 1, 2), np.float32)
+    for episode in range(count):
+        observations[episode] = goals[episode % 3] + 0.01 * episode
+    task_ids = np.repeat(TASKS, 4)
+    rewards = -np.linalg.norm(observations[:, 1:] - environment.unwrapped.tasks["goal"][task_ids][:, None], axis=-1)
+    return trajectories.Trajectories(
+        observations, np.zeros((count, STEPS, 2), np.float32), rewards.astype(np.float32), np.full(count, STEPS), task_ids,
+        trajectories.task_parameters(environment, TASKS),
+    )  # fmt: skip
+
+
+def test_the_best_episodes_of_other_tasks_join(episodes):
+    environment = point_robot().make()
+    joined = with_best_of_other_tasks(episodes, environment, 0.5)
+    assert len(joined) == 12 + 3 * 2  # half of each task's four
+    for name in ("observations", "actions", "rewards", "lengths", "task_ids"):
+        assert np.array_equal(getattr(joined, name)[:12], getattr(episodes, name))  # the task's own come first, untouched
+    added = joined.take(np.arange(12, 18))
+    assert added.task_ids.tolist() == [2, 2, 11, 11, 30, 30]
+    # nearest to the goal of task number n are episodes n, n + 3, ...; those among 4 n ... 4 n + 3 are the task's own
+    expected = [6, 9, 1, 10, 2, 5]
+    assert np.array_equal(added.observations, episodes.observations[expected])
+    goals = environment.unwrapped.tasks["goal"][added.task_ids]
+    distance = np.linalg.norm(added.observations[:, 1:] - goals[:, None], axis=-1)
+    assert np.allclose(added.rewards, -distance, atol=1e-6) and added.rewards.dtype == np.float32
+
+
+def test_at_least_one_episode_joins_each_task_and_never_its_own(episodes):
+    joined = with_best_of_other_tasks(episodes, point_robot().make(), 0.01)
+    assert joined.task_ids[12:].tolist() == list(TASKS)
+    own = {task: episodes.observations[episodes.task_ids == task] for task in TASKS}
+    for task, observations in zip(joined.task_ids[12:], joined.observations[12:], strict=True):
+        assert not any(np.array_equal(observations, mine) for mine in own[task])
+
+
+def test_steps_beyond_an_episode_earn_nothing(episodes):
+    short = dataclasses.replace(episodes, lengths=np.full(12, 2))
+    joined = with_best_of_other_tasks(short, point_robot().make(), 0.5)
+    assert (joined.rewards[12:, 2:] == 0).all() and (joined.rewards[12:, :2] < 0).any()
+
+
+def test_best_steps_joins_episodes_that_are_best_from_some_step_on(episodes):
+    """Episode 6, of task 11, begins far away and ends nearer to the goal of task 2 than any other episode of another task."""
+    environment = point_robot().make()
+    goal = environment.unwrapped.tasks["goal"][2]
+    episodes.observations[6] = np.array([[9, 9], [9, 9], [9, 9], goal, goal])
+    moved = [
+        with_best_of_other_tasks(episodes, environment, 0.1, best_steps=best_steps).take(np.array(rows))
+        for best_steps, rows in ((False, [12]), (True, [12, 13]))
+    ]
+    assert np.array_equal(moved[0].observations, episodes.observations[[9]])  # stands 0.09 from the goal all the time
+    assert np.array_equal(moved[1].observations, episodes.observations[[6, 9]]) and moved[1].task_ids.tolist() == [2, 2]
+    short = dataclasses.replace(episodes, lengths=np.where(np.arange(12) == 9, 4, 2))
+    joined = with_best_of_other_tasks(short, environment, 0.1, best_steps=True)
+    assert joined.lengths[joined.task_ids == 2].tolist() == [2] * 4 + [4]  # steps beyond an end, which cost nothing, do not count
+    short = dataclasses.replace(episodes, lengths=np.full(12, 2))
+    joined = with_best_of_other_tasks(short, environment, 0.1, best_steps=True)
+    assert np.array_equal(
+        joined.observations[12:][joined.task_ids[12:] == 2], episodes.observations[[9]]
+    )  # nobody for steps 2 and 3
+
+
+def test_imagined_tasks_lie_around_the_training_tasks():
+    environment = point_robot().make()
+    goals = environment.unwrapped.tasks["goal"]
+    table = imagined_tasks(environment, TASKS, 6000, np.random.default_rng(0))["goal"]
+    assert np.array_equal(table[:50], goals) and table.shape == (6050, 2)
+    generator = np.random.default_rng(0)
+    centres = generator.choice(np.array(TASKS), 6000)
+    moves = (table[50:] - goals[centres]) / goals[list(TASKS)].std(0)
+    assert np.abs(moves.mean(0)).max() < 0.02 and np.allclose(moves.std(0), 0.3, atol=0.01)
+    assert np.unique(centres).tolist() == list(TASKS)  # no other task is a centre
+    assert np.array_equal(table, imagined_tasks(environment, TASKS, 6000, np.random.default_rng(0))["goal"])
+
+
+def test_imagined_tasks_join_with_random_and_with_their_best_episodes(episodes):
+    environment = point_robot().make()
+    joined = with_best_of_other_tasks(episodes, environment, 0.5, 2, np.random.default_rng(0))
+    plain = with_best_of_other_tasks(episodes, environment, 0.5)
+    assert np.array_equal(joined.observations[:18], plain.observations) and joined.task_ids[18:].tolist() == [50] * 6 + [51] * 6
+    goals = imagined_tasks(environment, TASKS, 2, np.random.default_rng(0))["goal"][50:]
+    for goal, added in zip(goals, (joined.take(np.arange(18, 24)), joined.take(np.arange(24, 30))), strict=True):
+        assert np.allclose(added.rewards, -np.linalg.norm(added.observations[:, 1:] - goal, axis=-1), atol=1e-6)
+        possible = np.sort(-np.linalg.norm(episodes.observations[:, 1:] - goal, axis=-1).sum(1))
+        assert np.allclose(np.sort(added.returns[:2]), possible[-2:], atol=1e-5)  # half of a task's four: the two best of all
+        chosen = {observations.tobytes() for observations in added.observations[2:]}
+        assert len(chosen) == 4  # as many as a task has, each once
+
+
+def test_an_environment_that_cannot_tell_is_named(episodes):
+    class Silent:
+        tasks: dict = {}  # noqa: RUF012
+
+    environment = Silent()
+    environment.unwrapped = environment
+    with pytest.raises(UserError, match=r"--relabel needs Silent\.compute_rewards.*--no-relabel"):
+        relabeller(environment, episodes)

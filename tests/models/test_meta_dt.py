@@ -1,0 +1,409 @@
+"""The policy: what each output may depend on, and acting against the training pass."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import random_episodes, random_steps, tiny_policy, tiny_world_model
+
+from src.data.windows import EpisodeTensors
+from src.models.heads import ActionDistribution
+from src.models.meta_dt import MetaDT, action_loss
+from src.models.meta_dt_agent import MetaDTAgent, build_episodes, return_bounds, training_errors
+from src.models.world_model import episode_contexts, prediction_errors
+
+K, PROMPT = 6, 4
+INPUTS = ("returns_to_go", "observations", "contexts", "actions")
+
+
+def changed(steps, name, position, value=5.0):
+    """A copy of `steps` with another value of one input at one position."""
+    copy = steps[name].clone()
+    copy[:, position] = copy[:, position] + value if copy.is_floating_point() else (copy[:, position] + 3) % 20
+    return steps | {name: copy}
+
+
+def moves(policy, before, history, prompt=None):
+    """(K,) whether the output at each position differs from `before`."""
+    return (policy(history, prompt) != before).flatten(2).any(2).any(0)
+
+
+# ------------------------------------------------------------------------------------------------------------ causality
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.parametrize("name", [*INPUTS, "timesteps"])
+def test_an_output_sees_its_past_and_its_own_state(name, prompted):
+    policy, history = tiny_policy(), random_steps(3, K)
+    prompt = random_steps(3, PROMPT, seed=1) if prompted else None
+    before = policy(history, prompt)
+    assert before.shape == (3, K, 2)
+    for position in range(K):
+        # a_t comes after the token that a_t is read from; a time step enters all three tokens
+        first = position + (name == "actions")
+        expected = torch.arange(K) >= first
+        assert torch.equal(moves(policy, before, changed(history, name, position), prompt), expected)
+
+
+@pytest.mark.parametrize("name", ["returns_to_go", "observations", "actions", "timesteps"])
+def test_the_prompt_matters_everywhere(name):
+    policy, history, prompt = tiny_policy(), random_steps(3, K), random_steps(3, PROMPT, seed=1)
+    before = policy(history, prompt)
+    assert moves(policy, before, history, None).all()
+    for position in range(PROMPT):
+        assert moves(policy, before, history, changed(prompt, name, position)).all()
+
+
+@pytest.mark.parametrize("prompt_context", [False, True])
+def test_prompt_context_says_whether_the_prompt_carries_z(prompt_context):
+    policy, history = tiny_policy(prompt_context=prompt_context), random_steps(3, K)
+    prompt = random_steps(3, PROMPT, seed=1)
+    before = policy(history, prompt)
+    for position in range(PROMPT):
+        moved = moves(policy, before, history, changed(prompt, "contexts", position))
+        assert moved.all() if prompt_context else not moved.any()
+
+
+def test_rows_do_not_see_each_other():
+    policy, history, prompt = tiny_policy(), random_steps(3, K), random_steps(3, PROMPT, seed=1)
+    before = policy(history, prompt)
+    for steps in (history, prompt):
+        copy = {name: values.clone() for name, values in steps.items()}
+        for name in INPUTS:
+            copy[name][1] += 5
+        after = policy(copy, prompt) if steps is history else policy(history, copy)
+        assert torch.equal(after[[0, 2]], before[[0, 2]]) and not torch.equal(after[1], before[1])
+
+
+@pytest.mark.parametrize("constant", [0.0, -10.0, 1e6])
+def test_padding_constants_change_nothing(constant):
+    policy, history, prompt = tiny_policy(), random_steps(3, K), random_steps(3, PROMPT, seed=1)
+    history["mask"][0, :2], history["mask"][1, :5] = False, False
+    prompt["mask"][2, 2:] = False
+    before = policy(history, prompt)
+
+    def padded(steps):
+        out = steps["mask"].logical_not()
+        filled = {
+            name: torch.where(out.view(*out.shape, *[1] * (steps[name].ndim - 2)), constant, steps[name]) for name in INPUTS
+        }
+        return steps | filled | {"timesteps": torch.where(out, 19, steps["timesteps"])}
+
+    after = policy(padded(history), padded(prompt))
+    assert torch.equal(after[history["mask"]], before[history["mask"]])
+
+
+def test_padding_is_as_if_it_were_not_there():
+    policy, history, prompt = tiny_policy(), random_steps(2, K), random_steps(2, PROMPT, seed=1)
+    history["mask"][:, :2], prompt["mask"][:, 3:] = False, False
+    short = {name: values[:, 2:] for name, values in history.items()}
+    short_prompt = {name: values[:, :3] for name, values in prompt.items()}
+    torch.testing.assert_close(policy(history, prompt)[:, 2:], policy(short, short_prompt), atol=1e-5, rtol=0)
+
+
+# --------------------------------------------------------------------------------------------------------------- acting
+
+
+@pytest.mark.parametrize("length", [1, 3, K])
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_act_is_the_last_position_of_forward(length, prompted, heads):
+    policy, history = tiny_policy(heads=heads), random_steps(3, length)
+    prompt = random_steps(3, PROMPT, seed=1) if prompted else None
+    if prompted:
+        prompt["mask"][1, 2:] = False
+    expected = policy(history, prompt)[:, -1]
+    inputs = {name: values for name, values in history.items() if name != "mask"}
+    inputs["timesteps"] = inputs["timesteps"][:1]  # as the agent gives them: one row for all
+    found = policy.act(inputs, policy.encode_prompt(prompt) if prompted else None)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.parametrize(("use_context", "horizon"), [(True, 4), (True, 0), (False, 4)])
+def test_an_episode_longer_than_k_is_acted_as_it_was_trained(prompted, use_context, horizon):
+    """The agent against the training path: windows gathered from the finished episode, contexts computed at once."""
+    policy, world_model, steps = tiny_policy(), tiny_world_model(horizon=horizon), 11
+    observations, actions, rewards = random_episodes(4, steps)
+    agent = MetaDTAgent(policy, world_model, K, PROMPT, use_context=use_context)
+    prompt = random_steps(4, PROMPT, seed=1) if prompted else None
+    targets = torch.tensor([3.0, -1.0, 0.0, 10.0])
+    agent.start(observations[:, 0].numpy(), targets.numpy(), prompt)
+    found = []
+    for t in range(steps):
+        found.append(torch.from_numpy(agent.act()))
+        agent.observe(actions[:, t].numpy(), rewards[:, t].numpy(), observations[:, t + 1].numpy())
+    contexts = episode_contexts(world_model, observations, actions, rewards) * use_context
+    episodes = EpisodeTensors(observations, actions, rewards, torch.full((4,), steps), contexts, rewards)
+    episodes.returns_to_go = targets[:, None] - torch.cat([torch.zeros(4, 1), rewards.cumsum(1)[:, :-1]], 1)
+    for t in range(steps):
+        first = max(0, t + 1 - K)
+        history = episodes.gather(torch.arange(4), torch.full((4,), first), t + 1 - first)
+        expected = policy(history, prompt)[:, -1]
+        torch.testing.assert_close(found[t], expected, atol=1e-5, rtol=0)
+
+
+def test_returns_to_go_are_clamped_where_asked():
+    """Bounds per step; what the policy sees is the clamped number, what the agent keeps is the true one."""
+    seen = []
+
+    class Spy(MetaDT):
+        def act(self, history, encoded_prompt=None, generator=None):
+            seen.append(history["returns_to_go"].clone())
+            return torch.zeros(1, 2)
+
+    policy, world_model = Spy(2, 2, 20, 10.0, 16, 1), tiny_world_model()
+    bounds = torch.tensor([[-4.0, -2.0], [-3.0, -1.0], [-2.0, -0.5]])
+    agent = MetaDTAgent(policy, world_model, 2, PROMPT, return_bounds=bounds)
+    agent.start(np.zeros((1, 2)), [5.0])
+    for reward in (-9.0, 2.0):
+        agent.act()
+        agent.observe(np.zeros((1, 2)), [reward], np.zeros((1, 2)))
+    agent.act()
+    # true returns-to-go: 5, 14, 12; K = 2
+    assert [values[0].tolist() for values in seen] == [[-2.0], [-2.0, -1.0], [-1.0, -0.5]]
+    assert torch.stack(agent.returns_to_go, 1).tolist() == [[5.0, 14.0, 12.0]]
+
+
+def test_return_bounds_ignore_what_lies_beyond_an_end():
+    rewards = torch.tensor([[-1.0, -1, -1, 0], [-2.0, -2, 0, 0], [-5.0, 0, 0, 0]])
+    episodes = EpisodeTensors(*random_episodes(3, 4)[:2], rewards, torch.tensor([3, 2, 1]), None, None)
+    none = [-torch.inf, torch.inf]
+    assert return_bounds(episodes, 6).tolist() == [[-5, -3], [-2, -2], [-1, -1], none, none, none]
+
+
+# ---------------------------------------------------------------------------------------------------------- the prompt
+
+
+def test_the_prompt_is_cut_from_the_rows_own_best_episode():
+    policy, world_model = tiny_policy(), tiny_world_model(horizon=2)
+    pool = []
+    for number in range(4):
+        observations, actions, rewards = (values.numpy() for values in random_episodes(5, 9, seed=number))
+        pool.append({"observations": observations, "actions": actions, "rewards": rewards})
+    returns = np.stack([episode["rewards"].sum(1) for episode in pool], 1)
+    agent = MetaDTAgent(policy, world_model, K, PROMPT, select="argmax", pool="best")
+    prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    for row in range(5):
+        best = pool[returns[row].argmax()]
+        arrays = [torch.from_numpy(best[key][row : row + 1]) for key in ("observations", "actions", "rewards")]
+        episode = build_episodes(world_model, *arrays, None, (1.0, 1.0))
+        scores = episode.errors[0].unfold(0, PROMPT, 1).sum(1)
+        start = 2 + int(scores[2:].argmax())  # the first h steps are skipped
+        assert prompt["timesteps"][row].tolist() == list(range(start, start + PROMPT))
+        assert torch.equal(prompt["observations"][row], arrays[0][0, start : start + PROMPT])
+        to_go = [float(arrays[2][0, t:].sum()) for t in range(start, start + PROMPT)]
+        np.testing.assert_allclose(prompt["returns_to_go"][row], to_go, atol=1e-5)
+        torch.testing.assert_close(prompt["contexts"][row], episode.contexts[0, start : start + PROMPT])
+
+
+def test_a_context_may_be_carried_from_the_warm_up_episodes():
+    """Every z of an episode with a prompt is the mean of the pool's last ones; without a prompt, or as the ablation, nothing
+    changes."""
+    world_model, pool = tiny_world_model(horizon=0), []
+    for number in range(3):
+        observations, actions, rewards = (values.numpy() for values in random_episodes(4, 9, seed=number))
+        pool.append({"observations": observations, "actions": actions, "rewards": rewards})
+    ends = [episode_contexts(world_model, *(torch.from_numpy(values) for values in episode.values()))[:, -1] for episode in pool]
+
+    def play(prompted=True, **settings):
+        agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, **settings)
+        prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0)) if prompted else None
+        agent.start(observations[:, 0], np.zeros(4), prompt)
+        found = []
+        for step in range(9):
+            found.append(agent.act())
+            agent.observe(actions[:, step], rewards[:, step], observations[:, step + 1])
+        return torch.stack(agent.contexts, 1), np.stack(found)
+
+    contexts, acted = play(carry_context=True)
+    torch.testing.assert_close(contexts, torch.stack(ends).mean(0)[:, None].expand(-1, 10, -1))
+    assert not np.allclose(acted, play()[1])
+    np.testing.assert_array_equal(play(prompted=False, carry_context=True)[1], play(prompted=False)[1])
+    blind = play(use_context=False, carry_context=True)
+    assert not blind[0].any() and np.array_equal(blind[1], play(use_context=False)[1])
+
+
+def test_warm_up_episodes_try_known_contexts():
+    """Each after the first keeps the next known context; the one after them that of the best return."""
+    world_model, pool = tiny_world_model(horizon=0), []
+    known = torch.from_numpy(np.random.default_rng(3).standard_normal((2, 16)).astype(np.float32))
+    agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, pool="best", carry_context=True, known_contexts=known)
+    kept = [known[0], known[0], known[1], known[0]]  # begins again where there are no more
+    for number in range(4):
+        observations, actions, rewards = (values.numpy() for values in random_episodes(5, 9, seed=number))
+        if number == 0:
+            first = episode_contexts(world_model, *map(torch.from_numpy, (observations, actions, rewards)))[:, -1]
+        pool.append({"observations": observations, "actions": actions, "rewards": rewards})
+        if number:
+            pool[number]["carried_context"] = kept[number].expand(5, -1)
+    for number in range(1, 4):
+        tried = agent.make_prompt(pool[:number], torch.Generator().manual_seed(0), trial=True)
+        assert torch.equal(tried["carried_context"], kept[number].expand(5, -1))
+        assert torch.equal(tried["contexts"], kept[number].expand(5, PROMPT, -1))
+    returns = np.stack([episode["rewards"].sum(1) for episode in pool], 1)
+    prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    for row, best in enumerate(returns.argmax(1)):
+        torch.testing.assert_close(prompt["carried_context"][row], first[row] if best == 0 else kept[best])
+    assert 0 in returns.argmax(1) and len(set(returns.argmax(1))) > 1
+
+
+def test_prompts_of_running_contexts_are_what_the_last_context_misses():
+    world_model, arrays = tiny_world_model(horizon=0), random_episodes(3, 9)
+    lengths = torch.tensor([9, 6, 9])
+    episodes = build_episodes(world_model, *arrays, lengths, (2.0, 3.0))
+    contexts = episode_contexts(world_model, *arrays)
+    torch.testing.assert_close(episodes.contexts, contexts)
+    final = contexts[torch.arange(3), lengths]
+    expected = prediction_errors(world_model, *arrays, final[:, None].expand(-1, 9, -1), (2.0, 3.0))
+    torch.testing.assert_close(episodes.errors, expected)
+    prompt = episodes.prompts(torch.arange(3), PROMPT, 0, "argmax", None)
+    torch.testing.assert_close(prompt["contexts"], final[:, None].expand(-1, PROMPT, -1))
+
+
+def test_top3_draws_among_the_three_best():
+    policy, world_model = tiny_policy(), tiny_world_model()
+    observations, actions, _ = (values.numpy() for values in random_episodes(900, 9))
+    pool = [
+        {"observations": observations + number, "actions": actions, "rewards": np.full((900, 9), level, np.float32)}
+        for number, level in enumerate([-3.0, -1.0, -2.0, -4.0, -0.5])
+    ]
+    agent = MetaDTAgent(policy, world_model, K, PROMPT, select="last", pool="top3")
+    prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    offset = prompt["observations"][:, -1] - torch.from_numpy(observations[:, 8])
+    chosen, counts = offset[:, 0].round().unique(return_counts=True)
+    assert chosen.tolist() == [1, 2, 4] and ((counts - 300).abs() < 75).all()
+    one = agent.make_prompt(pool[:1], torch.Generator().manual_seed(0))
+    torch.testing.assert_close(one["observations"][:, -1], torch.from_numpy(observations[:, 8]))
+
+
+def test_error_scale_is_the_root_mean_square_of_each_head():
+    world_model, (observations, actions, rewards) = tiny_world_model(), random_episodes(3, 7)
+    lengths = torch.tensor([7, 4, 2])
+    contexts = episode_contexts(world_model, observations, actions, rewards)
+    reward_scale, state_scale = training_errors(world_model, observations, actions, rewards, lengths, contexts)
+    inside = torch.arange(7) < lengths[:, None]
+    reward, state = world_model.decode(observations[:, :7], actions, observations[:, 1:], contexts[:, :7])
+    errors = (reward - world_model.standardise("reward", rewards[..., None]))[..., 0]
+    assert reward_scale == pytest.approx(errors[inside].square().mean().sqrt().item(), rel=1e-5)
+    errors = (state - world_model.state_target(observations[:, :-1], observations[:, 1:])).abs().sum(-1)
+    assert state_scale == pytest.approx(errors[inside].square().mean().sqrt().item(), rel=1e-5)
+
+
+def test_no_context_ignores_z_and_keeps_the_choice_of_the_prompt():
+    world_model, arrays = tiny_world_model(), random_episodes(3, 9)
+    with_z, without = (build_episodes(world_model, *arrays, None, (1.0, 1.0), use) for use in (True, False))
+    assert not without.contexts.any() and with_z.contexts.any()
+    assert torch.equal(with_z.errors, without.errors)
+    # another world model: nothing that the policy is fed changes but the choice
+    other = build_episodes(tiny_world_model(seed=5), *arrays, None, (1.0, 1.0), False)
+    rows, starts = torch.arange(3), torch.full((3,), 2)
+    for name, values in without.gather(rows, starts, K).items():
+        assert torch.equal(values, other.gather(rows, starts, K)[name])
+    agents = [MetaDTAgent(tiny_policy(), tiny_world_model(seed=s), K, PROMPT, use_context=False) for s in (0, 5)]
+    for agent in agents:
+        agent.start(arrays[0][:, 0].numpy(), np.zeros(3))
+        agent.observe(arrays[1][:, 0].numpy(), arrays[2][:, 0].numpy(), arrays[0][:, 1].numpy())
+    np.testing.assert_array_equal(agents[0].act(), agents[1].act())
+
+
+# ----------------------------------------------------------------------------------------------------- scale, gradients
+
+
+def test_actions_are_scaled_to_the_bounds():
+    bounds = torch.tensor([0.1, 3.0])
+    plain, scaled = tiny_policy(), tiny_policy(action_scale=bounds)
+    scaled.load_state_dict(plain.state_dict() | {"action_scale": bounds})
+    history = random_steps(3, K)
+    larger = history | {"actions": history["actions"] * bounds}
+    torch.testing.assert_close(scaled(larger), plain(history) * bounds)
+    assert plain(history).abs().max() <= 1 and (scaled(larger).abs() <= bounds).all()
+
+
+def test_units_of_the_inputs():
+    """Returns-to-go are divided by the scale, observations standardised, inside the model."""
+    policy, history = tiny_policy(), random_steps(3, K)
+    other = tiny_policy()
+    other.load_state_dict(policy.state_dict())
+    other.return_scale = 100 * policy.return_scale
+    std = policy.observation_std + 1e-6
+    other.set_normaliser(torch.zeros(2), torch.ones(2) - 1e-6)
+    moved = history | {
+        "returns_to_go": 100 * history["returns_to_go"],
+        "observations": (history["observations"] - policy.observation_mean) / std,
+    }
+    torch.testing.assert_close(other(moved), policy(history), atol=1e-5, rtol=1e-5)
+
+
+def test_loss_by_hand():
+    predicted = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [9.0, 9.0]]])
+    actions = torch.tensor([[[0.0, 2.0], [3.0, 0.0]], [[2.0, 4.0], [0.0, 0.0]]])
+    mask = torch.tensor([[True, True], [True, False]])
+    # squared errors in units of the scale (1, 2): (1, 0), (0, 4), (4, 4)
+    scale = torch.tensor([1.0, 2.0])
+    assert action_loss(predicted, actions, mask, scale).item() == pytest.approx(13 / 6)
+    assert action_loss(predicted, actions, mask, scale, absolute=True).item() == pytest.approx((0.5 + 1 + 2) / 3)
+
+
+def test_the_loss_of_a_stochastic_policy_by_hand():
+    """-log N(atanh a; μ, σ) + log(1 - a²) with a in units of the scale, summed over dimensions, averaged over unpadded steps."""
+    mean, log_std = torch.tensor([[[0.5, 0.0], [9.0, 9.0]]]), torch.tensor([[[0.0, math.log(2.0)], [9.0, 9.0]]])
+    actions, mask, scale = torch.tensor([[[1.0, 0.2], [0.3, 0.3]]]), torch.tensor([[True, False]]), torch.tensor([2.0, 0.4])
+    expected = 0.0
+    for centre, deviation in ((0.5, 1.0), (0.0, 2.0)):
+        before = math.atanh(0.5)
+        expected += 0.5 * ((before - centre) / deviation) ** 2 + math.log(deviation) + 0.5 * math.log(2 * math.pi)
+        expected += math.log(1 - 0.5**2)
+    assert action_loss(ActionDistribution(mean, log_std, True), actions, mask, scale).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_stochastic_policy_plays_samples_by_the_generator_or_its_mean():
+    policy, history = tiny_policy(stochastic=True, action_scale=[2.0, 0.5]), random_steps(4000, 3)
+    inputs = {name: values for name, values in history.items() if name != "mask"}
+    for name, values in inputs.items():
+        inputs[name] = values[:1] if name == "timesteps" else values[:1].expand(4000, *values.shape[1:])
+    distribution = policy(history)
+    one = ActionDistribution(distribution.mean[:1, -1], distribution.log_std[:1, -1], True)
+    torch.testing.assert_close(policy.act(inputs)[0], (one.centre() * policy.action_scale)[0], atol=1e-5, rtol=0)
+    drawn = [policy.act(inputs, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    expected = ActionDistribution(distribution.mean[:1, -1].expand(4000, 2), distribution.log_std[:1, -1].expand(4000, 2), True)
+    expected = expected.sample(torch.Generator().manual_seed(0)) * policy.action_scale
+    torch.testing.assert_close(drawn[0], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("prompt_context", [False, True])
+def test_every_parameter_gets_a_gradient(prompt_context, stochastic):
+    policy = tiny_policy(prompt_context=prompt_context, stochastic=stochastic).train()
+    history, prompt = random_steps(20, K, first=4), random_steps(20, PROMPT, seed=1)
+    action_loss(policy(history, prompt), history["actions"], history["mask"], policy.action_scale).backward()
+    for name, parameter in policy.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+    assert policy.history.timesteps.weight.grad.any(1).tolist() == [4 <= t < 4 + K for t in range(20)]
+    assert policy.prompt.timesteps.weight.grad.any(1).tolist() == [t < PROMPT for t in range(20)]
+
+
+def test_without_a_prompt_its_parameters_stay():
+    policy, history = tiny_policy().train(), random_steps(4, K)
+    action_loss(policy(history), history["actions"], history["mask"], policy.action_scale).backward()
+    untouched = {name for name, parameter in policy.named_parameters() if parameter.grad is None or not parameter.grad.any()}
+    assert untouched == {name for name, _ in policy.named_parameters() if name.startswith("prompt.")}
+
+
+def test_padding_gets_no_gradient():
+    policy, history = tiny_policy().train(), random_steps(4, K)
+    history["mask"][:, :3] = False
+    history["observations"].requires_grad_()
+    action_loss(policy(history), history["actions"], history["mask"], policy.action_scale).backward()
+    assert not history["observations"].grad[:, :3].any() and history["observations"].grad[:, 3:].any()
+
+
+@pytest.mark.parametrize("steps", [(K, K), (K, 1), (12, 11), (1, 5)])
+def test_any_prompt_length(steps):
+    history, prompt = (random_steps(2, length, seed=length) for length in steps)
+    policy = tiny_policy()
+    found = policy(history, prompt)
+    assert found.shape == (2, steps[0], 2) and found.isfinite().all()
+    assert not torch.isclose(found[0], policy(history, {n: v[[1, 0]] for n, v in prompt.items()})[0]).all()

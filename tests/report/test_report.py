@@ -1,0 +1,466 @@
+"""The report on a synthetic tree of result files: numbers by hand, faults named, every kind of environment drawn."""
+
+import base64
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+
+from src.report import pictures, tables
+from src.report.results import common_curve, episode_scores, group_results, read_results, reference_levels, scores_of
+from src.run.errors import UserError
+from tools import report
+
+GOALS = {45: [0.8, 0.3], 46: [-0.5, 0.7], 47: [-0.7, -0.4], 48: [0.2, -0.9], 49: [0.55, 0.75]}
+REFERENCE = {
+    "trivial": [-17.1, -17.2, -16.1, -18.4, -18.6],
+    "task_blind": [-15.8, -16.4, -15.9, -17.3, -17.0],
+    "dataset_mean": [-11.0, -12.2, -11.5, -12.8, -12.0],
+    "dataset_best": [-6.1, -6.0, -5.2, -6.8, -6.4],
+    "oracle": [-3.2, -2.9, -2.6, -3.5, -3.4],
+}
+
+
+def write_result(root, env_type, quality, method, regime, protocol, seed, /, **content):
+    """One result file with the required keys; `content` adds and replaces. Returns its path."""
+    document = {
+        "env_type": env_type,
+        "quality": quality,
+        "method": method,
+        "regime": regime,
+        "protocol": protocol,
+        "seed": seed,
+        "task_ids": [45, 46],
+        "returns": [[1.0, 3.0], [4.0]],
+        "command": f"python train.py --env_type {env_type} --seed {seed}",
+        **content,
+    }
+    folder = regime if regime == "diagnostics" else f"{regime}-{protocol}"
+    path = root / env_type / quality / method / folder / f"seed_{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def walk(target, generator):
+    """A noisy walk of 20 steps towards target -> [[x, y], ...21]."""
+    path = [np.zeros(2)]
+    for _ in range(20):
+        path.append(path[-1] + np.clip(np.asarray(target) - path[-1], -0.1, 0.1) + generator.normal(0, 0.012, 2))
+    return np.round(path, 3).tolist()
+
+
+def write_point_robot(root, method, seeds, level, protocols=("strict",)):
+    """Zero-shot and few-shot results of a method whose evaluation return is about `level`."""
+    for seed in range(seeds):
+        generator = np.random.default_rng([seed, len(method)])
+        steps = list(range(0, 2001, 200))
+        rise = 1 - np.exp(-np.array(steps) / 500)
+        common = {
+            "task_ids": list(GOALS),
+            "reference": REFERENCE,
+            "gradient_steps": 2000,
+            "wall_clock_s": 210 + 7 * seed,
+            "hardware": "Some CPU, 2 cores",
+            "commit": "0123456789-dirty",
+            "task_parameters": {str(task): {"goal": goal} for task, goal in GOALS.items()},
+        }
+        for protocol in protocols:
+            for regime, drop in (("zero_shot", 4.5), ("few_shot", 0)):
+                final = level - drop - (protocol == "paper") * 0.4
+                returns = final + generator.normal(0, 0.7, (5, 1)) + generator.normal(0, 0.3, (5, 4))
+                curve = {"gradient_steps": steps}
+                for key, shift in (("train_return", 1.0), ("validation_return", 0.3), ("test_return", 0)):
+                    curve[key] = (-17 + (final + shift + 17) * rise + generator.normal(0, 0.35, len(steps))).tolist()
+                curve["validation_return"][3] = None
+                more = {}
+                if regime == "few_shot":
+                    shape = (5, 4, 3)
+                    warmup = np.array([level - 6, level - 1.2, level - 0.6]) + generator.normal(0, 0.6, shape)
+                    ends = [[0, 0], [0.5, 0.5], [0.9, 0.9], [1, 1], [1, 1]]  # how near the goal each episode aims
+                    walks = {t: [walk(np.array(g) * e, generator) for e in ends] for t, g in GOALS.items()}
+                    paths = {str(t): {"warmup": w[:3], "evaluation": w[3:]} for t, w in walks.items()}
+                    more = {"warmup_returns": warmup.tolist(), "trajectories": paths}
+                write_result(
+                    root, "point_robot", "medium", method, regime, protocol, seed,
+                    returns=returns.tolist(), curve=curve, **common, **more,
+                )  # fmt: skip
+
+
+def write_online(root, method, seed, final, **content):
+    """A run that learned online from a pre-trained policy of return 1500."""
+    shared = {"task_ids": [0], "reference": {"random": [20.0], "dataset_mean": [1400.0], "expert": [3220.0]}}
+    shared["normalisation"] = {"minimum": 20.0, "maximum": 3220.0, "source": "our own expert"}
+    for regime, value in (("pretrained", 1500.0), ("finetuned", final)):
+        steps = [0, 900 + seed, 2000 - seed] if regime == "finetuned" else [0, 0, 0]
+        curve = {
+            "gradient_steps": [100, 200, 300],
+            "environment_steps": steps,
+            "test_return": [1500.0, (1500 + value) / 2, value],
+            "entropy": [None, -2.0, -3.0],
+            "temperature": [None, 0.1, 0.09],
+        }
+        more = {"curve": curve, "environment_steps": steps[-1], **shared, **content}
+        write_result(root, "gym_hopper", "medium", method, regime, "strict", seed, returns=[[value, value]], **more)
+
+
+def test_online_runs_have_normalised_scores_and_curves_over_environment_steps(tmp_path):
+    for seed, final in ((0, 2900.0), (1, 3540.0)):
+        write_online(tmp_path, "online_dt", seed, final)
+    write_online(tmp_path, "online_dt-no_entropy", 0, 1620.0)
+    (section,) = group_results(read_results(tmp_path))
+    table = tables.normalised_table(section)
+    scores = {(row[0], row[1]): row[2].split(" ")[0] for row in table.rows}
+    assert scores["online_dt", "pretrained"] == "46.2" and scores["online_dt", "finetuned"] == "100.0"  # (90 + 110) / 2
+    assert scores["online_dt-no_entropy", "finetuned"] == "50.0"
+    assert "0 = 20.0, 100 = 3220.0: our own expert" in table.rows[0][-1]
+    assert {row[0]: row[2] for row in table.references} == {"random": "0.0", "dataset_mean": "43.1", "expert": "100.0"}
+    names = [picture.name for picture in pictures.section_pictures(section)]
+    online = [f"gym_hopper-medium-online-{phase}-strict.png" for phase in ("pretrained", "finetuned")]
+    assert names == ["gym_hopper-medium-curves.png", *online]
+    steps, values = common_curve(section.runs["finetuned", "strict"]["online_dt"], "temperature", "environment_steps")
+    assert values.shape == (2, len(steps)) and steps[0] == 901 and steps[-1] == 1999
+
+    path = write_result(tmp_path, "gym_hopper", "expert", "online_dt", "finetuned", "strict", 0, normalisation={"minimum": 1})
+    with pytest.raises(UserError, match="normalisation"):
+        read_results(tmp_path)
+    path.unlink()
+    write_online(tmp_path, "online_dt", 0, 1.0, curve={"gradient_steps": [1, 2], "entropy": [1.0]})
+    with pytest.raises(UserError, match=r"curve\.entropy"):
+        read_results(tmp_path)
+
+
+def write_diagnostics(root, env_type, name, parameters, seed=0):
+    """A world model whose contexts are a rotation of the task parameters plus noise."""
+    generator = np.random.default_rng(seed)
+    ids = generator.integers(0, len(parameters), 400)
+    chosen = np.asarray(parameters)[ids]
+    points = np.column_stack([chosen[:, 0] - chosen[:, -1], chosen.sum(1)]) + generator.normal(0, 0.12, (400, 2))
+    write_result(
+        root, env_type, "medium", name, "diagnostics", None, seed,
+        validation={"reward_rmse": 0.052, "state_rmse": 0.0031, "reward_std": 0.41, "state_std": 0.52},
+        probe={
+            "dataset": {"r2": 0.97},
+            "random_walk": {"r2": 0.61},
+        },
+        embedding={"points": points.tolist(), "task_ids": ids.tolist(), "task_parameters": dict(zip(
+            map(str, range(len(parameters))), np.asarray(parameters).tolist(), strict=True))},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Result files of four environments that have little in common."""
+    root = tmp_path_factory.mktemp("data") / "results"
+    write_point_robot(root, "meta_dt", 3, -8.3, ("strict", "paper"))
+    write_point_robot(root, "meta_dt+fast", 5, -5.0)
+    write_point_robot(root, "meta_dt-no_context", 1, -11.0)
+    write_point_robot(root, "prompt_dt", 3, -9.6)
+    goals = np.random.default_rng(5).uniform(-1, 1, (50, 2))
+    for name in ("context", "context+fast"):
+        write_diagnostics(root, "point_robot", name, goals)
+    write_diagnostics(root, "cheetah_vel", "context", np.linspace(0.1, 3, 50)[:, None])
+    generator = np.random.default_rng(1)
+    for seed in range(2):
+        write_result(
+            root, "cheetah_vel", "medium", "meta_dt", "zero_shot", "strict", seed,
+            returns=generator.normal(-95, 6, (2, 3)).tolist(), reference={"trivial": [-300, -190], "task_blind": None},
+        )  # fmt: skip
+        corners = {task: np.sign(goal) * 0.9 for task, goal in list(GOALS.items())[:2]}
+        write_result(
+            root, "gridworld", "mixed", "borel", "bamdp", "strict", seed,
+            returns=(np.array([2.0, 7, 9, 9.5]) + generator.normal(0, 0.3, (2, 4))).tolist(),
+            trajectories={str(t): [walk(g * e, generator) for e in (-0.6, 0.5, 1, 1)] for t, g in corners.items()},
+            reference={"oracle": [10.0, 9.0], "bayes_optimal": [8.0, 8.0]},
+        )  # fmt: skip
+        for regime, value in (("pretrained", 1800), ("finetuned", 2600)):
+            write_result(
+                root, "gym_hopper", "medium", "online_dt", regime, "strict", seed,
+                task_ids=[0], returns=[generator.normal(value, 90, 10).tolist()],
+            )  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tree):
+    """The output folder of one full report."""
+    output = tree.parent / "report"
+    report.main(["--results", str(tree), "--output", str(output)])
+    return output
+
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+def one_section(root):
+    [section] = group_results(read_results(root))
+    return section
+
+
+def test_scores_and_cells_by_hand(tmp_path):
+    write_result(tmp_path, "toy", "medium", "meta_dt", "zero_shot", "strict", 0, reference={"oracle": [5.0, 7.0]})
+    write_result(tmp_path, "toy", "medium", "other", "zero_shot", "strict", 0, returns=[[6.0], [8.0]])
+    section = one_section(tmp_path)
+    [column] = section.runs.values()
+    np.testing.assert_array_equal(scores_of(column["meta_dt"]), [[2.0, 4.0]])
+    np.testing.assert_array_equal(reference_levels(column)["oracle"], [5.0, 7.0])
+    table = tables.score_table(section)
+    assert table.headers == ["method", "zero_shot, strict protocol"]
+    assert table.rows == [["meta_dt", "3.00\nmean 3.00, 1 seed"], ["other", "7.00 ★\nmean 7.00, 1 seed"]]
+    assert table.references == [["oracle", "6.00\nmean 6.00"]]
+    chance = tables.details_table(section).rows[1][-1]
+    assert chance == "1.00"
+
+
+def test_columns_that_say_nothing_are_left_out(tmp_path):
+    write_result(tmp_path, "toy", "medium", "meta_dt", "zero_shot", "strict", 0, wall_clock_s=90)
+    *_, details, commands = tables.section_tables(one_section(tmp_path))
+    assert details.headers == ["method", "regime", "seeds", "episodes per task", "20th percentile"]
+    assert commands.headers == ["method", "regime", "time per run", "command"]
+    assert commands.rows[0][2] == "1.5 min"
+
+
+def test_intervals_appear_with_two_seeds(tmp_path):
+    for seed, value in enumerate((1.0, 3.0)):
+        write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", seed, returns=[[value], [value]])
+    [[_, cell]] = tables.score_table(one_section(tmp_path)).rows
+    assert cell == "2.00 [1.00, 3.00]\nmean 2.00 [1.00, 3.00], 2 seeds"
+
+
+def test_episodes_on_the_task(tmp_path):
+    warmups = [[[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]], [[0.0, 0.0, 0.0], [0.0, 2.0, 4.0]]]
+    write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 0, warmup_returns=warmups)
+    write_result(tmp_path, "toy", "medium", "borel", "bamdp", "strict", 0, returns=[[1.0, 5.0], [3.0, 7.0]])
+    section = one_section(tmp_path)
+    runs = section.runs["few_shot", "strict"]["meta_dt"]
+    np.testing.assert_array_equal(episode_scores(runs, "few_shot"), [[[2, 3, 4], [0, 1, 2]]])
+    rows = {row[0]: row[2:6] for row in tables.episode_table(section).rows}
+    assert rows["meta_dt"] == ["1.00", "2.00", "3.00", "3.00"]
+    assert rows["borel"] == ["2.00", "6.00", "—", "—"]
+
+
+def test_curves_are_joined_where_every_seed_has_values():
+    long = {"gradient_steps": [0, 10, 20, 30], "test_return": [0.0, 10.0, None, 30.0]}
+    short = {"gradient_steps": [10, 25], "test_return": [1.0, 4.0]}
+    steps, values = common_curve([{"curve": long}, {"curve": short}, {}], "test_return")
+    np.testing.assert_array_equal(steps, [10, 25])
+    np.testing.assert_array_equal(values, [[10, 25], [1, 4]])
+    assert common_curve([{}, {"curve": {}}, {"curve": {"gradient_steps": [1], "test_return": []}}], "test_return") is None
+
+
+def test_last_chosen_and_best_point():
+    curve = {"gradient_steps": [1, 2, 3], "test_return": [5.0, 3.0, 4.0], "validation_return": [0.0, 9.0, 1.0]}
+    assert tables._curve_points([{"curve": curve}], 1) == "4.0 / 3.0 / 5.0"
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("returns", None),
+        ("returns", [[1.0], []]),
+        ("returns", [[1.0]]),
+        ("returns", [[1.0], [float("nan")]]),
+        ("returns", [[1.0], ["2"]]),
+        ("seed", "0"),
+        ("seed", True),
+        ("task_ids", []),
+        ("protocol", None),
+        ("command", ""),
+        ("wall_clock_s", "long"),
+        ("reference", [1, 2]),
+        ("reference.oracle", {"oracle": [1.0]}),
+        ("warmup_returns", [[[1.0, 2.0]], [[1.0]]]),
+        ("warmup_returns", [[], []]),
+        ("curve.test_return", {"gradient_steps": [1, 2], "test_return": [1.0]}),
+        ("trajectories.45", {"45": [[[0, 0, 0]]]}),
+        ("trajectories.45", {"45": {"warmup": [[]]}}),
+        ("task_parameters.45", {"45": {"goal": [1.0]}}),
+    ],
+)
+def test_a_broken_key_is_named(tmp_path, key, value):
+    path = write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 0, **{key.split(".")[0]: value})
+    with pytest.raises(UserError) as caught:
+        read_results(tmp_path)
+    assert str(caught.value).startswith(f"{path}: key '{key}' must be ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("validation", {"reward_rmse": "small"}),
+        ("probe.dataset", {"dataset": [1.0]}),
+        ("embedding.points", {"points": [[1.0]], "task_ids": [0], "task_parameters": {"0": [1.0]}}),
+        ("embedding.task_ids", {"points": [[1.0, 2.0]], "task_ids": [], "task_parameters": {"0": [1.0]}}),
+        (
+            "embedding.task_parameters",
+            {"points": [[1, 2], [3, 4]], "task_ids": [0, 1], "task_parameters": {"0": [1], "1": [1, 2]}},
+        ),
+        ("embedding.task_parameters", {"points": [[1, 2]], "task_ids": [0], "task_parameters": {"0": []}}),
+        ("embedding.task_parameters", {"points": [[1, 2]], "task_ids": [0], "task_parameters": {"1": [1]}}),
+        ("embedding.task_parameters", {"points": [[1, 2]], "task_ids": [0], "task_parameters": [[1]]}),
+    ],
+)
+def test_a_broken_key_of_diagnostics_is_named(tmp_path, key, value):
+    write_result(tmp_path, "toy", "medium", "context", "diagnostics", None, 0, **{key.split(".")[0]: value})
+    with pytest.raises(UserError, match=f"key '{re.escape(key)}' must be "):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["env_type", "method", "seed", "task_ids", "returns", "command"])
+def test_a_missing_key_is_named(tmp_path, key):
+    path = write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 0)
+    document = json.loads(path.read_text())
+    del document[key]
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"key '{key}' is missing"):
+        read_results(tmp_path)
+
+
+def test_a_truncated_file_ends_the_command_with_one_line(tmp_path, capsys):
+    write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 0)
+    path = write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 1)
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(SystemExit) as caught:
+        report.main(["--results", str(tmp_path), "--output", str(tmp_path / "report")])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert error.startswith(f"error: {path}: not readable as JSON")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_contradicting_files_are_refused(tmp_path):
+    path = write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 0)
+    copy = path.with_name("seed_1.json")
+    copy.write_text(path.read_text())
+    with pytest.raises(UserError, match=f"{copy}: key 'seed' repeats that of {path}"):
+        read_results(tmp_path)
+    copy.unlink()
+    write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 2, task_ids=[1, 2])  # seeds cannot be averaged
+    with pytest.raises(UserError, match="key 'task_ids' differs"):
+        group_results(read_results(tmp_path))
+
+
+def test_methods_on_other_tasks_have_a_column_of_their_own(tmp_path):
+    paths = {"trajectories": {"45": [[[0, 0], [1, 1]]]}, "belief": {"spread": [1.0], "low": [0.5], "high": [1.5]}}
+    for seed in range(2):
+        write_result(tmp_path, "toy", "online", "borel", "bamdp", "strict", seed, returns=[[1, 2], [3, 4]], **paths)
+    more = {"task_ids": [0, 1, 2], "returns": [[5, 6]] * 3, "reference": {"oracle": [9.0] * 3}, **paths}
+    write_result(tmp_path, "toy", "online", "borel+reduced", "bamdp", "strict", 0, **more)
+    section = one_section(tmp_path)
+    assert {column: list(methods) for column, methods in section.runs.items()} == {
+        ("bamdp", "strict", 1): ["borel+reduced"],
+        ("bamdp", "strict", 2): ["borel"],
+    }
+    assert tables.section_note(section) == "Test tasks (1) 0–2; (2) 45, 46. 3 runs."
+    table = tables.score_table(section)
+    assert table.headers[1:] == ["bamdp, strict protocol, tasks (1)", "bamdp, strict protocol, tasks (2)"]
+    assert [row[1:] for row in table.references] == [["9.00\nmean 9.00", tables.NONE]]
+    assert [row[2 if row[0] == "borel" else 1] for row in table.rows] == ["2.50 [2.50, 2.50]\nmean 2.50 [2.50, 2.50], 2 seeds",
+                                                                           "5.50\nmean 5.50, 1 seed"]  # fmt: skip
+    report.main(["--results", str(tmp_path), "--output", str(tmp_path / "report")])
+    names = {path.name for path in (tmp_path / "report").glob("*.png")}
+    assert {"toy-online-belief-bamdp-strict-1.png", "toy-online-belief-bamdp-strict-2.png"} <= names
+
+
+def test_no_results_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="train a policy first"):
+        read_results(tmp_path)
+    write_result(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", 0)
+    with pytest.raises(UserError, match="other_env"):
+        read_results(tmp_path, ["other_env"])
+
+
+# ------------------------------------------------------------------------------------------------------------ output
+
+
+def test_the_table_is_printed_and_nothing_written(tree, capsys, monkeypatch):
+    monkeypatch.chdir(tree.parent)
+    before = sorted(tree.parent.iterdir())
+    report.main(["--env_type", "point_robot", "cheetah_vel", "--table_only"])
+    text = capsys.readouterr().out
+    assert text.index("meta_dt+fast") < text.index("meta_dt-no_context") < text.index("prompt_dt") < text.index("oracle")
+    assert "cheetah_vel · medium" in text
+    assert "gridworld" not in text
+    assert re.search(r"mean -\d\.\d\d \[-\d\.\d\d, -\d\.\d\d\], 5 seeds", text)
+    assert sorted(tree.parent.iterdir()) == before
+
+
+def test_text_table_is_aligned():
+    table = tables.Table("Title", ["a", "b"], [["x", "1\nlow"], ["long", "22"]], [["ref", "3"]])
+    lines = [
+        "Title",
+        "────  ───",
+        "a     b",
+        "────  ───",
+        "x     1",
+        "      low",
+        "long  22",
+        "────  ───",
+        "ref   3",
+        "────  ───",
+    ]
+    assert tables.text_table(table).split("\n") == lines
+
+
+def test_every_picture_is_a_png_and_stands_in_the_page(made):
+    names = {path.name for path in made.glob("*.png")}
+    assert names == {
+        "cheetah_vel-medium-context.png",
+        "gridworld-mixed-adaptation.png",
+        "gridworld-mixed-paths-borel-bamdp-strict.png",
+        "point_robot-medium-adaptation.png",
+        "point_robot-medium-context.png",
+        "point_robot-medium-curves.png",
+        "point_robot-medium-paths-meta_dt+fast-few_shot-strict.png",
+        "point_robot-medium-paths-meta_dt-few_shot-paper.png",
+        "point_robot-medium-paths-meta_dt-few_shot-strict.png",
+        "point_robot-medium-paths-meta_dt-no_context-few_shot-strict.png",
+        "point_robot-medium-paths-prompt_dt-few_shot-strict.png",
+    }
+    page = (made / "index.html").read_text()
+    for name in names:
+        data = (made / name).read_bytes()
+        assert data.startswith(b"\x89PNG")
+        width, height = struct.unpack(">II", data[16:24])
+        assert width > 500
+        assert height > 300
+        assert base64.b64encode(data).decode() in page
+
+
+def test_the_page_is_self_contained_and_complete(made):
+    page = (made / "index.html").read_text()
+    assert set(re.findall(r'(?:src|href)="(.{5})', page)) <= {"data:", "#lege", "#poin", "#chee", "#grid", "#gym_"}
+    assert "http" not in re.sub(r'"data:[^"]*"', "", page)
+    for text in ("gym_hopper · medium", "finetuned, strict protocol", "few_shot, paper protocol", "Some CPU, 2 cores"):
+        assert text in page
+    assert "python train.py --env_type gridworld --seed 0" in page
+    for term in report.LEGEND:
+        assert f"<dt>{term}</dt>" in page
+
+
+def test_markdown_holds_every_table(made):
+    text = (made / "tables.md").read_text()
+    assert text.count("### Return on the test tasks") == 4
+    assert "| *task_blind* | -16.43<br>mean -16.48 |" in text
+    assert "| bayes_optimal |" not in text
+    assert "| *bayes_optimal* | 8.00<br>mean 8.00 |" in text
+    assert "`python train.py --env_type point_robot --seed 0`" in text
+
+
+def test_the_same_files_give_the_same_report(tmp_path, capsys):
+    root = tmp_path / "results"
+    for seed in range(2):
+        write_result(root, "toy", "medium", "meta_dt", "few_shot", "strict", seed, returns=[[seed], [2.0 * seed]])
+        write_diagnostics(root, "toy", "context", [[0.0, 1.0], [1.0, 0.5]], seed)
+    for name in ("first", "second"):
+        report.main(["--results", str(root), "--output", str(tmp_path / name)])
+        assert capsys.readouterr().out.endswith(f"{tmp_path / name / 'index.html'}\n")
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()

@@ -1,0 +1,59 @@
+"""The command that makes every run behind the tables: what it leaves out, what it makes again."""
+
+import pytest
+from helpers import listing, shell
+
+FLAGS = ("--env_type", "point_robot", "--recipe", "debug", "--qualities", "random", "--seeds", "0")
+
+
+def reproduce(root, *flags):
+    done = shell("-m tools.reproduce", *FLAGS, "--output_dir", root, *flags)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reproduce")
+    planned = reproduce(root, "--dry_run").splitlines()
+    assert reproduce(root, "--dry_run", "--seeds", "0", "0").splitlines() == planned
+    assert [command.split()[1] for command in planned] == ["get_datasets.py", "train_context.py", *["train_meta_dt.py"] * 7]
+    assert "0 of 8 runs are finished already" in reproduce(root)
+    return root
+
+
+def test_everything_runs_and_nothing_runs_twice(finished):
+    results = {name for name in listing(finished / "results") if name.endswith(".json")}
+    regimes = ["", "-no_context", "-no_prompt", "-random_prompt"]
+    expected = {f"meta_dt+debug{name}/few_shot-strict" for name in regimes} | {"context+debug/diagnostics"}
+    expected |= {f"meta_dt+debug/{regime}" for regime in ("zero_shot-strict", "zero_shot-paper", "few_shot-paper")}
+    assert expected <= {"/".join(name.split("/")[-3:-1]) for name in results}
+    before = listing(finished / "results")
+    assert "8 of 8 runs are finished already" in reproduce(finished)
+    assert listing(finished / "results") == before and reproduce(finished, "--dry_run").strip() == ""
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "saves").write_text("a file in its way")
+    done = shell("-m tools.reproduce", "--env_type", "point_robot", "--output_dir", str(tmp_path))
+    assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_what_a_missing_run_needs_is_made_again(finished):
+    """Results are committed, world models are not: a fresh clone has the one without the other."""
+    missing = finished / "results/point_robot/random/meta_dt+debug-no_prompt/few_shot-strict/seed_0.json"
+    before = missing.read_bytes()
+    missing.unlink()
+    weights = finished / "saves/point_robot/random/meta_dt+debug/zero_shot/seed_0/model.safetensors"
+    assert len(reproduce(finished, "--dry_run").splitlines()) == 1
+    kept = weights.read_bytes()
+    weights.unlink()
+    planned = reproduce(finished, "--dry_run").splitlines()
+    assert len(planned) == 2 and "--zero_shot True" in planned[0] and "no_prompt" in planned[1]
+    weights.write_bytes(kept)  # newer than its result now, as after an interruption
+    assert reproduce(finished, "--dry_run").splitlines() == planned
+    (finished / "saves/point_robot/random/context+debug/seed_0/best.safetensors").unlink()
+    planned = [command.split()[1] for command in reproduce(finished, "--dry_run").splitlines()]
+    assert planned == ["train_context.py", "train_meta_dt.py", "train_meta_dt.py"]
+    missing.write_bytes(before)
+    assert reproduce(finished, "--dry_run").strip() == ""

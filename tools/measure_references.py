@@ -1,0 +1,142 @@
+"""Measure the reference levels of a family whose levels no formula gives: trivial, best task-blind policy, oracle.
+
+    python -m tools.measure_references --env_type ant_dir
+
+Candidates for the best task-blind policy are no action, every training task's expert acting without noise on all tasks, the
+shared agent told the average task, and a policy cloned from the pooled data of all experts; the one with the highest mean return
+on the training tasks is the level. The oracle of a task is the best of its own expert and these candidates: what is known to be
+possible there. Choices are made on other episodes than those that are reported. Needs behaviour policies: those of stage 1, else
+the committed ones. Writes configs/references/<env_type>.json, which every later result of the family shows.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+
+from src.behaviour.collect import training_command
+from src.behaviour.policies import BehaviourPolicies
+from src.behaviour.store import SHARED, find_source, load_behaviour
+from src.data.qualities import choose_checkpoints
+from src.evaluation.batch import make_batch, rollout
+from src.run.config import CONFIG_DIR, num_tasks, parse_args, positive_int, script_parser
+from src.run.errors import main_guard
+from src.run.files import load_tensors, write_json
+from src.run.provenance import provenance
+from src.run.seeding import derive, torch_generator
+
+
+def make_parser():
+    parser = script_parser(__doc__)
+    parser.set_defaults(device="cpu")
+    parser.add_argument("--eval_episodes", type=positive_int, default=10, help="episodes per task of the reported levels")
+    parser.add_argument(
+        "--behaviour", choices=["auto", "per_task", "multitask", "committed"], default="auto", help="whose experts"
+    )
+    parser.add_argument("--cloning_steps", type=positive_int, default=4000, help="gradient steps of the cloned policy")
+    return parser
+
+
+@main_guard
+def main(argv=None):
+    args = parse_args(make_parser(), "measure_references", argv)
+    args.task_id_start = args.task_id_end = None
+    torch.set_num_threads(1)  # the last bits of a sum depend on the number of threads
+    environment = args.env.make()
+    space, tasks = environment.action_space, np.arange(num_tasks(environment))
+    training = np.arange(*args.env.train_tasks)
+    source = find_source(args, training_command(args))
+    curves, weights = zip(*(load_behaviour(source, args.env, task, training_command(args)) for task in tasks), strict=True)
+    best = [choose_checkpoints(curve, "expert", 1, 0.5)[0] for curve in curves]
+    experts = [{name: value[row] for name, value in values.items()} for values, row in zip(weights, best, strict=True)]
+
+    def actor(policy):
+        one = BehaviourPolicies({name: value[None] for name, value in policy.items()}, space.low, space.high)
+        return lambda observations: one.act(observations[None], deterministic=True)[0]
+
+    def everyone(observations):  # rows are tasks x episodes, each task played by its own expert
+        return stacked.act(observations.reshape(len(tasks), args.eval_episodes, -1), deterministic=True).reshape(-1, *space.shape)
+
+    stacked = BehaviourPolicies({name: torch.stack([one[name] for one in experts]) for name in experts[0]}, space.low, space.high)
+    observations, actions, _ = play(args, everyone, tasks, "data")
+    known = np.isin(np.repeat(tasks, args.eval_episodes), training)
+    still = np.zeros(space.shape, np.float32)
+    policies = {"no action": lambda observations: np.broadcast_to(still, (len(observations), *space.shape))}
+    policies |= {f"expert of task {task}": actor(experts[task]) for task in training}
+    if source.shared:  # the standardised features of the average task are zeros
+        shared = load_tensors(source.directory / SHARED / "checkpoints.safetensors")
+        features = shared.pop("task_features").shape[-1]
+        last = {name: value[best[0]].float() for name, value in shared.items() if name != "steps"}
+        last["latent_pi.0.weight"] = last["latent_pi.0.weight"][:, :-features]
+        policies["shared agent told the average task"] = actor(last)
+    policies["cloned from the pooled data of all experts"] = clone(args, observations[known, :-1], actions[known], space)
+
+    few = max(2, 100 // len(training))
+    trials = {name: play(args, act, tasks, "choice", few)[2].mean(1) for name, act in policies.items()}  # name -> (tasks,)
+    scores = {name: float(values[training].mean()) for name, values in trials.items()}
+    chosen = max(scores, key=scores.get)
+    own = play(args, everyone, tasks, "choice")[2].mean(1)
+    oracle, oracle_policies = play(args, everyone, tasks)[2], ["its own expert"] * len(tasks)
+    for task in tasks:
+        name = max(trials, key=lambda name, task=task: trials[name][task])
+        if trials[name][task] > own[task]:
+            oracle[task], oracle_policies[task] = play(args, policies[name], [task])[2][0], name
+    blind = play(args, policies[chosen], tasks)[2]
+    levels = {"trivial": play(args, policies["no action"], tasks)[2], "task_blind": blind, "oracle": oracle}
+    measured = {name: values.mean(1).round(2).tolist() for name, values in levels.items()}
+    formulas = getattr(environment.unwrapped, "reference_levels", lambda *_: {})(environment.unwrapped.tasks, training)
+    per_task = measured | {name: np.round(values, 2).tolist() for name, values in formulas.items()}
+    document = {
+        "env_type": args.env_type,
+        "max_episode_steps": args.env.max_episode_steps,
+        "eval_episodes": args.eval_episodes,
+        "by_formula": sorted(formulas),
+        "task_blind": {"chosen": chosen, "training_tasks": {name: round(value, 2) for name, value in scores.items()}},
+        "measured_task_blind": measured["task_blind"],
+        "oracle": oracle_policies,
+        "per_task": per_task,
+        **provenance(),
+    }
+    path = CONFIG_DIR / "references" / f"{args.env_type}.json"
+    write_json(path, document)
+    test = range(*args.env.test_tasks)
+    means = ", ".join(f"{name} {np.mean([values[task] for task in test]):.4g}" for name, values in per_task.items())
+    print(f"{path}: on the test tasks {means}; task-blind is the {chosen}")
+
+
+def play(args, act, tasks, purpose="reference", episodes=None):
+    """Observations and actions of every row, and returns (tasks, episodes), of a policy; `purpose` decides on the starts."""
+    episodes = episodes or args.eval_episodes
+    rows = np.repeat(tasks, episodes)
+    seeds = [derive(args.seed, purpose, int(task), row % episodes) % 2**31 for row, task in enumerate(rows)]
+    observations, actions, rewards, _ = rollout(args.env, make_batch(args.env, rows), act, seeds)
+    return observations, actions, rewards.sum(1, dtype=np.float64).reshape(len(tasks), episodes)
+
+
+def clone(args, observations, actions, space, batch=512, width=256):
+    """Behaviour cloning of pooled data (E, T, ...) by a network that is not told the task: function observations -> actions."""
+    torch.manual_seed(derive(args.seed, "cloning"))
+    inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for a in (observations, actions))
+    mean, std = inputs.mean(0), inputs.std(0) + 1e-6
+    scale = torch.from_numpy(np.maximum(np.abs(space.low), np.abs(space.high)))
+    sizes = [inputs.shape[-1], width, width]
+    layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(width, targets.shape[-1]), nn.Tanh())
+    optimizer, generator = torch.optim.Adam(model.parameters(), 1e-3), torch_generator(args.seed, "cloning")
+    for _ in range(args.cloning_steps):
+        rows = torch.randint(len(inputs), (batch,), generator=generator)
+        loss = (model((inputs[rows] - mean) / std) - targets[rows] / scale).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    @torch.inference_mode()
+    def act(observations):
+        return (model((torch.from_numpy(observations) - mean) / std) * scale).numpy()
+
+    return act
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""Write the tables of README.md and of benchmarks/*.md from the result files, so that none of their returns is typed by hand.
+
+    python -m tools.readme
+    python -m tools.readme --check True
+
+A table stands between a mark and `<!-- end of table -->`. The marks:
+
+    <!-- table: point_robot -->                              one family: every method and regime, a column per kind of data
+    <!-- table: point_robot+fast -->                         the same of one recipe, beside the paper's
+    <!-- table: gridworld -->                                one that is played for K episodes in sequence: their returns and sum
+    <!-- table: cheetah_vel/log -->                          the same of one kind of data only
+    <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
+    <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
+    <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
+    <!-- table: benchmarks/results/families-validation.json -->    runs that settings were chosen by
+
+--check True changes nothing and fails where a page is not what the results say.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from src.report import results, statistics
+from src.run.config import Parser
+from src.run.errors import UserError, main_guard
+from src.run.files import atomic_path, read_json
+
+MARK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
+NAME = re.compile(r"([\w-]+)(?:/([\w-]+))?(?:\+(\w+))?")  # family, kind of data, recipe
+
+
+@main_guard
+def main(argv=None):
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--pages", nargs="+", help="files whose tables are written (default: README.md and benchmarks/*.md)")
+    parser.add_argument("--results", default="results", help="folder of the result files")
+    parser.add_argument("--check", action="boolean", default=False, help="only compare")
+    args = parser.parse_args(argv)
+    for path in map(Path, args.pages or ["README.md", *sorted(Path("benchmarks").glob("*.md"))]):
+        if not path.is_file():
+            raise UserError(f"--pages {path}: there is no such file")
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            raise UserError(f"--pages {path} is not text in UTF-8: name a page of the project") from None
+        count = text.count("<!-- table: ")
+        if count != len(MARK.findall(text)) or (args.pages and not count):
+            raise UserError(f"{path}: every table stands between <!-- table: NAME --> and <!-- end of table -->; mend its marks")
+        written = MARK.sub(lambda match: match[1] + table(args.results, match[2].split()) + match[3], text)
+        if args.check and written != text:
+            raise UserError(f"{path} does not show the results under {args.results}: give the same command without --check")
+        if written != text:
+            with atomic_path(path) as temporary:
+                temporary.write_text(written)
+        if count:
+            print(f"{path}: {count} tables agree with {args.results}")
+
+
+def table(folder, env_types):
+    """Markdown of one table: of families, or of a benchmark's file. Raises UserError where there are no results."""
+    if not env_types:
+        raise UserError("a table has no name: write <!-- table: FAMILY -->")
+    if env_types[0].endswith(".json"):
+        return file_table(Path(env_types[0]))
+    matches = [NAME.fullmatch(name) for name in env_types]
+    if not all(matches):
+        raise UserError(f"table {' '.join(env_types)}: a name is FAMILY, FAMILY/DATA, FAMILY+RECIPE or FAMILY/DATA+RECIPE")
+    names = [match.groups() for match in matches]
+    if len(names) > 1 and any(quality or recipe for _, quality, recipe in names):
+        raise UserError(f"table {' '.join(env_types)}: a kind of data or a recipe may be named in the table of one family only")
+    found = results.read_results(folder, [env_type for env_type, _, _ in names])
+    _, quality, recipe = names[0]
+    if recipe:
+        found = [result for result in found if recipe_of(result["method"]) in (None, recipe)]
+        if not any(recipe_of(result["method"]) == recipe for result in found):
+            raise UserError(f"table {env_types[0]}: there are no results of recipe {recipe} under {folder}")
+    sections = [section for section in results.group_results(found) if quality in (None, section.quality)]
+    for section in sections:
+        if any(column[2:] for column in section.runs):
+            name = f"{section.env_type}/{section.quality}"
+            raise UserError(f"the methods of {name} were scored on different tasks: name a recipe in the mark, or move results")
+    if len(env_types) > 1:
+        return overview_table(sections, env_types)
+    if not sections:
+        raise UserError(f"table {env_types[0]}: there are no such results under {folder}")
+    sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)
+    return sequence_table(sections) if sequential else family_table(sections)
+
+
+def recipe_of(method):
+    """The recipe in a method's name, None for the paper's: meta_dt+fast-no_context -> fast."""
+    named = re.search(r"\+(\w+)", method)
+    return named and named[1]
+
+
+def file_table(path):
+    """Markdown of a benchmark's result file. Raises UserError where it is none."""
+    document = read_json(path) if path.is_file() else {}
+    if "curves" in document:
+        return curve_table(document)
+    if "figures" in document:
+        return speed_table(document)
+    if "trials" in document:
+        return trial_table(document)
+    raise UserError(f"table {path}: this is no result file of a benchmark; name one of benchmarks/results/")
+
+
+def curve_table(document, columns=5):
+    """A row per task: what `python -m tools.sac_experts` found, at a few steps of training and beside the references."""
+    curves = document["curves"]
+    steps = next(iter(curves.values()))["steps"]
+    shown = np.unique(np.linspace(0, len(steps) - 1, columns).round().astype(int))
+    levels = [name for name in ("random", "task_blind", "oracle") if name in document]
+    lines = [["task", *levels, *(f"{steps[index]:,} steps" for index in shown)]]
+    for task, curve in curves.items():
+        lines.append([task, *(number(document[name][task]) for name in levels)])
+        lines[-1] += [number(curve["stochastic_returns"][index]) for index in shown]
+    return markdown(lines)
+
+
+def speed_table(document):
+    """The figures of `python -m benchmarks`, with their aims and shares of the matrix-multiply peak of the same run."""
+    lines = [["", "measured", "aim", "share of the float32 / bfloat16 peak"]]
+    for figure in document["figures"]:
+        aim = f"{figure['aim']}, {'met' if figure['met'] else 'missed'}" if "aim" in figure else "–"
+        if "share_met" in figure:
+            aim += f"; {figure['aim_share_of_peak']} of the peak, {'met' if figure['share_met'] else 'missed'}"
+        shares = " / ".join(f"{share:.2f}" for share in figure["share_of_peak"].values()) if figure["gflop"] else "–"
+        lines.append([figure["name"], f"{number(figure['value'])} {figure['unit']}", aim, shares])
+        for name, unit, goal, met in (
+            ("peak_mib_above_data", "MiB", "aim_mib", "mib_met"),
+            ("peak_to_data", "× the data", "aim_peak_to_data", "peak_met"),
+        ):
+            if name in figure:
+                aim = f"{figure[goal]}, {'met' if figure[met] else 'missed'}"
+                lines.append(["… its memory", f"{figure[name]:g} {unit}", aim, "–"])
+    return markdown(lines)
+
+
+def trial_table(document):
+    """A row per run that settings were chosen by: what differed, what z tells, the returns on training and validation tasks."""
+    heads = ["data", "world model", "R² of z, own / astray", "policy", "training tasks", "zero-shot", "few-shot"]
+    lines = [[*heads, "data mean", "oracle"]]
+    returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "oracle")
+    for trial in document["trials"]:
+        world_model, settings = (f"`{trial[name]}`" if trial[name] else "–" for name in ("world_model", "settings"))
+        probes = (trial["probe_r2"].get(name) for name in ("dataset", "relabelled_unseen_tasks"))
+        told = " / ".join("–" if value is None else f"{value:.2f}" for value in probes)
+        line = [f"{trial['env_type']}, {trial['quality']}", world_model, told, settings]
+        lines.append([*line, *("–" if trial[name] is None else number(trial[name]) for name in returns)])
+    return markdown(lines)
+
+
+def number(value):
+    """Four digits, thousands separated."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def family_table(sections):
+    """All methods and regimes of one family, a column per kind of data. By episode: warm-up episodes, then the evaluated one."""
+    columns = {section.quality: section for section in sections if section.runs}
+    rows, levels = {}, {}
+    for quality, section in columns.items():
+        for (regime, protocol), methods in section.runs.items():
+            for level, values in results.reference_levels(methods).items():
+                levels.setdefault(level, {})[quality] = f"{values.mean():.2f}"
+            for method, runs in methods.items():
+                name = f"{method}, {regime.replace('_', ' ')}" + ("" if protocol == "strict" else f", protocol {protocol}")
+                rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + further(runs)
+                episodes = results.episode_scores(runs, regime)
+                if episodes is not None and "-" not in method:
+                    played = [*episodes.mean((0, 1)), results.scores_of(runs).mean()]
+                    rows.setdefault(f"{name}: by episode", {})[quality] = ", ".join(f"{value:.1f}" for value in played)
+    ordered = [*((level, levels[level]) for level in results.level_order(levels)), *rows.items()]
+    lines = [["", *columns], *([name, *(cells.get(quality, "–") for quality in columns)] for name, cells in ordered)]
+    return markdown(lines)
+
+
+def sequence_table(sections):
+    """Methods whose K episodes are played in sequence, and the reference levels: mean return of each episode, and the sum."""
+    entries = [entry for section in sections for column in section.runs.values() for entry in column.items()]
+    methods, levels, rows = dict(entries), {}, []
+    shapes = {(tuple(run["task_ids"]), len(run["returns"][0])) for runs in methods.values() for run in runs}
+    if len(shapes) > 1 or len(methods) < len(entries):
+        family = sections[0].env_type
+        raise UserError(f"the results on {family} differ in tasks or episodes, or share a name: show {family}/<kind of data>")
+    for run in (run for runs in methods.values() for run in runs):
+        for level, values in run["reference_episodes"].items():
+            levels.setdefault(level, []).append(np.mean(values, axis=0))
+    for level in results.level_order(levels):
+        played = np.mean(levels[level], axis=0)
+        rows.append([level, *(f"{value:.1f}" for value in played), f"{played.sum():.1f}"])
+    for method, runs in methods.items():
+        played = np.array([run["returns"] for run in runs])  # (seeds, tasks, K)
+        means = played.mean((0, 1))
+        rows.append([method, *(f"{value:.1f}" for value in means), score(played.sum(2), 1)])
+    return markdown([["", *(f"episode {k + 1}" for k in range(len(rows[0]) - 2)), "sum"], *rows])
+
+
+def overview_table(sections, env_types):
+    """One row per family and kind of data: few-shot and zero-shot of Meta-DT between the reference levels.
+
+    Without context: the ablation without z and without prompts, a task-blind policy of the same data. The share says how much of
+    what the oracle gains over the task-blind level few-shot gains.
+    """
+    shown = ("trivial", "task_blind", "dataset_mean", "oracle")
+    lines = [["family, data", "trivial", "task-blind", "data mean", "without context", "zero-shot", "few-shot", "oracle"]]
+    lines[0].append("share of the gain")
+    for section in sorted(sections, key=lambda section: (env_types.index(section.env_type), section.quality)):
+        runs = {key: methods for key, methods in section.runs.items() if key[1] == "strict"}
+        few = pick(runs, "few_shot")
+        if not few:
+            continue
+        levels = {level: float(values.mean()) for level, values in results.reference_levels({"": few}).items()}
+        blind, oracle = levels.get("task_blind"), levels.get("oracle")
+        known = blind is not None and oracle is not None
+        gain = (results.scores_of(few).mean() - blind) / (oracle - blind) if known else None
+        without, zero = pick(runs, "zero_shot", "no_context"), pick(runs, "zero_shot") or pick(runs, "few_trained_no_prompt")
+        *before, best = (f"{levels[name]:.1f}" if name in levels else "–" for name in shown)
+        share = "–" if gain is None else f"{gain:.0%}" if gain > 0 else "none"
+        played = [score(results.scores_of(found), 1) if found else "–" for found in (without, zero, few)]
+        lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, share])
+    return markdown(lines)
+
+
+def pick(runs, regime, ablation=""):
+    """Results of Meta-DT (or of an ablation of it) in a regime of the strict protocol, or None."""
+    methods = runs.get((regime, "strict"), {})
+    return next((found for name, found in methods.items() if re.fullmatch(r"meta_dt[^-]*-?" + ablation, name)), None)
+
+
+def score(scores, digits=2):
+    """Mean of scores (seeds, tasks), its 95 % interval, and the number of seeds."""
+    low, high = statistics.bootstrap_interval(statistics.mean, scores)
+    seeds = f"{len(scores)} seed" + "s" * (len(scores) > 1)
+    interval = f" [{low:.{digits}f}, {high:.{digits}f}]" if len(scores) > 1 else ""
+    return f"{np.mean(scores):.{digits}f}{interval}, {seeds}"
+
+
+def further(runs):
+    """Interquartile mean over seeds and tasks; of a single task the normalised score instead, where the runs have its scale."""
+    scores, scale = results.scores_of(runs), runs[0].get("normalisation")
+    if not scale:
+        return f", IQM {statistics.iqm(scores):.2f}"
+    return f", normalised {100 * (scores.mean() - scale['minimum']) / (scale['maximum'] - scale['minimum']):.1f}"
+
+
+def markdown(lines):
+    """Rows of cells, the first of them the head."""
+    rows = ["| " + " | ".join(line) + " |\n" for line in lines]
+    return "".join([rows[0], "|" + "---|" * len(lines[0]) + "\n", *rows[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Run every command behind the committed Meta-DT tables.
+
+    python -m tools.reproduce --env_type point_robot
+    python -m tools.reproduce --env_type point_robot --qualities replay --seeds 0 --dry_run
+
+Behaviour policies and datasets where they are missing; then for every quality and seed the world model, few-shot, zero-shot,
+the ablations, and both regimes under the paper's protocol. A run whose result file exists is skipped (a world model or policy
+that a run still needs is made again where only its result is there) and an interrupted one goes on from its checkpoint, so the
+same command resumes. With all results in place nothing is left to do; --output_dir elsewhere runs everything anew. Runs are
+single-threaded processes, as many at once as there are cores; what they print goes to saves/<env_type>/reproduce/. Next: python
+-m tools.report.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from src.behaviour.store import committed_directory
+from src.data.qualities import QUALITIES
+from src.data.trajectories import dataset_directory
+from src.run.config import Parser, find_config, natural, positive_int, read_env, read_yaml, report_command
+from src.run.errors import UserError, main_guard
+from src.run.paths import context_directory, policy_directory, result_path
+
+ABLATIONS = ("no_context", "random_prompt")  # those that train a policy of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One command. `result` is the file that it writes last; `needs` are the jobs that must be finished first, `artifact` what
+    it leaves for those that need it."""
+
+    words: tuple  # script and flags
+    result: Path
+    kind: str  # jobs of one kind take about the same time
+    needs: tuple = ()
+    artifact: Path | None = None
+
+    @property
+    def finished(self):
+        """Whether the result is there and not older than the artifact, which an interrupted run leaves newer."""
+        if not self.result.exists() or self.artifact is None:
+            return self.result.exists()
+        return self.artifact.exists() and self.artifact.stat().st_mtime <= self.result.stat().st_mtime
+
+    @property
+    def command(self):
+        return shlex.join(["python", *self.words])
+
+    @property
+    def log_name(self):
+        """quality-method-regime-seed.log"""
+        return "-".join(self.result.with_suffix("").parts[-4:]) + ".log"
+
+
+# ------------------------------------------------------------------------------------------------------- what is run
+
+
+def data_jobs(args, env):
+    """Stages 1 and 2, one after the other: each spreads its tasks over the cores itself. Stage 1 only where a dataset lacks and
+    no behaviour policies come with the repository."""
+    flags = common_flags(args, env)
+    root = Path(args.output_dir) / "datasets"
+    files = {quality: dataset_directory(root, env.env_type, quality) / "data" / "main_data.hdf5" for quality in args.qualities}
+    jobs = [
+        Job(("get_datasets.py", *flags, "--data_type", quality), file, "dataset")
+        for quality, file in files.items()
+        if not file.exists()
+    ]
+    committed = committed_directory(env.env_type).is_dir()
+    if not committed and any(quality != "random" for quality in args.qualities if not files[quality].exists()):
+        behaviour = Path(args.output_dir) / "saves" / env.env_type / "behaviour"
+        jobs.insert(0, Job(("train_data_collection.py", *flags), behaviour, "behaviour policies"))
+    return jobs
+
+
+def learning_jobs(args, env, quality, seed):
+    """Of one quality and seed: (world model and main policies, policies of the ablations and of the paper's protocol)."""
+    suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
+    flags = [*common_flags(args, env), "--data_quality", quality, "--seed", str(seed)]
+    place = argparse.Namespace(
+        output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed, suffix=suffix
+    )  # fmt: skip
+    method = f"meta_dt{suffix}"
+    context = Job(
+        ("train_context.py", *flags), result_path(place, f"context{suffix}", "diagnostics"), "world model",
+        artifact=context_directory(place) / "best.safetensors",
+    )  # fmt: skip
+
+    def policy(name, regime, *extra, needs=(context,), artifact=None):
+        kind = "evaluation" if "--eval_only" in extra else "policy"
+        return Job(("train_meta_dt.py", *flags, *extra), result_path(place, name, regime), kind, needs, artifact)
+
+    zero_shot = policy(
+        method, "zero_shot-strict", "--zero_shot", "True",
+        artifact=policy_directory(place, method, "zero_shot") / "model.safetensors",
+    )  # fmt: skip
+    paper = policy(
+        method, "zero_shot-paper", "--zero_shot", "True", "--protocol", "paper", "--eval_only", needs=(context, zero_shot)
+    )
+    # few-shot without prompts is trained exactly as zero-shot is: the same policy, measured under its own name; two
+    # evaluations of one policy do not run side by side
+    plain = policy(
+        f"{method}-no_prompt", "few_shot-strict", "--ablation", "no_prompt", "--eval_only", needs=(context, zero_shot, paper)
+    )
+    main = [context, policy(method, "few_shot-strict"), zero_shot, paper, plain]
+    further = [policy(f"{method}-{name}", "few_shot-strict", "--ablation", name) for name in ABLATIONS]
+    return main, [*further, policy(method, "few_shot-paper", "--protocol", "paper")]
+
+
+def remaining(jobs):
+    """The jobs whose result is missing, and the unfinished ones that they need, in the order of `jobs`."""
+    missing = {job for job in jobs if not job.result.exists()}
+    needed = {need for job in missing for need in job.needs}
+    needed |= {need for job in needed if not job.finished for need in job.needs}
+    return [job for job in jobs if job in missing or (job in needed and not job.finished)]
+
+
+def common_flags(args, env):
+    """Flags of every command; defaults are left out, so that results carry the shortest command that makes them."""
+    flags = ["--env_type", env.env_type]
+    flags += [] if args.recipe == "paper" else ["--recipe", args.recipe]
+    return flags + ([] if args.output_dir == "." else ["--output_dir", args.output_dir])
+
+
+# ------------------------------------------------------------------------------------------------------------ running
+
+
+class Scheduler:
+    """Runs jobs side by side, each once all that it needs is there; a failed job costs only those that need it.
+
+    Args:
+        logs: folder for what the jobs print. workers: jobs at once. lock: open file whose lock every job inherits, so that
+            the jobs of a killed scheduler hold off the next one until they have ended.
+    """
+
+    def __init__(self, logs, workers, lock):
+        self.logs, self.workers, self.lock = logs, workers, lock
+        self.running = {}  # Popen -> (job, when it began)
+        self.durations = {}  # kind -> seconds of the jobs that ended here
+        self.failed = []
+
+    def run(self, jobs):
+        """Returns when every job that can run has ended."""
+        waiting, total = remaining(jobs), len(jobs)
+        print(f"{total - len(waiting)} of {total} runs are finished already", flush=True)
+        try:
+            while waiting or self.running:
+                while len(self.running) < self.workers and (job := self._next(waiting)):
+                    waiting.remove(job)
+                    self._start(job)
+                if not self.running:
+                    break  # what still waits needs a job that failed
+                self._wait(waiting, total)
+        finally:
+            for process in self.running:
+                process.terminate()  # a run answers by saving its state
+            for process in self.running:
+                process.wait()
+        return waiting
+
+    def _next(self, waiting):
+        pending = {*waiting, *(job for job, _ in self.running.values()), *self.failed}
+        return next((job for job in waiting if not pending.intersection(job.needs)), None)
+
+    def _start(self, job):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        with (self.logs / job.log_name).open("a") as log:
+            log.write(f"$ {job.command}\n")
+            log.flush()
+            process = subprocess.Popen(
+                [sys.executable, *job.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                pass_fds=[self.lock.fileno()],
+            )  # fmt: skip
+        self.running[process] = job, time.monotonic()
+
+    def _wait(self, waiting, total):
+        while not (ended := [process for process in self.running if process.poll() is not None]):
+            time.sleep(0.2)
+        for process in ended:
+            job, began = self.running.pop(process)
+            seconds = time.monotonic() - began
+            if process.returncode == 0 and job.result.exists():
+                self.durations.setdefault(job.kind, []).append(seconds)
+                outcome = f"done in {seconds / 60:.1f} min"
+            else:
+                self.failed.append(job)
+                outcome = f"FAILED with status {process.returncode}, see {self.logs / job.log_name}"
+            finished = total - len(waiting) - len(self.running) - len(self.failed)
+            print(f"[{finished}/{total}] {job.command}: {outcome}; {self._remaining(waiting)}", flush=True)
+
+    def _remaining(self, waiting):
+        """Time left: the mean of each kind (of all kinds while one has not ended yet), shared by the workers."""
+        known = {kind: sum(seconds) / len(seconds) for kind, seconds in self.durations.items()}
+        if not known:
+            return "time left unknown"
+        fallback, now = max(known.values()), time.monotonic()
+        left = sum(known.get(job.kind, fallback) for job in waiting)
+        left += sum(max(0.0, known.get(job.kind, fallback) - (now - began)) for job, began in self.running.values())
+        return f"about {left / self.workers / 60:.0f} min left"
+
+
+@contextlib.contextmanager
+def exclusive(logs):
+    """The lock of one environment's folder. Raises UserError while another run of this module, or a job of it, goes on."""
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        lock_file = (logs / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{logs} cannot be written ({error.strerror}): choose another --output_dir") from None
+    with lock_file as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{logs} is in use: another run, or a job of it, is still going; wait for it") from None
+        yield lock
+
+
+@main_guard
+def main(argv=None):
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--env_type", default="point_robot", help="name of the settings file: configs/<env_type>.yaml")
+    parser.add_argument("--recipe", default="fast", help="named block of the settings file; 'paper' is its base")
+    parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=["medium", "replay"], help="datasets")
+    parser.add_argument("--seeds", nargs="+", type=natural, default=[0, 1, 2, 3, 4], help="of world models and policies")
+    parser.add_argument("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="runs at once, a core each")
+    parser.add_argument("--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written")
+    parser.add_argument("--dry_run", action="boolean", default=False, help="print the commands that are left and run none")
+    args = parser.parse_args(argv)
+    path = find_config(argparse.Namespace(env_type=args.env_type, env_name=None, config=None))
+    document = read_yaml(path)
+    env, recipes = read_env(path, document), ["paper", *(document.get("recipes") or {})]
+    if args.recipe not in recipes:
+        raise UserError(f"{path.name} has no recipe {args.recipe!r}: choose {', '.join(recipes)}")
+    args.qualities = [*dict.fromkeys(args.qualities)]
+    runs = [learning_jobs(args, env, quality, seed) for seed in dict.fromkeys(args.seeds) for quality in args.qualities]
+    learning = [job for part in zip(*runs, strict=True) for jobs in part for job in jobs]  # the main results of all seeds first
+    data = data_jobs(args, env) if remaining(learning) else []
+    if args.dry_run:
+        print(*(job.command for job in [*data, *remaining(learning)]), sep="\n")
+        return
+    logs = Path(args.output_dir) / "saves" / env.env_type / "reproduce"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the runs on the way out
+    with exclusive(logs) as lock:
+        for job in data:
+            print(job.command, flush=True)
+            if subprocess.run([sys.executable, *job.words], pass_fds=[lock.fileno()]).returncode:
+                raise UserError(f"this command failed: {job.command}; mend what it says, then run the same command again")
+        scheduler = Scheduler(logs, args.workers, lock)
+        left = scheduler.run(learning)
+    if scheduler.failed or left:
+        raise UserError(f"{len(scheduler.failed)} runs failed, {len(left)} wait for them; the same command tries them again")
+    results = Path(args.output_dir) / "results"
+    print(f"all {len(learning)} results are in {results / env.env_type}; next: {report_command(results)}")
+
+
+if __name__ == "__main__":
+    main()
