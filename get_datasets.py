@@ -42,8 +42,8 @@ def make_parser():
     parser = script_parser(__doc__)
     parser.set_defaults(device="cpu")
     parser.add_argument("--data_type", "--data_quality", choices=QUALITIES, default="medium", help="kind of data, see above")
-    parser.add_argument("--task_id_start", type=natural, help="first task id (default: the first)")
-    parser.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all tasks)")
+    parser.add_argument("--task_id_start", type=natural, help="first task id (default: the first that the policies know)")
+    parser.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all that they know)")
     parser.add_argument(
         "--capacity", type=positive_int, default=20_000, help="transitions per task (or somewhat more, where lengths vary)"
     )
@@ -69,12 +69,15 @@ def main(argv=None):
     args = parse_args(make_parser(), "get_datasets", argv)
     if args.task_id is not None and not args.import_from:
         raise UserError("--task_id says nothing without --import_from: choose tasks by --task_id_start and --task_id_end")
-    tasks = task_range(args, args.env.make())
+    source = None
+    if args.data_type != "random" and not args.import_from:
+        source = find_source(args, training_command(args))
+    tasks = task_range(args, args.env.make(), source and source.tasks(args.env.make()))
     root = Path(args.output_dir) / "datasets"
     if args.import_from:
         trajectories, facts = import_trajectories(args.import_from, args.env, tasks, args.task_id)
     else:
-        trajectories, facts = collect(args, tasks)
+        trajectories, facts = collect(args, tasks, source)
     record = {"seed": args.seed, "rule": QUALITIES[args.data_type], **facts, **provenance()}
     if args.import_from:
         record["rule"] = "imported"
@@ -89,17 +92,17 @@ def main(argv=None):
     )
 
 
-def collect(args, tasks):
-    """Roll out all tasks; returns (Trajectories, facts to record with them). Raises UserError when a task fails."""
+def collect(args, tasks, source):
+    """Roll out all tasks by the policies of `source` (None: random actions); returns (Trajectories, facts to record with them).
+
+    Raises UserError when a task fails."""
     if args.capacity < args.env.max_episode_steps:
         raise UserError(f"--capacity {args.capacity} holds no episode: give at least {args.env.max_episode_steps}")
     steps = args.env.max_episode_steps * len(tasks)  # one step of a batch is one call; a few thousand take seconds
     workers = args.workers or (1 if steps < 5000 else len(os.sched_getaffinity(0)))
-    results, source = {}, None
-    if args.data_type != "random":
-        source = find_source(args, training_command(args))
-        if source.kind == "committed":
-            print(f"no policies in saves/: those that come with the repository play, {source.directory}", file=sys.stderr)
+    results = {}
+    if source and source.kind == "committed":
+        print(f"no policies in saves/: those that come with the repository play, {source.directory}", file=sys.stderr)
     with tqdm(total=len(tasks), unit="task", mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True) as bar:
 
         def finish(task, result):

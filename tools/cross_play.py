@@ -38,7 +38,7 @@ def main(argv=None):
     args.behaviour, args.task_id_start, args.task_id_end = "committed", None, None
     environment, tasks = args.env.make(), np.arange(*args.env.train_tasks)
     returns = np.stack([play_one(args, environment, task, tasks) for task in tasks])  # (policies, tasks, episodes)
-    features = task_features(environment)[tasks]
+    features = task_features(environment, tasks)[tasks]
     document = {
         "env_type": args.env_type,
         "quality": args.quality,
@@ -55,10 +55,12 @@ def main(argv=None):
 
 def play_one(args, environment, task, tasks):
     """Returns (tasks, episodes) of one task's policy."""
-    curve, weights = load_behaviour(find_source(args, training_command(args)), args.env, int(task), training_command(args))
+    source = find_source(args, training_command(args))
+    curve, weights = load_behaviour(source, args.env, int(task), training_command(args))
     row = choose_checkpoints(curve, args.quality, 1, args.medium_share)[0]
     space, noise = environment.action_space, torch_generator(args.seed, "cross_play", int(task))
-    policy = BehaviourPolicies({name: value[row : row + 1] for name, value in weights.items()}, space.low, space.high)
+    chosen = {name: value[row : row + 1] for name, value in weights.items()}
+    policy = BehaviourPolicies(chosen, space.low, space.high, frame=source.frame(environment, [task]))
     return play(args, lambda observations: policy.act(observations[None], noise)[0], tasks, "cross_play", args.episodes)[2]
 
 

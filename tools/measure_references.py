@@ -51,20 +51,21 @@ def main(argv=None):
     best = [choose_checkpoints(curve, "expert", 1, 0.5)[0] for curve in curves]
     experts = [{name: value[row] for name, value in values.items()} for values, row in zip(weights, best, strict=True)]
 
-    def actor(policy):
-        one = BehaviourPolicies({name: value[None] for name, value in policy.items()}, space.low, space.high)
+    def actor(policy, frame=None):
+        one = BehaviourPolicies({name: value[None] for name, value in policy.items()}, space.low, space.high, frame=frame)
         return lambda observations: one.act(observations[None], deterministic=True)[0]
 
     def everyone(observations):  # rows are tasks x episodes, each task played by its own expert
         return stacked.act(observations.reshape(len(tasks), args.eval_episodes, -1), deterministic=True).reshape(-1, *space.shape)
 
-    stacked = BehaviourPolicies({name: torch.stack([one[name] for one in experts]) for name in experts[0]}, space.low, space.high)
+    together = {name: torch.stack([one[name] for one in experts]) for name in experts[0]}
+    stacked = BehaviourPolicies(together, space.low, space.high, frame=source.frame(environment, tasks))
     observations, actions, _ = play(args, everyone, tasks, "data")
     known = np.isin(np.repeat(tasks, args.eval_episodes), training)
     still = np.zeros(space.shape, np.float32)
     policies = {"no action": lambda observations: np.broadcast_to(still, (len(observations), *space.shape))}
-    policies |= {f"expert of task {task}": actor(experts[task]) for task in training}
-    if source.shared:  # the standardised features of the average task are zeros
+    policies |= {f"expert of task {task}": actor(experts[task], source.frame(environment, [task])) for task in training}
+    if source.shared and source.frame(environment, [0]) is None:  # the standardised features of the average task are zeros
         shared = load_tensors(source.directory / SHARED / "checkpoints.safetensors")
         features = shared.pop("task_features").shape[-1]
         last = {name: value[best[0]].float() for name, value in shared.items() if name != "steps"}

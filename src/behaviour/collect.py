@@ -66,7 +66,8 @@ def _behaviour(args, source, task, episodes, space, noise):
     rows = choose_checkpoints(curve, args.data_type, episodes, args.medium_share)
     used, counts = np.unique(rows, return_counts=True)
     weights = {name: value[used] for name, value in weights.items()}
-    policies = BehaviourPolicies(weights, space.low, space.high, args.device)
+    frame = source.frame(args.env.make(), [task] * len(used))
+    policies = BehaviourPolicies(weights, space.low, space.high, args.device, frame)
     # place of each episode in a grid (policies, episodes of the busiest one), so that one batched product serves all
     order = np.argsort(rows, kind="stable")
     policy = np.repeat(np.arange(len(used)), counts)

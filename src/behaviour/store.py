@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from src.behaviour.policies import for_task, task_features
+from src.behaviour.policies import for_task, make_frame, task_features
 from src.run.config import CONFIG_DIR
 from src.run.directory import run_directory
 from src.run.errors import UserError
@@ -115,6 +116,19 @@ class Source:
     def shared(self):
         return self.kind == "multitask" or (self.kind == "committed" and (self.directory / SHARED).exists())
 
+    def frame(self, environment, task_ids):
+        """What the policies of `task_ids` look through, see `make_frame`; None for agents of single tasks."""
+        return make_frame(environment, task_ids) if self.shared else None
+
+    def tasks(self, environment):
+        """(first, last + 1) of the tasks that a shared agent serves: its own, and those that look the same to it. Else None."""
+        if not self.shared:
+            return None
+        known = read_json(self.directory / SHARED / "curve.json")["task_ids"]
+        features = task_features(environment, known)
+        served = [task for task, told in enumerate(features) if task in known or np.isclose(features[known], told).all(1).any()]
+        return min(served), max(served) + 1
+
 
 def find_source(args, command):
     """Choose the behaviour policies of an environment by --behaviour; auto: those in saves/, else the committed ones.
@@ -156,11 +170,17 @@ def load_behaviour(source, env, task, command):
         raise UserError(f"{directory}: curve.json and checkpoints.safetensors disagree; delete the folder and run: {command}")
     if not source.shared:
         return curve, weights
-    if task not in curve["task_ids"]:
-        raise UserError(f"the agent in {directory} was not trained for task {task}; train it for all tasks: {command}")
     features = weights.pop("task_features")
-    row = curve["task_ids"].index(task)
-    if not np.allclose(features[row], task_features(env.make(), curve["task_ids"])[task], atol=1e-4):
+    if features.shape[-1] == 0 and task not in curve["task_ids"]:  # one task in the agent's frame: it is as good on this one
+        pooled = {"stochastic_returns": [list(itertools.chain(*rows)) for rows in curve["stochastic_returns"]]}
+        return {**curve, **pooled, "random_returns": list(itertools.chain(*curve["random_returns"]))}, weights
+    told = task_features(env.make(), curve["task_ids"])[task : task + 1]
+    comparable = len(told) and told.shape[1] == features.shape[1]
+    same = np.flatnonzero(np.isclose(features, told, atol=1e-4).all(1)).tolist() if comparable else []
+    row = curve["task_ids"].index(task) if task in curve["task_ids"] else next(iter(same), None)
+    if row is None:
+        raise UserError(f"the agent in {directory} was not trained for task {task}; train it for all tasks: {command}")
+    if row not in same:
         raise UserError(f"the agent in {directory} was trained for another list of tasks; train it again: {command}")
     returns = {"stochastic_returns": [row_of[row] for row_of in curve["stochastic_returns"]]}
     return {**curve, **returns, "random_returns": curve["random_returns"][row]}, for_task(weights, features[row])

@@ -202,19 +202,19 @@ def test_sac_with_a_learned_temperature_resumes_to_the_same_weights(fuse, tmp_pa
              "--hidden_sizes", "8", "--eval_episodes", "2", "--workers", "1", "--entropy_coefficient", "auto"]  # fmt: skip
     train_data_collection([*flags, "--output_dir", str(tmp_path / "whole")])
 
-    import src.sac
+    import src.behaviour.sac
 
-    segment = src.sac._run_segment
+    segment = src.behaviour.sac._run_segment
 
     def stop_at_40(model, *rest):
         if model.num_timesteps == 40:
             raise UserError("stopped")
         segment(model, *rest)
 
-    monkeypatch.setattr(src.sac, "_run_segment", stop_at_40)
+    monkeypatch.setattr(src.behaviour.sac, "_run_segment", stop_at_40)
     with pytest.raises(SystemExit):
         train_data_collection([*flags, "--output_dir", str(tmp_path / "stopped")])
-    monkeypatch.setattr(src.sac, "_run_segment", segment)
+    monkeypatch.setattr(src.behaviour.sac, "_run_segment", segment)
     train_data_collection([*flags, "--output_dir", str(tmp_path / "stopped")])
     found = []
     for name in ("whole", "stopped"):

@@ -13,13 +13,12 @@ from helpers import parsed, point_robot, random_episodes, tiny_policy, tiny_worl
 import train_context
 from src.data import trajectories
 from src.data.relabel import imagined_tasks, paid_by, relabeller
-from src.data.transitions import TransitionSampler
+from src.data.transitions import TransitionSampler, context_windows
 from src.models.meta_dt_agent import MetaDTAgent
 from src.models.world_model import (
     RunningContexts,
     WorldModel,
     balanced,
-    context_windows,
     episode_contexts,
     load_world_model,
     prediction_errors,

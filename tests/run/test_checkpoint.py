@@ -23,7 +23,7 @@ from src.run.errors import UserError, main_guard, require_finite
 from src.run.files import atomic_path, digest, load_state, load_tensors, read_json, save_state, save_tensors, write_json
 from src.run.logger import Logger, read_metrics
 from src.run.loop import StopSignal
-from src.run.provenance import provenance
+from src.run.provenance import git_commit, provenance
 
 TENSORS = {"weight": torch.arange(60_000.0), "step": torch.tensor([3])}
 WRITERS = {
@@ -222,7 +222,7 @@ def test_the_first_settings_stay_and_others_are_refused(tmp_path):
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    other = [sys.executable, "-c", "import sys, time; from src.checkpoint import run_directory\n"
+    other = [sys.executable, "-c", "import sys, time; from src.run.directory import run_directory\n"
              "with run_directory(sys.argv[1], {}, True): print('mine', flush=True); time.sleep(60)"]  # fmt: skip
     with subprocess.Popen([*other, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "mine\n"
@@ -310,7 +310,7 @@ def test_provenance(model_root):
 
 def test_a_commit_is_dirty_when_more_than_results_changed(tmp_path):
     """A run that is measured again overwrites tracked results; that is not another version of the code."""
-    assert checkpoint.git_commit(tmp_path) == "unknown"
+    assert git_commit(tmp_path) == "unknown"
 
     def git(*words):
         author = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -323,10 +323,10 @@ def test_a_commit_is_dirty_when_more_than_results_changed(tmp_path):
     git("add", ".")
     git("commit", "-m", "first")
     (tmp_path / "results/seed_0.json").write_text("2")
-    checkpoint.git_commit.cache_clear()
-    clean = checkpoint.git_commit(tmp_path)
+    git_commit.cache_clear()
+    clean = git_commit(tmp_path)
     assert len(clean) == 10 and int(clean, 16) >= 0
     (tmp_path / "code.py").write_text("2")
-    checkpoint.git_commit.cache_clear()
-    assert checkpoint.git_commit(tmp_path) == clean + "-dirty"
-    checkpoint.git_commit.cache_clear()
+    git_commit.cache_clear()
+    assert git_commit(tmp_path) == clean + "-dirty"
+    git_commit.cache_clear()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import cross_play
 from src.run.files import read_json
+from tools import cross_play
 
 
 def test_figures_of_three_policies():
