@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--learning_starts", "40", "--batch_size", "16", "--hidden_sizes", "16", "16", "--eval_episodes", "2"]
 TINY += ["--no-tensorboard", "--entropy_coefficient", "auto", "--save_seconds", "0"]
 BATCHED = ["--algo", "batched_sac", "--num_steps", "160", "--save_freq", "30", "--task_id_end", "3", *TINY]
-SHARED = ["--algo", "multitask_sac", "--num_steps", "1600", "--save_freq", "200", "--num_envs", "4", *TINY]
+SHARED = ["--algo", "multitask_sac", "--num_steps", "1600", "--save_freq", "200", "--num_envs", "4",
+          "--task_id_end", "50", *TINY]  # fmt: skip
 
 
 def command(output_dir, *flags, env_type="point_robot"):
@@ -53,7 +54,7 @@ def artifacts(output_dir):
 def trained(tmp_path_factory):
     """Folder with a shared agent of all 50 Point-Robot tasks."""
     folder = tmp_path_factory.mktemp("trained")
-    train_data_collection.main(command(folder, *SHARED, "--task_id_end", "50"))
+    train_data_collection.main(command(folder, *SHARED))
     return folder
 
 
