@@ -23,8 +23,8 @@ LEGEND = {
         task is the mean over its evaluation episodes there.""",
     "IQM": """Interquartile mean, the mean of the middle half of all (seed × task) scores: of n scores the
         ⌊n/4⌋ lowest and the ⌊n/4⌋ highest are left out, so that one lucky or broken run moves it little.""",
-    "[low, high]": """95 % interval. Seeds are resampled with replacement within each task (stratified
-        percentile bootstrap, 2,000 resamples), so it speaks of other seeds on the same tasks. With fewer than
+    "[low, high]": """95 % interval. Whole seeds and whole tasks are resampled with replacement (two-way
+        percentile bootstrap, 2,000 resamples), so it speaks of other seeds and other tasks. With fewer than
         five seeds it tends to be too narrow; a single seed has none.""",
     "★": "Highest IQM of the column. It claims no significance: compare the intervals.",
     "Regime": """zero_shot: the agent sees nothing but the running episode. few_shot: before it is scored, the

@@ -52,25 +52,29 @@ def probability_of_improvement(x, y):
 
 
 def bootstrap_interval(statistic, *scores, generator=None, repetitions=2000, confidence=0.95):
-    """Stratified percentile bootstrap: the runs of each task are resampled with replacement, task by task.
+    """Two-way percentile bootstrap: whole runs and whole tasks are resampled with replacement.
 
-    The tasks stay as they are, so the interval speaks of other seeds on the same tasks; a single run gives zero width.
+    A run is one training, which serves all tasks: its scores rise and fall together, so runs are drawn whole and not task by task
+    (as rliable does, for benchmarks that train on every task anew). Tasks are drawn too, so the interval speaks of other seeds
+    and other tasks. Matrices that are compared share their tasks.
 
     Args:
         statistic: function of the score matrices that accepts leading axes (any of this module).
-        scores: one or more matrices (runs, tasks), each resampled on its own.
+        scores: one or more matrices (runs, tasks) with one number of tasks; the runs of each are resampled on their own.
         generator: np.random.Generator; by default a fresh one of seed 0, so that equal data give equal intervals.
     Returns:
         (low, high) floats.
+    Raises:
+        ValueError: the matrices have different numbers of tasks.
     """
     generator = generator or np.random.default_rng(0)
+    scores = [np.asarray(matrix, dtype=np.float64) for matrix in scores]
+    (count,) = {matrix.shape[1] for matrix in scores}
+    tasks = generator.integers(count, size=(repetitions, 1, count))
+    drawn = []
+    for matrix in scores:
+        runs = generator.integers(len(matrix), size=(repetitions, len(matrix), 1))
+        drawn.append(matrix[runs, tasks])
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(statistic(*(_resample(matrix, repetitions, generator) for matrix in scores)), [tail, 100 - tail])
+    low, high = np.percentile(statistic(*drawn), [tail, 100 - tail])
     return float(low), float(high)
-
-
-def _resample(scores, repetitions, generator):
-    """(runs, tasks) -> (repetitions, runs, tasks)."""
-    scores = np.asarray(scores, dtype=np.float64)
-    rows = generator.integers(scores.shape[0], size=(repetitions, *scores.shape))
-    return np.take_along_axis(scores[None], rows, axis=1)

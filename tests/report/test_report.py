@@ -362,7 +362,7 @@ def test_methods_on_other_tasks_have_a_column_of_their_own(tmp_path):
     table = tables.score_table(section)
     assert table.headers[1:] == ["bamdp, strict protocol, tasks (1)", "bamdp, strict protocol, tasks (2)"]
     assert [row[1:] for row in table.references] == [["9.00\nmean 9.00", tables.NONE]]
-    assert [row[2 if row[0] == "borel" else 1] for row in table.rows] == ["2.50 [2.50, 2.50]\nmean 2.50 [2.50, 2.50], 2 seeds",
+    assert [row[2 if row[0] == "borel" else 1] for row in table.rows] == ["2.50 [1.50, 3.50]\nmean 2.50 [1.50, 3.50], 2 seeds",
                                                                            "5.50\nmean 5.50, 1 seed"]  # fmt: skip
     report.main(["--results", str(tmp_path), "--output", str(tmp_path / "report")])
     names = {path.name for path in (tmp_path / "report").glob("*.png")}
