@@ -58,7 +58,7 @@ class GoalFrame:
         angle = np.asarray(tasks["angle"], np.float64)
         turns = np.round(angle / (np.pi / 2)).astype(int)
         self.mirrored = angle < turns * (np.pi / 2)  # (B,)
-        self.angle, self.quarter = -angle, turns * (np.pi / 2)
+        self.angle, self.quarter = angle, turns * (np.pi / 2)
         self.joints = JOINT_SYMMETRIES[turns % 4, self.mirrored.astype(int)]  # (B, 8, 8) signed permutations
 
     def observe(self, observations):
@@ -66,14 +66,15 @@ class GoalFrame:
         height, root, joints, linear, up, angular, speeds = np.split(
             np.asarray(observations, np.float64), np.cumsum([1, 4, 8, 2, 1, 3]), -1
         )
-        root = _multiply(_multiply(_about_z(self.angle), root), _about_z(self.quarter))
-        linear = _turn(linear, self.angle)
+        root = _multiply(_multiply(_about_z(-self.angle), root), _about_z(self.quarter))
+        linear = _turn(linear, -self.angle)
         angular = np.concatenate([_turn(angular[:, :2], -self.quarter), angular[:, 2:]], -1)
-        flip = np.where(self.mirrored, -1.0, 1.0)[:, None]
-        root = root * np.concatenate([flip**2, flip, flip**2, flip], -1)
+        flip = np.where(self.mirrored, -1.0, 1.0)[:, None]  # what y -> -y changes the sign of
+        kept = np.ones_like(flip)
+        root = root * np.concatenate([kept, flip, kept, flip], -1)
         root = root * np.where(root[:, :1] < 0, -1.0, 1.0)  # q and -q are the same attitude
-        linear = linear * np.concatenate([flip**2, flip], -1)
-        angular = angular * np.concatenate([flip, flip**2, flip], -1)
+        linear = linear * np.concatenate([kept, flip], -1)
+        angular = angular * np.concatenate([flip, kept, flip], -1)
         joints, speeds = ((self.joints @ values[..., None])[..., 0] for values in (joints, speeds))
         return np.concatenate([height, root, joints, linear, up, angular, speeds], -1).astype(np.float32)
 

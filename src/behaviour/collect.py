@@ -19,7 +19,7 @@ def collect_task(args, source, task, report=None):
     checkpoint gets its share of the transitions; the last episode of a row may exceed it. (Cutting it, or leaving it out,
     would favour short episodes.)
 
-    source: where the policies are (src.behaviour.find_source); not read for random data.
+    source: where the policies are (src.behaviour.store.find_source); not read for random data.
     Returns (observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), infos, facts about the behaviour).
     """
     env, quality = args.env, args.data_type

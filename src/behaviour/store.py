@@ -18,12 +18,6 @@ from src.run.provenance import provenance as provenance_record
 SHARED = "multitask"  # folder of the one agent that knows the task, beside the folders task_007 of single agents
 
 
-# --------------------------------------------------------------------------------------------------------- the policies
-
-
-# --------------------------------------------------------------------------------------------------------- measuring
-
-
 # ------------------------------------------------------------------------------------------------------------ the files
 
 
@@ -159,7 +153,8 @@ def load_behaviour(source, env, task, command):
 
     A shared agent reads the task's features beside the observation. For one task these are constants, which move the bias
     of the first layer: so its weights, too, are those of an actor that reads the observation alone, and its curve is the
-    task's own. Raises UserError that names `command` when the task has not been trained or not to the end.
+    task's own; on a task that it was not trained on but that looks the same to it, the curve of those that it was trained on.
+    Raises UserError that names `command` when the task has not been trained or not to the end.
     """
     directory = source.directory / (SHARED if source.shared else f"task_{task:03d}")
     if not is_finished(directory):
@@ -184,6 +179,3 @@ def load_behaviour(source, env, task, command):
         raise UserError(f"the agent in {directory} was trained for another list of tasks; train it again: {command}")
     returns = {"stochastic_returns": [row_of[row] for row_of in curve["stochastic_returns"]]}
     return {**curve, **returns, "random_returns": curve["random_returns"][row]}, for_task(weights, features[row])
-
-
-# ------------------------------------------------------------------------------------------------------ the shared agent

@@ -3,11 +3,7 @@
 import numpy as np
 
 LATE_SHARE = 0.2  # expert level and expert checkpoint come from this last part of training
-
-
 MEDIUM_PART = {"mixed": 0.7, "medium-expert": 0.5}  # Meta-DT's README: 70 % medium, 30 % expert; D4RL: half and half
-
-
 QUALITIES = {
     "medium": "first checkpoint whose measured return reaches random + medium_share * (expert - random); "
     "expert = mean return of the last 20 % of the checkpoints",

@@ -80,6 +80,3 @@ def _paths(pool, task_ids, episodes, keep):
             "evaluation": [last[first + row].round(4).tolist() for row in range(min(keep, episodes))],
         }
     return paths
-
-
-# ------------------------------------------------------------------------------------------------ the paper's protocol

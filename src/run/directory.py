@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from src.run.errors import UserError
-from src.run.files import _reason, read_json, write_json
+from src.run.files import read_json, system_reason, write_json
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def run_directory(path, config, resume, volatile=()):
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"cannot write into {path}: {_reason(error.errno)}; choose another --output_dir") from None
+        raise UserError(f"cannot write into {path}: {system_reason(error.errno)}; choose another --output_dir") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,9 +21,6 @@ from src.run.errors import UserError
 MAKE_AGAIN = "give the command that makes it once more, with --no-resume"
 
 
-# ------------------------------------------------------------------------------------------------------------ files
-
-
 @contextlib.contextmanager
 def atomic_path(path):
     """Yields a temporary path beside `path`; on success it is flushed and renamed to `path`, on failure removed.
@@ -42,7 +39,7 @@ def atomic_path(path):
         number = _errno(error)
         if number is None:
             raise
-        raise UserError(f"cannot write {path}: {_reason(number)}; the file that was there before is intact") from error
+        raise UserError(f"cannot write {path}: {system_reason(number)}; the file that was there before is intact") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -60,7 +57,8 @@ def _errno(error):
     return None
 
 
-def _reason(number):
+def system_reason(number):
+    """What the operating system means by an error number, in words that say what to do."""
     if number == errno.ENOSPC:
         return "the disk is full (free some space and run the same command again)"
     return os.strerror(number)
@@ -79,7 +77,7 @@ def read_json(path):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: {MAKE_AGAIN}") from None
     except OSError as error:
-        raise UserError(f"cannot read {path}: {_reason(error.errno)}; {MAKE_AGAIN}") from None
+        raise UserError(f"cannot read {path}: {system_reason(error.errno)}; {MAKE_AGAIN}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): {MAKE_AGAIN}") from None
 
@@ -121,9 +119,3 @@ def load_state(path, *keys):
     if not isinstance(state, dict) or not all(key in state for key in keys):
         raise UserError(f"{path} is not the state of such a run: delete it, or pass --no-resume to start again")
     return state
-
-
-# ------------------------------------------------------------------------------------------------------------- runs
-
-
-# -------------------------------------------------------------------------------------------------------- provenance

@@ -3,8 +3,11 @@
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 from envs.ant import AntDirBatch, AntDirEnv, GoalFrame, _about_z, _multiply, _turn
+from src.behaviour.store import Source, committed_directory, load_behaviour
+from src.run.config import load_env
 
 LEFT = 0.3  # radians: how far the goal lies to the left of where the body looks
 # directions that look the same from the goal: quarter turns of the body, and with the mirror (goal to the right)
@@ -25,8 +28,8 @@ def seen_as(angle, seen):
     height, root, joints, linear, up, angular, speeds = np.split(seen[None], np.cumsum([1, 4, 8, 2, 1, 3]), -1)
     if frame.mirrored[0]:
         root, linear, angular = root * [1, -1, 1, -1], linear * [1, -1], angular * [-1, 1, -1]
-    root = _multiply(_multiply(_about_z(-frame.angle), root), _about_z(-frame.quarter))
-    linear = _turn(linear, -frame.angle)
+    root = _multiply(_multiply(_about_z(frame.angle), root), _about_z(-frame.quarter))
+    linear = _turn(linear, frame.angle)
     angular = np.concatenate([_turn(angular[:, :2], frame.quarter), angular[:, 2:]], -1)
     joints, speeds = ((frame.joints.mT @ values[..., None])[..., 0] for values in (joints, speeds))
     return np.concatenate([height, root, joints, linear, up, angular, speeds], -1)[0]
@@ -78,5 +81,11 @@ def test_torques_go_back_the_way_joints_came(angle):
         assert shown[model.actuator_trnid[actuator, 0] - 1] == 1 and np.abs(shown).sum() == 1
 
 
-def test_the_family_offers_it():
-    assert AntDirEnv.task_frame is GoalFrame
+def test_the_committed_agent_serves_directions_that_it_was_not_trained_on():
+    env = load_env("ant_dir")
+    source = Source(committed_directory("ant_dir"), "committed")
+    assert AntDirEnv.task_frame is GoalFrame and source.tasks(env.make()) == (0, 50)
+    known, weights = load_behaviour(source, env, 3, "")
+    curve, others = load_behaviour(source, env, 47, "")
+    assert all(torch.equal(weights[name].float(), values.float()) for name, values in others.items())
+    assert np.shape(curve["stochastic_returns"]) == (len(known["steps"]), 45 * np.shape(known["stochastic_returns"])[1])
