@@ -17,13 +17,14 @@ EPISODES = 25
 def measure():
     world_model = make_world_model().eval().requires_grad_(False)
     dtype = autocast_dtype("auto", torch.device("cpu"))
-    agent = MetaDTAgent(make_policy(), world_model, HISTORY, PROMPT, dtype=dtype)
+    agent = MetaDTAgent(make_policy(), world_model, HISTORY, PROMPT, -30.0, dtype=dtype)
     observations, actions, rewards = (array.numpy() for array in make_arrays(EPISODES)[:3])
     pool = [{"observations": observations, "actions": actions, "rewards": rewards}]
-    prompt = agent.make_prompt(pool, torch_generator(0, "benchmark"))
+    agent.adapt([])
+    agent.adapt(pool)
 
     def episode(steps=STEPS):
-        agent.start(observations[:, 0], [0.0] * EPISODES, prompt)
+        agent.start(observations[:, 0])
         for step in range(steps):
             agent.observe(agent.act(), rewards[:, step], observations[:, step + 1])
 

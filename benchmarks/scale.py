@@ -45,10 +45,10 @@ def measure():
     path = CONFIG_DIR / "cheetah_vel.yaml"
     env = read_env(path, read_yaml(path))
     world_model = make_world_model().eval().requires_grad_(False)
-    agent = MetaDTAgent(make_policy(), world_model, HISTORY, PROMPT, dtype=autocast_dtype("auto", torch.device("cpu")))
+    agent = MetaDTAgent(make_policy(), world_model, HISTORY, PROMPT, -30.0, dtype=autocast_dtype("auto", torch.device("cpu")))
 
     def play():
-        evaluate(agent, env, TASKS, 5, 0, -30.0, 0)
+        evaluate(agent, env, TASKS, 5)
 
     flop = count_flop(play)
     yield record("25 episodes of Cheetah-Vel, with simulator", durations(play, 5.0, 3, warmup=0), flop, peak, unit="s", aim=10)

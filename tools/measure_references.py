@@ -19,7 +19,9 @@ from src.behaviour.collect import training_command
 from src.behaviour.policies import BehaviourPolicies
 from src.behaviour.store import SHARED, find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
-from src.evaluation.batch import make_batch, rollout
+from src.evaluation.agent import PolicyAgent
+from src.evaluation.batch import make_batch
+from src.evaluation.rollout import returns, rollout
 from src.run.config import CONFIG_DIR, num_tasks, parse_args, positive_int, script_parser
 from src.run.errors import main_guard
 from src.run.files import load_tensors, write_json
@@ -111,8 +113,8 @@ def play(args, act, tasks, purpose="reference", episodes=None):
     episodes = episodes or args.eval_episodes
     rows = np.repeat(tasks, episodes)
     seeds = [derive(args.seed, purpose, int(task), row % episodes) % 2**31 for row, task in enumerate(rows)]
-    observations, actions, rewards, _ = rollout(args.env, make_batch(args.env, rows), act, seeds)
-    return observations, actions, rewards.sum(1, dtype=np.float64).reshape(len(tasks), episodes)
+    episode = rollout(PolicyAgent(act), make_batch(args.env, rows), seeds, args.env.max_episode_steps)
+    return episode["observations"], episode["actions"], returns(episode).reshape(len(tasks), episodes)
 
 
 def clone(args, observations, actions, space, batch=512, width=256):

@@ -128,26 +128,31 @@ class Policy(nn.Module):
 
 
 class Agent:
-    """A policy that acts in B episodes at once: the interface that src/evaluation/evaluate.py asks for.
+    """A policy as an Agent (src/evaluation/agent.py); it knows one task and adapts to none.
 
     Args:
-        policy: Policy. context: steps that it sees (behaviour cloning sees K).
+        policy: Policy. target: target return. context: steps that it sees (behaviour cloning sees K).
         generator: torch.Generator (CPU) to sample actions; None plays the mean action.
         scale: factor on σ of the samples.
         spend: whether received rewards are subtracted from the return-to-go (not with delayed rewards).
+        noise: (d_a,) deviation of Gaussian noise on the actions, drawn by noise_generator (numpy's); None: no noise.
     """
 
-    def __init__(self, policy, context, generator=None, scale=1.0, spend=True):
+    def __init__(self, policy, target, context, generator=None, scale=1.0, spend=True, noise=None, noise_generator=None):
+        self.target, self.noise, self.noise_generator = target, noise, noise_generator
         self.policy, self.generator, self.scale, self.spend = policy.eval(), generator, scale, spend
         self.context = policy.body.history if isinstance(policy.body, BehaviourCloning) else context
         self.device = policy.action_range.device
 
-    def start(self, observations, target_returns, prompt=None):
-        """Begin B episodes: observations (B, d_s), target_returns (B,)."""
+    def adapt(self, episodes):
+        """Nothing: there is one task."""
+
+    def start(self, observations):
+        """Begin B episodes: observations (B, d_s)."""
         self.step = 0
         self.observations, self.actions = [self._tensor(observations)], [self._tensor(observations).new_zeros(
             len(observations), len(self.policy.action_range))]  # fmt: skip
-        self.returns_to_go = [self._tensor(target_returns)]
+        self.returns_to_go = [self._tensor(np.full(len(observations), self.target))]
 
     @torch.inference_mode()
     def act(self):
@@ -160,7 +165,10 @@ class Agent:
             "timesteps": torch.arange(first, self.step + 1, device=self.device)[None],
             "mask": torch.ones(1, self.step + 1 - first, dtype=torch.bool, device=self.device),
         }
-        return self.policy.act(window, self.generator, self.scale).cpu().numpy()
+        actions = self.policy.act(window, self.generator, self.scale).cpu().numpy()
+        if self.noise is not None:
+            actions = actions + self.noise * self.noise_generator.standard_normal(actions.shape)
+        return actions
 
     def observe(self, actions, rewards, next_observations):
         """What the environment answered: actions as they were played (B, d_a), rewards (B,), next observations (B, d_s)."""

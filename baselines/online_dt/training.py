@@ -10,10 +10,9 @@ import torch
 from baselines.online_dt.lamb import Lamb
 from baselines.online_dt.policy import Agent
 from baselines.online_dt.replay import delayed
-from src.evaluation.batch import episode_lengths, make_batch
+from src.evaluation.batch import make_batch
 from src.evaluation.evaluate import evaluate
-from src.evaluation.exploration import Exploration
-from src.evaluation.rollout import rollout
+from src.evaluation.rollout import returns, rollout
 from src.models.heads import ActionDistribution, Temperature
 from src.run.errors import require_finite
 from src.run.files import save_state, save_tensors
@@ -168,17 +167,15 @@ class Trainer:
         args, names = self.args, (self.args.seed, "explore", self.iteration)
         policy = self.learner.policy  # not the average: the luck of the last weights differs from round to round
         generator = torch_generator(*names) if policy.stochastic else None
-        episodes = rollout(
-            Agent(policy, args.eval_context, generator, args.exploration_std, spend=args.mode == "normal"),
-            self.batch,
-            [derive(*names, "reset", row) % 2**31 for row in range(args.num_online_rollouts)],
-            args.env.max_episode_steps,
-            np.full(args.num_online_rollouts, args.online_rtg),
-            self.bounds,
-            explore=Exploration(0 if policy.stochastic else args.env.max_episode_steps, args.exploration_noise),
-            generator=numpy_generator(*names),
-        )
-        lengths, returns = episode_lengths(episodes["rewards"], episodes), episodes["rewards"].sum(1, dtype=np.float64)
+        low, high = self.bounds
+        noise = None if policy.stochastic else args.exploration_noise * (high - low) / 2
+        spend = args.mode == "normal"
+        agent = Agent(
+            policy, args.online_rtg, args.eval_context, generator, args.exploration_std, spend, noise, numpy_generator(*names)
+        )  # fmt: skip
+        seeds = [derive(*names, "reset", row) % 2**31 for row in range(args.num_online_rollouts)]
+        episodes = rollout(agent, self.batch, seeds, args.env.max_episode_steps)
+        lengths = episodes["lengths"]
         asked = args.online_rtg - np.cumsum(episodes["rewards"], 1, dtype=np.float64) + episodes["rewards"]
         if args.mode == "delayed":
             episodes["rewards"], asked = delayed(episodes["rewards"], lengths), np.full_like(asked, args.online_rtg)
@@ -189,7 +186,7 @@ class Trainer:
                 episode["returns_to_go"] = torch.from_numpy(asked[row, :length]).float()
             self.store(episode)
         self.environment_steps += int(lengths.sum())
-        self.explored.append(float(returns.mean()))
+        self.explored.append(float(returns(episodes).mean()))
         self.log(self.learner.step, {"explore/return": self.explored[-1], "explore/length": float(lengths.mean()),
                                      "environment_steps": self.environment_steps})  # fmt: skip
 
@@ -242,5 +239,6 @@ class Trainer:
 def evaluate_policy(policy, args):
     """Returns (and lengths) of the evaluation episodes, always from the same start states; see `evaluate`."""
     means = args.use_action_means or not policy.stochastic
-    agent = Agent(policy, args.eval_context, None if means else torch_generator(args.seed, "act"), spend=args.mode == "normal")
-    return evaluate(agent, args.env, [0], args.num_eval_episodes, 0, args.eval_rtg, derive(args.seed, "evaluate"))
+    generator = None if means else torch_generator(args.seed, "act")
+    agent = Agent(policy, args.eval_rtg, args.eval_context, generator, spend=args.mode == "normal")
+    return evaluate(agent, args.env, [0], args.num_eval_episodes, 0, derive(args.seed, "evaluate"))

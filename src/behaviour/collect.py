@@ -6,7 +6,9 @@ from src.behaviour.policies import BehaviourPolicies, uniform_actions
 from src.behaviour.store import load_behaviour
 from src.data.qualities import choose_checkpoints
 from src.data.trajectories import Trajectories, task_parameters
-from src.evaluation.batch import episode_lengths, make_batch, rollout
+from src.evaluation.agent import PolicyAgent
+from src.evaluation.batch import make_batch
+from src.evaluation.rollout import rollout
 from src.run.config import next_command
 from src.run.errors import UserError
 from src.run.seeding import derive, numpy_generator, torch_generator
@@ -20,7 +22,7 @@ def collect_task(args, source, task, report=None):
     would favour short episodes.)
 
     source: where the policies are (src.behaviour.store.find_source); not read for random data.
-    Returns (observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), infos, facts about the behaviour).
+    Returns (observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), infos, facts about the behaviour).
     """
     env, quality = args.env, args.data_type
     episodes = args.capacity // env.max_episode_steps
@@ -34,9 +36,9 @@ def collect_task(args, source, task, report=None):
     while (active := np.flatnonzero(played < env.max_episode_steps)).size:
         seeds = [derive(*names, "reset", len(parts) * episodes + row) for row in active]
         batch = make_batch(env, [task] * len(active))
-        *arrays, infos = rollout(env, batch, _act_for(active, act, episodes), seeds)
-        played[active] += episode_lengths(arrays[2], infos)
-        parts.append((active, *arrays, infos))
+        episode = rollout(PolicyAgent(_act_for(active, act, episodes)), batch, seeds, env.max_episode_steps)
+        played[active] += episode["lengths"]
+        parts.append((active, *(episode[key] for key in ("observations", "actions", "rewards", "lengths", "infos"))))
     rows, *arrays, infos = zip(*parts, strict=True)
     order = np.argsort(np.concatenate(rows), kind="stable")
     arrays = [np.concatenate(array)[order] for array in arrays]
@@ -99,13 +101,12 @@ def training_command(args):
 def join_tasks(args, results):
     """{task: what collect_task returned} -> (Trajectories in the order of task ids, facts to record)."""
     tasks = sorted(results)
-    observations, actions, rewards, infos, facts = zip(*(results[task] for task in tasks), strict=True)
-    rewards = np.concatenate(rewards)
+    observations, actions, rewards, lengths, infos, facts = zip(*(results[task] for task in tasks), strict=True)
     trajectories = Trajectories(
         observations=np.concatenate(observations),
         actions=np.concatenate(actions),
-        rewards=rewards,
-        lengths=np.concatenate([episode_lengths(results[task][2], results[task][3]) for task in tasks]),
+        rewards=np.concatenate(rewards),
+        lengths=np.concatenate(lengths),
         task_ids=np.repeat(tasks, [len(results[task][2]) for task in tasks]),
         tasks=task_parameters(args.env.make(), tasks),
         infos={key: np.concatenate([info[key] for info in infos]).astype(np.float32) for key in infos[0]},

@@ -3,7 +3,9 @@
 import numpy as np
 
 from src.behaviour.policies import BehaviourPolicies, uniform_actions
-from src.evaluation.batch import make_batch, rollout
+from src.evaluation.agent import PolicyAgent
+from src.evaluation.batch import make_batch
+from src.evaluation.rollout import returns, rollout
 from src.run.seeding import derive, numpy_generator, torch_generator
 
 
@@ -11,7 +13,7 @@ def evaluate(env, task, act, episodes, *names):
     """Undiscounted returns (episodes,) of a policy on one task; `names` seed the resets."""
     batch = make_batch(env, [task] * episodes)
     seeds = [derive(*names, "reset", episode) for episode in range(episodes)]
-    return rollout(env, batch, act, seeds)[2].sum(1, dtype=np.float64)
+    return returns(rollout(PolicyAgent(act), batch, seeds, env.max_episode_steps))
 
 
 def measure(args, tasks, step, weights, deterministic=False, frame=None):
@@ -30,8 +32,8 @@ def measure(args, tasks, step, weights, deterministic=False, frame=None):
 
     batch = make_batch(args.env, np.repeat(tasks, episodes))
     seeds = [derive(args.seed, "evaluate", task, step, "reset", episode) for task in tasks for episode in range(episodes)]
-    returns = rollout(args.env, batch, act, seeds)[2].sum(1, dtype=np.float64)
-    return returns.reshape(len(tasks), episodes)
+    episode = rollout(PolicyAgent(act), batch, seeds, args.env.max_episode_steps)
+    return returns(episode).reshape(len(tasks), episodes)
 
 
 def measure_random(args, task):

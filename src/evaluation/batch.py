@@ -14,14 +14,17 @@ def make_batch(env, task_ids):
     Returns an object with `reset(seeds (B,)) -> observations (B, d) float32`, `step(actions (B, da)) -> observations,
     rewards (B,) float32` and, where the environment reports more, `infos`: dict key -> (B, ...) of the last step. Where
     episodes end on their own, infos["terminated"] (B,) is True from a row's last step on, and such a row rests: it repeats its
-    observation, and its reward is 0.
+    observation, and its reward is 0. `action_space` is that of one row.
     """
     task_ids = np.asarray(task_ids)
     environment = env.make()
     batch_class = getattr(environment.unwrapped, "batch_class", None)
     if batch_class is None:
-        return EnvironmentLoop(env, task_ids)
-    return batch_class({key: values[task_ids] for key, values in environment.unwrapped.tasks.items()})
+        batch = EnvironmentLoop(env, task_ids)
+    else:
+        batch = batch_class({key: values[task_ids] for key, values in environment.unwrapped.tasks.items()})
+    batch.action_space = environment.action_space
+    return batch
 
 
 class EnvironmentLoop:
@@ -91,45 +94,3 @@ class EnvironmentLoop:
 
 def _numeric(value):
     return isinstance(value, int | float | np.number) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
-
-
-def rollout(env, batch, act, seeds):
-    """One whole episode in every row of a batch.
-
-    Args:
-        env: EnvConfig, for the length of the episode (T).
-        batch: from `make_batch`.
-        act: function observations (B, d) -> actions (B, da) inside the bounds.
-        seeds: (B,) integers for the resets.
-    Returns observations (B, T + 1, d), actions (B, T, da), rewards (B, T), all float32; infos: dict key -> (B, T, ...).
-    What follows an episode's end means nothing (rewards are 0 there); `episode_lengths` tells where it is.
-    Raises UserError when the environment or the policy produces a number that is not finite.
-    """
-    observations = [batch.reset(seeds)]
-    actions, rewards, infos = [], [], []
-    for _ in range(env.max_episode_steps):
-        actions.append(np.asarray(act(observations[-1]), dtype=np.float32))
-        observation, reward = batch.step(actions[-1])
-        observations.append(observation)
-        rewards.append(reward)
-        infos.append(getattr(batch, "infos", {}))
-        if np.all(infos[-1].get("terminated", False)):
-            break
-    missing = env.max_episode_steps - len(actions)  # the rest of the array, where every row ended early
-    observations, actions, rewards = (_stacked(rows, missing) for rows in (observations, actions, rewards))
-    for name, array in (("observations", observations), ("actions", actions), ("rewards", rewards)):
-        if not np.isfinite(array).all():
-            raise UserError(f"{env.entry_point}: {name} of an episode are not all finite")
-    infos = {key: _stacked([info[key] for info in infos], missing) for key in infos[0]}
-    return observations, actions, rewards, infos
-
-
-def _stacked(rows, missing):
-    stacked = np.stack(rows, 1)
-    return np.pad(stacked, [(0, 0), (0, missing), *[(0, 0)] * (stacked.ndim - 2)]) if missing else stacked
-
-
-def episode_lengths(rewards, infos):
-    """(B,) steps of the episodes of a rollout: up to and with the first that infos["terminated"] (B, T) marks, else all T."""
-    ended = infos.get("terminated", np.zeros(rewards.shape, bool))
-    return np.where(ended.any(1), ended.argmax(1) + 1, rewards.shape[1])

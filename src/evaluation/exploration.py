@@ -1,25 +1,79 @@
-"""What begins the episodes that must find the task out."""
+"""What begins the episodes that must find the task out (ours): an Agent that wraps another."""
 
-from typing import NamedTuple
+import dataclasses
+import functools
 
 import numpy as np
 
+from src.run.config import natural
+from src.run.seeding import numpy_generator
+from src.run.settings import setting
 
-class Exploration(NamedTuple):
-    """What begins the episodes that must find the task out (ours).
 
-    steps: how many are noisy. noise: standard deviation of Gaussian noise on the policy's actions, as a share of the action
-    half-range. probe_steps: an episode without a prompt, which knows nothing, begins instead with so many `orthogonal_actions`;
-    0: it is as noisy as the others. forget: the agent's history begins anew after either (`MetaDTAgent.forget`).
+@dataclasses.dataclass(frozen=True)
+class Exploration:
+    """exploration (ours)"""
+
+    explore: str = setting(
+        "none", "beginning of warm-up episodes, and of those that know nothing; probe: the first by full actions at right angles",
+        choices=["none", "noise", "probe"],
+    )  # fmt: skip
+    explore_steps: int = setting(0, "for so many noisy steps", natural)
+
+
+class ExploringAgent:
+    """Begins episodes with actions that tell the task, then lets `agent` play as if the episode began there.
+
+    Gaussian noise as large as half the actions' range for `steps` steps; with `probe` the first episode, which knows nothing,
+    begins instead with d_a + 1 `orthogonal_actions`. The agent sees what happens, and forgets it as history (`forget`): no
+    episode of the data begins so. What its context learned stays.
+
+    Args:
+        agent: an Agent with `forget()`. action_space: a bounded Box. steps, probe: as above.
+        warmup: N; episodes from number N on are played without exploration. 0: all of them explore (zero-shot).
+        generator: function, number of the episode -> numpy generator that draws the exploration.
     """
 
-    steps: int = 0
-    noise: float = 0.0
-    probe_steps: int = 0
-    forget: bool = False
+    def __init__(self, agent, action_space, steps, probe, warmup, generator):
+        self.agent, self.steps, self.probe, self.warmup, self.generator_of = agent, steps, probe, warmup, generator
+        self.low, self.high = action_space.low, action_space.high
+        self.half_range = (self.high - self.low) / 2
+
+    def adapt(self, episodes):
+        self.number = len(episodes)
+        self.agent.adapt(episodes)
+
+    def start(self, observations):
+        self.time, self.generator = 0, self.generator_of(self.number)
+        self.probing = len(self.low) + 1 if self.probe and self.number == 0 else 0
+        explores = self.number < self.warmup or not self.warmup
+        self.exploring = (self.probing or self.steps) if explores else 0
+        if self.probing:
+            frames = orthogonal_actions(len(observations), len(self.low), self.probing, self.generator)
+            self.probes = (self.low + self.high) / 2 + self.half_range * frames
+        self.agent.start(observations)
+
+    def act(self):
+        if self.time == self.exploring > 0:
+            self.agent.forget()
+        if self.time < self.probing:
+            return self.probes[:, self.time]
+        actions = self.agent.act()
+        if self.time < self.exploring:
+            actions = actions + self.half_range * self.generator.standard_normal(actions.shape)
+        return actions
+
+    def observe(self, actions, rewards, next_observations):
+        self.time += 1
+        self.agent.observe(actions, rewards, next_observations)
 
 
-NO_EXPLORATION = Exploration()
+def exploring(agent, settings, action_space, warmup, seed):
+    """`agent` as the Exploration `settings` say."""
+    if settings.explore == "none":
+        return agent
+    draw = functools.partial(numpy_generator, seed, "noise")
+    return ExploringAgent(agent, action_space, settings.explore_steps, settings.explore == "probe", warmup, draw)
 
 
 def orthogonal_actions(rows, dimensions, steps, generator):

@@ -1,8 +1,12 @@
-"""Reference levels of an environment family: a method's return says nothing without them."""
+"""Reference levels of an environment family: read every return against them."""
+
+import functools
 
 import numpy as np
 
-from src.evaluation.batch import make_batch, rollout
+from src.evaluation.agent import PolicyAgent
+from src.evaluation.batch import make_batch
+from src.evaluation.rollout import returns, rollout
 from src.run.config import CONFIG_DIR, num_tasks
 from src.run.files import read_json
 from src.run.seeding import derive
@@ -35,14 +39,17 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
         rows = np.repeat(np.asarray(task_ids), episodes)
         seeds = [derive(0, "reference", int(task), row % episodes) % 2**31 for row, task in enumerate(rows)]
 
-        def act(observations, policy=policy, rows=rows):
-            return np.clip(policy(observations, rows), space.low, space.high)
-
-        rewards = rollout(env, make_batch(env, rows), act, seeds)[2]
-        levels[name] = rewards.sum(1, dtype=np.float64).reshape(len(task_ids), episodes).mean(1).round(4).tolist()
+        agent = PolicyAgent(functools.partial(_told, policy, rows))
+        episode = rollout(agent, make_batch(env, rows), seeds, env.max_episode_steps)
+        levels[name] = returns(episode).reshape(len(task_ids), episodes).mean(1).tolist()
     if dataset is not None:
-        returns = [dataset.returns[dataset.task_ids == task] for task in task_ids]
-        if all(len(values) for values in returns):
-            levels["dataset_mean"] = [round(float(values.mean()), 4) for values in returns]
-            levels["dataset_best"] = [round(float(values.max()), 4) for values in returns]
+        recorded = [dataset.returns[dataset.task_ids == task] for task in task_ids]
+        if all(len(values) for values in recorded):
+            levels["dataset_mean"] = [float(values.mean()) for values in recorded]
+            levels["dataset_best"] = [float(values.max()) for values in recorded]
     return levels
+
+
+def _told(policy, rows, observations):
+    """Actions of a reference policy, which is told the tasks of the rows."""
+    return policy(observations, rows)

@@ -1,49 +1,53 @@
-"""One episode in every row."""
+"""The one roll-out: for evaluation, behaviour data, probes, reference levels and films."""
 
 import numpy as np
 
-from src.evaluation.exploration import NO_EXPLORATION, orthogonal_actions
 from src.run.errors import UserError
 
 
-def rollout(agent, batch, seeds, steps, target_returns, bounds, prompt=None, explore=NO_EXPLORATION, generator=None):
-    """One episode in every row.
+def rollout(agent, batch, seeds, steps):
+    """One whole episode in every row.
 
     Args:
-        batch: environments of B rows (src/evaluation/batch.py). seeds: (B,) of their resets. steps: T.
-        target_returns: (B,). bounds: (low, high) of the actions, each (d_a,).
-        explore: an Exploration; generator (numpy's) draws it.
-    Returns: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), float32. Where episodes end on their own
-    also terminated (B, T) bool; what follows a row's end means nothing then (rewards are 0 there).
-    Raises UserError when the policy gives a number that is not finite.
+        agent: an Agent (src/evaluation/agent.py), adapted. batch: environments of B rows (`make_batch`).
+        seeds: (B,) of their resets. steps: T, the horizon.
+    Returns an Episode: dict of observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), all float32; infos: {key:
+    (B, T, ...)}, what the environment reports beside them; lengths (B,): the steps of every row, T but where an episode ended on
+    its own (infos["terminated"] is True from then on). What follows a row's end means nothing; rewards are 0 there.
+    Raises UserError when the agent or the environment gives a number that is not finite.
     """
-    low, high = bounds
-    observations, actions, rewards, ended = [batch.reset(seeds)], [], [], []
-    half_range = (high - low) / 2
-    probing = explore.probe_steps if prompt is None else 0
-    exploring = probing or explore.steps
-    if probing:
-        probes = (low + high) / 2 + half_range * orthogonal_actions(len(seeds), len(low), probing, generator)
-    agent.start(observations[0], target_returns, prompt)
-    for step in range(steps):
-        if explore.forget and step == exploring > 0:
-            agent.forget()
-        action = probes[:, step] if step < probing else agent.act()
-        if probing <= step < exploring:
-            action = action + explore.noise * half_range * generator.standard_normal(action.shape)
-        action = np.clip(action, low, high).astype(np.float32)
+    low, high = batch.action_space.low, batch.action_space.high
+    observations, actions, rewards, infos = [batch.reset(seeds)], [], [], []
+    agent.start(observations[0])
+    for _ in range(steps):
+        action = np.clip(agent.act(), low, high).astype(np.float32)
         if not np.isfinite(action).all():
             raise UserError("the policy's actions are not finite: its training diverged; lower --learning_rate and train again")
-        after, reward = batch.step(action)
-        agent.observe(action, reward, after)
-        observations.append(after)
+        observation, reward = batch.step(action)
+        agent.observe(action, reward, observation)
+        observations.append(observation)
         actions.append(action)
         rewards.append(reward)
-        if "terminated" in getattr(batch, "infos", {}):
-            ended.append(batch.infos["terminated"])
-            if ended[-1].all():
-                break
-    parts = {"observations": observations, "actions": actions, "rewards": rewards} | ({"terminated": ended} if ended else {})
-    missing = steps - len(rewards)  # all rows ended early; the rounds of a pool are stacked, so they are of one length
-    stacked = {key: np.stack(values, 1) for key, values in parts.items()}
-    return {key: np.pad(values, [(0, 0), (0, missing)] + [(0, 0)] * (values.ndim - 2)) for key, values in stacked.items()}
+        infos.append(getattr(batch, "infos", {}))
+        if np.all(infos[-1].get("terminated", False)):
+            break
+    missing = steps - len(actions)  # the rest of the arrays, where every row ended early
+    episode = {"observations": _stacked(observations, missing), "actions": _stacked(actions, missing)}
+    episode["rewards"] = _stacked(rewards, missing)
+    for name, values in episode.items():
+        if not np.isfinite(values).all():
+            raise UserError(f"the environment's {name} of an episode are not all finite: mend its step or reset")
+    episode["infos"] = {key: _stacked([info[key] for info in infos], missing) for key in infos[0]}
+    ended = episode["infos"].get("terminated", np.zeros(episode["rewards"].shape, bool))
+    episode["lengths"] = np.where(ended.any(1), ended.argmax(1) + 1, steps)
+    return episode
+
+
+def _stacked(rows, missing):
+    stacked = np.stack(rows, 1)
+    return np.pad(stacked, [(0, 0), (0, missing), *[(0, 0)] * (stacked.ndim - 2)]) if missing else stacked
+
+
+def returns(episode):
+    """(B,) undiscounted returns of an Episode, float64."""
+    return episode["rewards"].sum(1, dtype=np.float64)

@@ -6,14 +6,38 @@
 Three tokens per step; prompt and history have embeddings of their own (Meta-DT, section 4.3; the released code's 3k + 3K tokens).
 """
 
+import dataclasses
+
+import numpy as np
 import torch
 from torch import nn
 
 from src.models.heads import ActionDistribution, GaussianHead
 from src.models.transformer import Transformer, attention_bias
 from src.models.world_model import CONTEXT_SIZE
+from src.run.config import positive_float, positive_int, proper_fraction
+from src.run.settings import setting
 
 STATE_EMBEDDING = 16  # width of the state's own embedding before z is joined to it
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """model"""
+
+    width: int = setting(128, "of the transformer", positive_int)
+    layers: int = setting(3, "transformer blocks", positive_int)
+    heads: int = setting(1, "attention heads", positive_int)
+    dropout: float = setting(0.1, "on inputs, attention weights and residual branches", proper_fraction)
+    history_length: int = setting(20, "K: steps of history", positive_int)
+    prompt_length: int = setting(5, "k: steps of the prompt", positive_int)
+    return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
+    prompt_context: bool = setting(False, "z in the prompt's state tokens too (ours)")
+    rescale_actions: bool = setting(False, "tanh head times the action bounds (ours)")
+    head: str = setting(
+        "mean", "action by squared error (the paper); median: by absolute error (ours); gaussian: tanh-squashed, sampled (ours)",
+        choices=["mean", "median", "gaussian"],
+    )  # fmt: skip
 
 
 class StepEmbedding(nn.Module):
@@ -70,6 +94,15 @@ class MetaDT(nn.Module):
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
         self.register_buffer("action_scale", torch.ones(action_size) if action_scale is None else torch.as_tensor(action_scale))
+
+    @classmethod
+    def from_settings(cls, observation_size, action_size, max_steps, settings, action_space):
+        """The untrained policy of ModelSettings. action_space: a bounded Box."""
+        scale = np.maximum(np.abs(action_space.low), np.abs(action_space.high)) if settings.rescale_actions else None
+        return cls(
+            observation_size, action_size, max_steps, settings.return_scale, settings.width, settings.layers, settings.heads,
+            settings.dropout, settings.prompt_context, scale, settings.head == "gaussian",
+        )  # fmt: skip
 
     def set_normaliser(self, mean, std):
         """Observation statistics (d_s,) of the training tasks."""

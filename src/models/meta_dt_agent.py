@@ -1,62 +1,108 @@
 """Meta-DT acting: many episodes at once, contexts from the running episodes, prompts from warm-up episodes."""
 
+import dataclasses
 import math
 
 import numpy as np
 import torch
 
+from src.data.prompts import SELECTIONS
 from src.data.windows import EpisodeTensors
-from src.evaluation.batch import episode_lengths
 from src.models.world_model import CONTEXT_SIZE, RunningContexts, episode_contexts, prediction_errors
+from src.run.seeding import torch_generator
+from src.run.settings import setting
+
+
+def automatic_or_number(value):
+    """ "auto", or a finite number."""
+    if value == "auto":
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+    """adaptation to a task"""
+
+    context: str = setting(
+        "running", "z of the running episode; carried: after warm-up, what those episodes told by their ends, the mean (ours); "
+        "tried: warm-up episodes try the z of training tasks, the best paid one is carried (ours); none: zeros (the ablation)",
+        choices=["running", "carried", "tried", "none"],
+    )  # fmt: skip
+    prompt_select: str = setting(
+        "argmax", "prompt segment by the world model's error: largest (the paper), in proportion (the official code); by chance; "
+        "the last; none: no prompt tokens", choices=[*SELECTIONS, "none"],
+    )  # fmt: skip
+    prompt_pool: str = setting("top3", "warm-up episode that the prompt is cut from", choices=["top3", "best"])
+    clamp_returns: bool = setting(False, "keep returns-to-go within the training data's (ours)")
+    target_return: str | float = setting(
+        "auto", "return that is asked for: a number (=-5 for a negative one), or the mean of the training tasks' best",
+        automatic_or_number,
+    )  # fmt: skip
 
 
 class MetaDTAgent:
-    """A frozen policy and world model that act in B episodes at once (the interface that src/evaluation/evaluate.py asks for).
+    """A frozen policy and world model as an Agent (src/evaluation/agent.py).
 
     Args:
         policy, world_model: MetaDT and WorldModel on one device.
         history_length: K. prompt_length: k. error_scale: see `prediction_errors`.
-        select: how the prompt segment is chosen; pool: which warm-up episode it is cut from, "best" by return (ours) or "top3",
-            uniform among the three best (the official code).
+        target: target return, a number or one per row.
+        settings: Adaptation. prompt_pool: which warm-up episode the prompt is cut from, "best" by return (ours) or "top3",
+            uniform among the three best (the official code). context "carried": in an episode after warm-up every z is the mean
+            of the last z of the episodes so far, and not that of the episode itself, which begins by knowing nothing. "tried":
+            each warm-up episode after the first tries the next of `known_contexts` (C, 16), and the episode after them keeps
+            the z that was paid best, what the first one told among them. Where a new task is like no known one, z tells little;
+            which known behaviour serves it best shows when it is tried.
+        warmup: N, episodes before the evaluated one; only these try contexts.
         return_bounds: (T, 2) least and greatest return-to-go of the training data at each step; returns-to-go are clamped to
             them (None: never clamped, as in the paper).
-        use_context: False replaces z by zeros (the ablation).
-        carry_context: in an episode with a prompt every z is what the warm-up episodes told by their ends, the mean of their
-            last z (ours), and not that of the episode itself, which begins by knowing nothing.
-        known_contexts: (C, 16), with carry_context: each warm-up episode after the first tries the next of these, and the episode
-            after them keeps the z that was paid best, what the first one told among them (ours; None: no trials). Where a new
-            task is like no known one, z tells little; which known behaviour serves it best shows when it is tried.
         dtype: torch.bfloat16 for autocast, or None.
-        generator: torch.Generator that draws the actions of a stochastic policy; None plays the mean action.
+        seed: of the random choices. sampled: draw the actions of a stochastic policy; False plays the mean action.
     """
 
     def __init__(
-        self, policy, world_model, history_length, prompt_length, error_scale=(1.0, 1.0), select="argmax", pool="best",
-        return_bounds=None, use_context=True, carry_context=False, dtype=None, generator=None,
-        known_contexts=None,
+        self, policy, world_model, history_length, prompt_length, target, settings=Adaptation(), *, warmup=0,
+        error_scale=(1.0, 1.0), return_bounds=None, known_contexts=None, dtype=None, seed=0, sampled=False,
     ):  # fmt: skip
         self.policy, self.world_model = policy.eval(), world_model.eval()
         self.history_length, self.prompt_length, self.error_scale = history_length, prompt_length, error_scale
-        self.select, self.pool, self.return_bounds = select, pool, return_bounds
-        self.use_context, self.carry_context = use_context, carry_context and use_context
-        self.known_contexts = known_contexts if self.carry_context else None
-        self.dtype, self.generator = dtype, generator
+        self.target, self.settings, self.warmup = target, settings, warmup
+        self.return_bounds, self.known_contexts, self.dtype, self.seed = return_bounds, known_contexts, dtype, seed
+        self.generator = torch_generator(seed, "actions") if sampled else None
         self.device = policy.action_scale.device
 
     def _autocast(self):
         return torch.autocast(self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
     @torch.inference_mode()
-    def start(self, observations, target_returns, prompt=None):
-        """Begin B episodes: observations (B, d_s), target_returns (B,), prompt as `make_prompt` gives or None."""
+    def adapt(self, episodes):
+        """Prompt and carried z of the next episode from those so far; see the contract of Agent."""
         self.prompt, self.carried = None, None
-        if prompt is not None:
-            self.carried = prompt.get("carried_context")
-            with self._autocast():
-                self.prompt = self.policy.encode_prompt(prompt)
-        self.returns_to_go = [torch.as_tensor(target_returns, dtype=torch.float32, device=self.device)]
+        if not episodes:
+            self.tried = []
+            return
+        prompt = self._prompt(episodes) if self.settings.prompt_select != "none" else None
+        if self.settings.context in ("carried", "tried"):
+            self.carried = self._carried(episodes)
+            self.tried.append(self.carried)
+        if prompt is None:
+            return
+        if self.settings.context == "tried":  # the policy learned prompts of the task that z tells
+            prompt["contexts"] = self.carried[:, None].expand(-1, self.prompt_length, -1)
+        with self._autocast():
+            self.prompt = self.policy.encode_prompt(prompt)
+
+    @torch.inference_mode()
+    def start(self, observations):
+        """Begin B episodes: observations (B, d_s)."""
+        target = torch.as_tensor(self.target, dtype=torch.float32, device=self.device)
+        self.returns_to_go = [target.expand(len(observations))]
         self.observations, self.actions, self.rewards = [self._tensor(observations)], [], []
-        reads = self.use_context and self.carried is None
+        reads = self.settings.context != "none" and self.carried is None
         self.running = RunningContexts(self.world_model, len(observations)) if reads else None
         self.contexts = [self._context()]
         self.begin = 0
@@ -110,53 +156,48 @@ class MetaDTAgent:
 
     # -------------------------------------------------------------------------------------------------------- few-shot
 
-    def make_prompt(self, pool, generator, trial=False):
-        """Prompt of every row from its own warm-up episodes.
-
-        Args:
-            pool: list of N episode dicts with observations (B, T + 1, d_s), actions (B, T, d_a), rewards (B, T), as
-                `rollout` gives, and with known_contexts the carried_context (B, 16) that each but the first kept.
-            generator: torch.Generator for the random choices. trial: the next one is a warm-up episode again.
-        Returns: dict of tensors (B, k, ...), and carried_context (B, 16) with `carry_context`.
-        """
-        returns = torch.stack([self._tensor(episode["rewards"]).sum(1) for episode in pool], 1)  # (B, N)
-        ranked = returns.argsort(1, descending=True)
+    def _prompt(self, episodes):
+        """Prompt of every row from its own episodes: dict of tensors (B, k, ...)."""
+        generator = torch_generator(self.seed, "prompt", len(episodes) - 1)
+        ranked = self._returns(episodes).argsort(1, descending=True)
         rows = torch.arange(len(ranked), device=self.device)
         choice = torch.zeros(len(ranked), dtype=torch.long)
-        if self.pool == "top3":
-            choice = torch.randint(min(3, len(pool)), (len(ranked),), generator=generator)
+        if self.settings.prompt_pool == "top3":
+            choice = torch.randint(min(3, len(episodes)), (len(ranked),), generator=generator)
         chosen = ranked[rows, choice.to(self.device)]
         observations, actions, rewards = (
-            torch.stack([self._tensor(episode[key]) for episode in pool], 1)[rows, chosen]
+            torch.stack([self._tensor(episode[key]) for episode in episodes], 1)[rows, chosen]
             for key in ("observations", "actions", "rewards")
         )
-        lengths = torch.stack([self._lengths(episode) for episode in pool], 1)[rows, chosen]
-        episodes = build_episodes(self.world_model, observations, actions, rewards, lengths, self.error_scale, self.use_context)
-        prompt = episodes.prompts(rows, self.prompt_length, self.world_model.horizon, self.select, generator)
-        if self.carry_context:
-            prompt["carried_context"] = self._carried(pool, returns, trial)
-        if self.known_contexts is not None:  # the policy learned prompts of the task that z tells
-            prompt["contexts"] = prompt["carried_context"][:, None].expand(-1, self.prompt_length, -1)
-        return prompt
+        lengths = torch.stack([self._lengths(episode) for episode in episodes], 1)[rows, chosen]
+        use_context = self.settings.context != "none"
+        built = build_episodes(self.world_model, observations, actions, rewards, lengths, self.error_scale, use_context)
+        return built.prompts(rows, self.prompt_length, self.world_model.horizon, self.settings.prompt_select, generator)
 
-    def _carried(self, pool, returns, trial):
-        """The context that the next episode keeps, (B, 16), after a pool of N with returns (B, N)."""
-        if self.known_contexts is None:
-            return torch.stack([self._last_context(episode) for episode in pool]).mean(0)
-        if trial:
-            return self.known_contexts[(len(pool) - 1) % len(self.known_contexts)].expand(len(returns), -1)
-        tried = torch.stack([self._last_context(pool[0]), *(episode["carried_context"] for episode in pool[1:])], 1)
-        return tried[torch.arange(len(tried), device=self.device), returns.argmax(1)]
+    def _carried(self, episodes):
+        """The context that the next episode keeps, (B, 16)."""
+        number = len(episodes)
+        if self.settings.context == "carried":
+            return torch.stack([self._last_context(episode) for episode in episodes]).mean(0)
+        if number < self.warmup:
+            rows = len(episodes[0]["rewards"])
+            return self.known_contexts[(number - 1) % len(self.known_contexts)].expand(rows, -1)
+        tried = torch.stack([self._last_context(episodes[0]), *self.tried], 1)
+        return tried[torch.arange(len(tried), device=self.device), self._returns(episodes).argmax(1)]
+
+    def _returns(self, episodes):
+        """(B, N) returns of the N episodes."""
+        return torch.stack([self._tensor(episode["rewards"]).sum(1) for episode in episodes], 1)
 
     def _last_context(self, episode):
-        """z after the last step of an episode dict, (B, 16)."""
+        """z after the last step of an Episode, (B, 16)."""
         arrays = (self._tensor(episode[key]) for key in ("observations", "actions", "rewards"))
         contexts = episode_contexts(self.world_model, *arrays)
         return contexts[torch.arange(len(contexts), device=self.device), self._lengths(episode)]
 
     def _lengths(self, episode):
-        """Steps of every row of an episode dict until its end, (B,)."""
-        return torch.as_tensor(episode_lengths(episode["rewards"], episode), device=self.device)
+        """Steps of every row of an Episode until its end, (B,)."""
+        return torch.as_tensor(episode["lengths"], device=self.device)
 
 
 def build_episodes(world_model, observations, actions, rewards, lengths, error_scale, use_context=True, contexts=None):

@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
+from src.evaluation.agent import random_agent
 from src.evaluation.batch import make_batch
+from src.evaluation.rollout import rollout
 from src.models.world_model import episode_contexts
 from src.run.seeding import derive, numpy_generator
 
@@ -21,16 +23,11 @@ def task_matrix(environment, task_ids):
 def random_walk(env, task_ids, episodes, seed):
     """Episodes of uniform random actions: observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), task ids (E,)."""
     rows = np.repeat(np.asarray(task_ids), episodes)
-    space, generator = env.make().action_space, numpy_generator(seed, "random_walk")
     batch = make_batch(env, rows)
-    observations = [batch.reset([derive(seed, "random_walk", row) % 2**31 for row in range(len(rows))])]
-    actions, rewards = [], []
-    for _ in range(env.max_episode_steps):
-        actions.append(generator.uniform(space.low, space.high, (len(rows), *space.shape)).astype(np.float32))
-        after, reward = batch.step(actions[-1])
-        observations.append(after)
-        rewards.append(reward)
-    return (*(torch.from_numpy(np.stack(arrays, 1)) for arrays in (observations, actions, rewards)), torch.from_numpy(rows))
+    agent = random_agent(batch.action_space, numpy_generator(seed, "random_walk"))
+    seeds = [derive(seed, "random_walk", row) % 2**31 for row in range(len(rows))]
+    episode = rollout(agent, batch, seeds, env.max_episode_steps)
+    return (*(torch.from_numpy(episode[key]) for key in ("observations", "actions", "rewards")), torch.from_numpy(rows))
 
 
 def full_contexts(model, observations, actions, rewards):

@@ -157,7 +157,7 @@ class Parser(argparse.ArgumentParser):
 
 def script_parser(docstring):
     """A parser whose description is the script's docstring, with the flags that every script has."""
-    parser = Parser(docstring)
+    parser = Parser(docstring, usage="%(prog)s --env_type NAME [flags]")
     parser.formatter_class = _HelpFormatter
     which = parser.add_argument_group("environment")
     which.add_argument("--env_type", help="name of the settings file: configs/<env_type>.yaml, for example point_robot")
@@ -176,7 +176,20 @@ def script_parser(docstring):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The docstring's layout is kept, and every flag shows its default."""
+    """The docstring's layout is kept, and every flag shows its default; mostly one line for a flag."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=34, width=160)
+
+    def _get_default_metavar_for_optional(self, action):
+        return {"an integer": "N", "a number": "X", "a finite": "X"}.get(
+            " ".join(getattr(action.type, "__name__", "").split()[:2]), "NAME"
+        )
+
+    def _format_action_invocation(self, action):
+        if isinstance(action, BooleanFlag):  # --no-x, --x True and --x False work too
+            return f"{action.option_strings[0]} [{action.metavar}]"
+        return super()._format_action_invocation(action)
 
 
 # -------------------------------------------------------------------------------------------------------------- parsing

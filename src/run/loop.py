@@ -1,19 +1,157 @@
-"""What every training loop shares."""
+"""The one training loop: resume, cadence of evaluations and checkpoints, stop signals, logging.
 
+loop = Loop(directory, total, every, parts={"model": model, "optimizer": optimizer, "batches": generator})
+for step in loop.steps():
+    ...                                   # one gradient step
+    loop.loss = loss
+    if loop.due:
+        with loop.measuring():
+            scores = ...
+        loop.record(loss=loss.item(), **scores)
+"""
+
+import contextlib
+import dataclasses
 import signal
 import sys
+import time
+
+import torch
+
+from src.run.config import natural, nonnegative_float, positive_float, positive_int
+from src.run.devices import schedule_factor
+from src.run.errors import require_finite
+from src.run.files import load_state, save_state, save_tensors
+from src.run.logger import Logger
+from src.run.settings import setting
+
+OWN_STATE = ("step", "total", "seconds", "curve", "torch_generator")  # of state.pt, beside the parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation:
+    """optimisation"""
+
+    steps: int = setting(100_000, "gradient steps", positive_int)
+    batch_size: int = setting(128, "windows per step", positive_int)
+    learning_rate: float = setting(5e-5, "of AdamW", positive_float)
+    lr_schedule: str = setting("constant", "cosine ends at 5 %% of it", choices=["constant", "cosine"])
+    lr_warmup_steps: int = setting(10_000, "steps of linear learning-rate warm-up", natural)
+    weight_decay: float = setting(1e-4, "of AdamW", nonnegative_float)
+    grad_clip: float = setting(0.25, "largest gradient norm", positive_float)
+
+    def optimizer(self, parameters):
+        """AdamW over `parameters`."""
+        return torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
+
+    def schedule(self, optimizer, step):
+        """Set the learning rate of update `step` (from 1)."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate * schedule_factor(step - 1, self.steps, self.lr_warmup_steps, self.lr_schedule)
+
+    def descend(self, optimizer, parameters, loss):
+        """One step down the gradient of `loss`, its norm clipped."""
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
+        optimizer.step()
+
+
+class Loop:
+    """One training run in its folder.
+
+    Args:
+        directory: holds state.pt, from which the same command goes on, the weights, and the logs.
+        total: last step. every: steps between evaluations (`due`, also at the last step), after which a checkpoint is written.
+        parts: {name: object} of everything that must go on where it stood: torch modules, optimisers and others with
+            `state_dict` and `load_state_dict`, and torch generators. torch's global generator (dropout) is saved too.
+        weights: {name: module} written to <name>.safetensors at every checkpoint.
+    Attributes:
+        step: steps done. due: whether this step is an evaluation step. curve: records so far. seconds: spent so far.
+        loss: set by the body; a checkpoint is refused where it is not finite.
+    """
+
+    def __init__(self, directory, total, every, parts, weights=None, tensorboard=True, unit="step"):
+        self.directory, self.total, self.every = directory, total, every
+        self.parts, self.weights, self.tensorboard, self.unit = parts, weights or {}, tensorboard, unit
+        self.step, self.seconds, self.curve, self.loss, self.due = 0, 0.0, [], None, False
+        if (directory / "state.pt").exists():
+            self._restore(load_state(directory / "state.pt", *OWN_STATE, *parts))
+
+    def steps(self):
+        """Yields 1, 2, ..., total, or what is left of them; checkpoints at due steps and on SIGTERM or Ctrl-C, then exits."""
+        if self.step >= self.total:
+            return
+        began = time.time() - self.seconds
+        logger = Logger(self.directory, self.total, self.step, unit=self.unit, tensorboard=self.tensorboard)
+        with logger as self.logger, StopSignal() as self.stop:
+            for step in range(self.step + 1, self.total + 1):
+                self.due = step % self.every == 0 or step == self.total
+                yield step
+                self.step, self.seconds = step, time.time() - began
+                logger.advance()
+                if self.due or self.stop.received:
+                    self.save()
+                if self.stop.received:
+                    logger.close()
+                    self.stop.exit(step)
+
+    def record(self, **values):
+        """Add a point to the curve and to the logs."""
+        self._check_loss(self.step + 1)
+        self.curve.append({"step": self.step + 1, **values})
+        self.logger.log(self.step + 1, values)
+
+    @contextlib.contextmanager
+    def measuring(self):
+        """A long evaluation: a stop signal ends it at once. The same command goes on from the checkpoint before it."""
+        self.stop.at_once = True
+        if self.stop.received:  # between the last step and here
+            self.stop.leave()
+        try:
+            yield
+        finally:
+            self.stop.at_once = False
+
+    def save(self):
+        """Weights, and everything from which the same command goes on."""
+        self._check_loss(self.step)
+        for name, source in self.weights.items():
+            save_tensors(self.directory / f"{name}.safetensors", source.state_dict())
+        own = {"step": self.step, "total": self.total, "seconds": self.seconds, "curve": self.curve}
+        own["torch_generator"] = torch.get_rng_state()
+        save_state(self.directory / "state.pt", own | {name: _state(part) for name, part in self.parts.items()})
+
+    def _check_loss(self, step):
+        if self.loss is not None:
+            require_finite(float(self.loss), f"the loss at step {step}")
+
+    def _restore(self, state):
+        self.step, self.seconds, self.curve = state["step"], state["seconds"], state["curve"]
+        torch.set_rng_state(state["torch_generator"])
+        for name, part in self.parts.items():
+            if isinstance(part, torch.Generator):
+                part.set_state(state[name])
+            else:
+                part.load_state_dict(state[name])
+
+
+def _state(part):
+    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
 
 
 class StopSignal:
     """Turns SIGTERM and Ctrl-C into a flag that a training loop reads between steps; `exit` leaves with the shell's status."""
 
     def __enter__(self):
-        self.received = None
+        self.received, self.at_once = None, False
         self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def _receive(self, number, frame):
         self.received = number
+        if self.at_once:
+            self.leave()
 
     def __exit__(self, *exception):
         for number, handler in self._previous.items():
@@ -21,4 +159,9 @@ class StopSignal:
 
     def exit(self, step):
         print(f"stopped at step {step}, saved; the same command continues", file=sys.stderr)
+        sys.exit(128 + self.received)
+
+    def leave(self):
+        """Exit in the middle of an evaluation, without a checkpoint."""
+        print("stopped during an evaluation; the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(128 + self.received)

@@ -1,0 +1,54 @@
+"""What acts: every method, ours or compared, is an Agent."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Agent(Protocol):
+    """Acts in B rows at once; every row is an adaptation of its own, to a task of its own.
+
+    Before every episode `adapt` is called with all episodes that the rows have lived on their tasks so far, then `start`; after
+    every `act` comes `observe`.
+    """
+
+    def adapt(self, episodes):
+        """episodes: list of Episodes of B rows as `rollout` gives them, oldest first; [] knows nothing yet (zero-shot).
+
+        Prompts, target returns, beliefs and tried contexts: all of it is decided here.
+        """
+
+    def start(self, observations):
+        """An episode begins. observations: (B, d_s) float32."""
+
+    def act(self):
+        """Actions (B, d_a) for the current step; the roll-out clips them to the bounds."""
+
+    def observe(self, actions, rewards, next_observations):
+        """What the environment answered: actions as they were played (B, d_a), rewards (B,), next observations (B, d_s)."""
+
+
+class PolicyAgent:
+    """A policy that neither remembers nor adapts, as an Agent. policy: function observations (B, d_s) -> actions (B, d_a)."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def adapt(self, episodes):
+        pass
+
+    def start(self, observations):
+        self.observations = observations
+
+    def act(self):
+        return self.policy(self.observations)
+
+    def observe(self, actions, rewards, next_observations):
+        self.observations = next_observations
+
+
+def random_agent(space, generator):
+    """Uniform random actions of a bounded Box. generator: numpy's."""
+    return PolicyAgent(
+        lambda observations: generator.uniform(space.low, space.high, (len(observations), *space.shape)).astype(np.float32)
+    )

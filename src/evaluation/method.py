@@ -1,0 +1,233 @@
+"""What every method shares, Meta-DT and the compared ones: flags, data, training with its learning curve, and the final results.
+
+A method is one file: its settings, and a class with `parts`, `weights`, `update` and `agent` (see Method). Its main function:
+
+    parser = method_parser(__doc__, MySettings)
+    args = parse_args(parser, "baselines.mine", argv)
+    return train_and_measure("mine", pick(RunSettings, args), pick(Evaluation, args), settings(args), steps, build)
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from src.data import trajectories
+from src.data.qualities import QUALITIES
+from src.evaluation.evaluate import evaluate
+from src.evaluation.references import reference_levels
+from src.evaluation.results import write_result
+from src.run.config import natural, next_command, positive_int, report_command, script_parser
+from src.run.directory import run_directory
+from src.run.errors import UserError
+from src.run.files import load_tensors
+from src.run.loop import Loop
+from src.run.paths import policy_directory
+from src.run.settings import add_settings, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What a run is: the settings that every script has (`script_parser`, `DataSettings`)."""
+
+    env: object  # EnvConfig
+    env_type: str
+    config: str | None
+    recipe: str
+    suffix: str
+    seed: int
+    device: object  # torch.device
+    output_dir: str
+    resume: bool
+    tensorboard: bool
+    data_quality: str
+    validation: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """data and tasks"""
+
+    data_quality: str = setting("medium", "which dataset", choices=QUALITIES, flags=("--data_type",))
+    validation: bool = setting(False, "test on the validation tasks, left out of training")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """evaluation"""
+
+    eval_only: bool = setting(False, "no training: measure the saved policy")
+    eval_every: int = setting(500, "gradient steps between evaluations and checkpoints", positive_int)
+    eval_episodes: int = setting(20, "final evaluation episodes per task", positive_int)
+    curve_episodes: int = setting(5, "evaluation episodes per task during training", positive_int)
+    warmup_episodes: int = setting(3, "N: few-shot episodes before each evaluated episode", positive_int)
+    later_episodes: int = setting(2, "few-shot episodes after the evaluated one, for the adaptation figure", natural)
+
+
+# settings that a resumed or re-evaluated run may change
+VOLATILE = (
+    "resume", "device", "output_dir", "tensorboard", "threads", "eval_only", "eval_episodes", "warmup_episodes", "later_episodes"
+)  # fmt: skip
+
+
+class Method(Protocol):
+    """A method in training.
+
+    parts: {name: object}, what must go on after an interruption: modules, optimisers, torch generators (see Loop).
+    weights: {"model": module}, what acts; kept as <name>.safetensors.
+    """
+
+    parts: dict
+    weights: dict
+
+    def update(self, step):
+        """One gradient step, number `step` from 1. Returns the losses, a dict of scalar tensors with "loss" among them."""
+
+    def agent(self, warmup):
+        """The frozen policy as a new Agent that is to live `warmup` episodes before the evaluated one."""
+
+
+class TrainingData:
+    """A dataset split by tasks. Raises UserError where it is missing or holds no training task.
+
+    Attributes: env (EnvConfig), environment, episodes (Trajectories of the training tasks alone), train_tasks, test_tasks (the
+    validation tasks with `validation`, which are left out of training then), sha256 of the dataset, dataset (with the test tasks'
+    episodes: for reference levels, never for training).
+    """
+
+    def __init__(self, run):
+        self.env, self.environment = run.env, run.env.make()
+        make = next_command(run, "get_datasets.py", "--data_type", run.data_quality)
+        self.dataset = trajectories.load(Path(run.output_dir) / "datasets", run.env_type, run.data_quality, run.env, make)
+        validation = range(*run.env.validation_tasks)
+        wanted = [task for task in range(*run.env.train_tasks) if not (run.validation and task in validation)]
+        self.train_tasks = [task for task in wanted if task in self.dataset.tasks]
+        self.test_tasks = list(validation if run.validation else range(*run.env.test_tasks))
+        if not self.train_tasks:
+            raise UserError("the dataset holds none of the training tasks: generate some of them")
+        self.episodes = self.dataset.select(self.train_tasks)
+        self.sha256 = self.dataset.metadata["sha256"]
+
+
+class StrictProtocol:
+    """This project's evaluation: warm-up episodes of the agent's own, see src/evaluation/evaluate.py."""
+
+    name, parts = "strict", {}
+
+    def __init__(self, run, evaluation, test_tasks):
+        self.run, self.evaluation, self.test_tasks = run, evaluation, test_tasks
+
+    def curve(self, agent, warmup):
+        """Result of the test tasks during training."""
+        return evaluate(agent, self.run.env, self.test_tasks, self.evaluation.curve_episodes, warmup, self.run.seed)
+
+    def final(self, agent, warmup, keep=0, watch=None):
+        """Result of the trained policy."""
+        later, episodes = self.evaluation.later_episodes if warmup else 0, self.evaluation.eval_episodes
+        return evaluate(agent, self.run.env, self.test_tasks, episodes, warmup, self.run.seed, later, keep, watch)
+
+
+def method_parser(docstring, *settings_classes):
+    """A parser with the flags that every script and every method has, and those of the method's own settings."""
+    parser = script_parser(docstring)
+    add_settings(parser, DataSettings, *settings_classes, Evaluation)
+    return parser
+
+
+def train_and_measure(
+    name, run, evaluation, config, steps, build, *, data=None, regimes=None, privileges="none", ablation="none", variant=None,
+    folder="", made_from=None, protocol=None, prompted=None, watch=None, volatile=(), facts=None,
+):  # fmt: skip
+    """Train a method (or go on with it), measure it on the test tasks, and write one result file per regime.
+
+    Args:
+        name: the method. run: RunSettings. evaluation: Evaluation. config: the resolved settings, saved beside all artifacts.
+        steps: total updates. build: function TrainingData -> Method. data: TrainingData, where it is open already.
+        regimes: {"few_shot": N, "zero_shot": 0}: warm-up episodes of each result; those two by default.
+        privileges, ablation, variant: of the result, see `write_result`. folder: of the weights beside others of this method.
+        made_from: {name: hash} of what the training read beside the dataset.
+        protocol: StrictProtocol, or what stands in its place. prompted: function step -> whether warm-up episodes make sense yet.
+        watch: see `evaluate`, for the first regime. volatile: more settings that a resumed run may change.
+        facts: function Method -> further facts of the result files.
+    Returns the paths of the result files. Raises UserError.
+    """
+    data = data or TrainingData(run)
+    regimes = regimes or {"few_shot": evaluation.warmup_episodes, "zero_shot": 0}
+    protocol = protocol or StrictProtocol(run, evaluation, data.test_tasks)
+    made_from = {"dataset_sha256": data.sha256, **(made_from or {})}
+    label = f"{name}{run.suffix}" + ("" if ablation == "none" else f"-{ablation}")
+    path = policy_directory(run, label, folder)
+    if evaluation.eval_only and not (path / "state.pt").exists():
+        raise UserError(f"no trained policy in {path}: run the same command without --eval_only first")
+    method = build(data)
+    with run_directory(path, {**config, **made_from}, run.resume or evaluation.eval_only, (*VOLATILE, *volatile)) as directory:
+        parts = {**method.parts, **protocol.parts}
+        loop = Loop(directory, steps, evaluation.eval_every, parts, method.weights, run.tensorboard)
+        if evaluation.eval_only and loop.step < steps:
+            print(f"note: this policy was trained for {loop.step} of {steps} steps")
+        elif not evaluation.eval_only:
+            train(loop, method, run, evaluation, data, protocol, max(regimes.values()), prompted)
+        for key, module in method.weights.items():
+            module.load_state_dict(load_tensors(directory / f"{key}.safetensors"))
+        reference = reference_levels(run.env, data.environment, data.test_tasks, data.dataset)
+        written = []
+        for number, (regime, warmup) in enumerate(regimes.items()):
+            keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn
+            measured = protocol.final(method.agent(warmup), warmup, keep, watch if number == 0 else None)
+            parameters = {task: data.dataset.tasks[task] for task in data.test_tasks if task in data.dataset.tasks}
+            written.append(
+                write_result(
+                    run.output_dir, run.env_type, run.data_quality, method=name, recipe=run.recipe, ablation=ablation,
+                    regime=regime, protocol=protocol.name, privileges=privileges, seed=run.seed, task_ids=data.test_tasks,
+                    measured=measured, reference=reference, task_parameters=parameters, curve=columns(loop.curve),
+                    training=training_facts(loop, method), made_from=made_from, config=config, validation=run.validation,
+                    variant=variant, directory=directory, **(facts(method) if facts else {}),
+                )
+            )  # fmt: skip
+            report(label, regime, protocol.name, measured, reference, written[-1])
+    print(f"policy in {directory}; next: {report_command(Path(run.output_dir) / 'results')}")
+    return written
+
+
+def train(loop, method, run, evaluation, data, protocol, warmup, prompted=None):
+    """Train to the last step; at due steps measure five training tasks and the test (or validation) tasks closed loop."""
+    name = "validation_return" if run.validation else "test_return"
+    for step in loop.steps():
+        losses = method.update(step)
+        loop.loss = losses["loss"]
+        if loop.due:
+            with loop.measuring():
+                agent, episodes = method.agent(warmup), warmup if prompted is None or prompted(step) else 0
+                seen = evaluate(agent, run.env, data.train_tasks[:5], evaluation.curve_episodes, episodes, run.seed)
+                new = protocol.curve(agent, episodes)
+            scalars = {key: round(float(value), 6) for key, value in losses.items()}
+            loop.record(**scalars, train_return=mean_return(seen), **{name: mean_return(new)})
+
+
+def training_facts(loop, method):
+    """What the training cost, for the result file."""
+    parameters = sum(value.numel() for module in method.weights.values() for value in module.parameters())
+    return {"gradient_steps": loop.step, "wall_clock_s": round(loop.seconds, 1), "parameters": parameters}
+
+
+def columns(curve):
+    """Records of a loop -> {series: list}, gradient_steps first."""
+    names = {name: None for record in curve for name in record if name != "step"}
+    return {"gradient_steps": [record["step"] for record in curve]} | {
+        name: [record.get(name) for record in curve] for name in names
+    }
+
+
+def mean_return(result):
+    return float(np.mean(result["returns"]))
+
+
+def report(label, regime, protocol, measured, reference, path):
+    """One line per result; the reference levels stand beside it."""
+    beside = ", ".join(f"{name} {np.mean(values):.4g}" for name, values in reference.items() if values)
+    warmups = measured.get("warmup_returns")
+    by_episode = f" (warm-up episodes {', '.join(f'{v:.4g}' for v in np.mean(warmups, (0, 1)))})" if warmups else ""
+    success = f", success {np.mean(measured['success']):.2f}" if "success" in measured else ""
+    print(f"{label} {regime} {protocol}: return {mean_return(measured):.6g}{success}{by_episode}; {beside}")
+    print(f"  written to {path}")

@@ -1,0 +1,128 @@
+"""Meta-DT in training: the method's settings, its batches and its loss (the contract of Method, src/evaluation/method.py)."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from src.data import trajectories
+from src.data.relabel import with_best_of_other_tasks
+from src.data.windows import BatchSampler
+from src.evaluation.exploration import exploring
+from src.models.meta_dt import MetaDT, action_loss
+from src.models.meta_dt_agent import MetaDTAgent, build_episodes, return_bounds, training_errors
+from src.models.world_model import episode_contexts
+from src.run.config import fraction, natural
+from src.run.devices import autocast_dtype
+from src.run.seeding import derive, numpy_generator, torch_generator
+from src.run.settings import setting
+
+
+def tasks_to_pay(value):
+    """none, training, or how many imagined tasks join them."""
+    return value if value in ("none", "training") else natural(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Imitation:
+    """what is imitated (ours; the defaults are the paper's)"""
+
+    top_share: float = setting(1.0, "this best share of each task's episodes", fraction)
+    imitate: str = setting(
+        "episodes", "steps: the share is of the steps at each time, by return-to-go", choices=["episodes", "steps"]
+    )  # fmt: skip
+    other_tasks: str | int = setting(
+        "none", "training: other tasks' episodes too, paid by this task's reward function; N: and learn N imagined tasks",
+        tasks_to_pay,
+    )  # fmt: skip
+    hindsight_share: float = setting(0.0, "windows that get another episode's last z", fraction)
+    full_windows: bool = setting(False, "draw only windows of K steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompting:
+    """prompts in training"""
+
+    prompt_start_step: int = setting(20_000, "steps before prompts are switched on", natural)
+    prompt_dropout: float = setting(0.0, "share of batches without prompts after that (ours)", fraction)
+
+
+class MetaDTTraining:
+    """The policy with its data.
+
+    Args:
+        run: RunSettings. data: TrainingData. world_model: WorldModel, frozen, on run.device.
+        model, optimisation, imitation, prompting, adaptation, exploration: their settings. prompts: train with prompts.
+        precision: see `autocast_dtype`.
+    """
+
+    def __init__(
+        self, run, data, world_model, *, model, optimisation, imitation, prompting, adaptation, exploration, prompts,
+        precision="auto",
+    ):  # fmt: skip
+        self.run, self.world_model, self.prompts = run, world_model, prompts
+        self.settings, self.optimisation, self.prompting = model, optimisation, prompting
+        self.adaptation, self.exploration = adaptation, exploration
+        self.action_space, self.horizon = data.environment.action_space, run.env.max_episode_steps
+        self.dtype = autocast_dtype(precision, run.device)
+        training = data.episodes
+        if imitation.other_tasks != "none":
+            imagined = 0 if imitation.other_tasks == "training" else imitation.other_tasks
+            generator, steps = numpy_generator(run.seed, "imagined_tasks"), imitation.imitate == "steps"
+            training = with_best_of_other_tasks(training, data.environment, imitation.top_share, imagined, generator, steps)
+        arrays = [
+            torch.from_numpy(getattr(training, name)).to(run.device) for name in ("observations", "actions", "rewards", "lengths")
+        ]
+        contexts = episode_contexts(world_model, *arrays[:3])
+        self.error_scale = training_errors(world_model, *arrays, contexts)
+        self.episodes = build_episodes(world_model, *arrays, self.error_scale, adaptation.context != "none", contexts)
+        self.task_ids, self.train_tasks = torch.from_numpy(training.task_ids).to(run.device), data.train_tasks
+        self.sampler = BatchSampler(
+            self.episodes, self.task_ids, model.history_length, model.prompt_length, world_model.horizon,
+            adaptation.prompt_select, imitation.full_windows, imitation.top_share, imitation.imitate == "steps",
+            imitation.hindsight_share,
+        )  # fmt: skip
+        best = [training.returns[training.task_ids == task].max() for task in data.train_tasks]
+        self.target = float(np.mean(best)) if adaptation.target_return == "auto" else adaptation.target_return
+        torch.manual_seed(derive(run.seed, "policy"))
+        sizes = training.observations.shape[-1], training.actions.shape[-1]
+        self.policy = MetaDT.from_settings(*sizes, run.env.max_episode_steps, model, self.action_space)
+        self.policy.set_normaliser(*(torch.from_numpy(values) for values in trajectories.observation_statistics(training)))
+        self.policy.to(run.device)
+        self.optimizer = optimisation.optimizer(self.policy.parameters())
+        self.generator = torch_generator(run.seed, "policy_batches")
+        self.parts = {"policy": self.policy, "optimizer": self.optimizer, "generator": self.generator}
+        self.weights = {"model": self.policy}
+
+    def update(self, step):
+        """One gradient step."""
+        self.policy.train()
+        self.optimisation.schedule(self.optimizer, step)
+        prompted = self.prompts and step > self.prompting.prompt_start_step
+        prompted = prompted and torch.rand(1, generator=self.generator).item() >= self.prompting.prompt_dropout
+        history, prompt = self.sampler.draw(self.optimisation.batch_size, self.generator, prompted)
+        with torch.autocast(self.run.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            predicted = self.policy(history, prompt)
+        median = self.settings.head == "median"
+        loss = action_loss(predicted, history["actions"], history["imitated"], self.policy.action_scale, median)
+        self.optimisation.descend(self.optimizer, self.policy.parameters(), loss)
+        return {"loss": loss.detach()}
+
+    def agent(self, warmup):
+        """The frozen policy, ready to act."""
+        agent = MetaDTAgent(
+            self.policy, self.world_model, self.settings.history_length, self.settings.prompt_length, self.target,
+            self.adaptation, warmup=warmup, error_scale=self.error_scale, dtype=self.dtype, seed=self.run.seed,
+            sampled=self.settings.head == "gaussian",
+            return_bounds=return_bounds(self.episodes, self.horizon) if self.adaptation.clamp_returns else None,
+            known_contexts=self.known_contexts() if self.adaptation.context == "tried" else None,
+        )  # fmt: skip
+        return exploring(agent, self.exploration, self.action_space, warmup, self.run.seed)
+
+    def known_contexts(self):
+        """(C, 16): what z says of each training task after an episode, the mean over its episodes; tasks by the mean return of
+        their episodes, the best first: whose data were paid best is what is worth trying elsewhere."""
+        last = self.episodes.final_contexts(torch.arange(len(self.task_ids), device=self.task_ids.device))
+        returns = self.episodes.returns_to_go[:, 0]
+        order = sorted(self.train_tasks, key=lambda task: -returns[self.task_ids == task].mean().item())
+        return torch.stack([last[self.task_ids == task].mean(0) for task in order])
