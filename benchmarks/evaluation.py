@@ -9,7 +9,6 @@ from benchmarks.shapes import HISTORY, PROMPT, STEPS, make_arrays, make_policy, 
 from benchmarks.timing import count_flop, durations, matmul_peak, record, run
 from src.models.meta_dt_agent import MetaDTAgent
 from src.run.devices import autocast_dtype
-from src.run.seeding import torch_generator
 
 EPISODES = 25
 
