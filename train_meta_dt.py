@@ -48,7 +48,9 @@ class Stage:
     zero_shot: bool = setting(False, "train and test without prompts")
     world_model: str | None = setting(None, "its folder (default: that of this environment, quality, recipe, seed)")
     precision: str = setting("auto", "of the matrix products", choices=["auto", "float32", "bfloat16"])
-    protocol: str = setting("strict", "paper: target and prompts as the official code", choices=["strict", "paper"])
+    protocol: str = setting(
+        "strict", "paper: target and prompts as the official code, no exploration", choices=["strict", "paper"]
+    )
     render: str | None = setting(None, "film the first evaluation episode on the first test task into this file.gif")
 
 
@@ -60,6 +62,8 @@ def main(argv=None):
     model, optimisation, imitation, prompting, adaptation, exploration = (
         pick(kind, args) for kind in (ModelSettings, Optimisation, Imitation, Prompting, Adaptation, Exploration)
     )
+    paper = stage.protocol == "paper"
+    exploration = Exploration() if paper else exploration
     prompts = not stage.zero_shot and adaptation.prompt_select != "none"
     check(run, stage, model, optimisation, imitation, prompting, adaptation, exploration, prompts)
     keep_memory()
@@ -74,7 +78,6 @@ def main(argv=None):
             adaptation=adaptation, exploration=exploration, prompts=prompts, precision=stage.precision,
         )  # fmt: skip
 
-    paper = stage.protocol == "paper"
     regimes = {"zero_shot": 0} if stage.zero_shot else {"few_shot": evaluation.warmup_episodes}
     if prompts and prompting.prompt_dropout and not paper:  # trained without prompts too, so it may be asked without one
         regimes["few_shot_policy_no_prompt"] = 0
@@ -112,8 +115,8 @@ def check(run, stage, model, optimisation, imitation, prompting, adaptation, exp
     if stage.zero_shot and adaptation.prompt_select in ("random", "none"):
         raise UserError(f"--prompt_select {adaptation.prompt_select} has no effect with --zero_shot True: there are no prompts")
     if stage.protocol == "paper":
-        own = (adaptation.context == "tried", exploration.explore != "none", adaptation.prompt_select == "none")
-        for needs, flag in zip(own, ("--context running", "--explore none", "--prompt_select argmax"), strict=True):
+        own = (adaptation.context == "tried", adaptation.prompt_select == "none")
+        for needs, flag in zip(own, ("--context running", "--prompt_select argmax"), strict=True):
             if needs:
                 raise UserError(f"--protocol paper has no warm-up episodes of its own: pass {flag}")
         if adaptation.target_return != "auto":

@@ -1,14 +1,15 @@
-"""Run every command behind the committed Meta-DT tables.
+"""Run every command behind a family's table: Meta-DT and every compared method.
 
     python -m tools.reproduce --env_type point_robot
     python -m tools.reproduce --env_type point_robot --qualities replay --seeds 0 --dry_run
 
-Behaviour policies and datasets where they are missing; then for every quality and seed the world model, few-shot, zero-shot,
-the ablations, and both regimes under the paper's protocol. A run whose result file exists is skipped (a world model or policy
-that a run still needs is made again where only its result is there) and an interrupted one goes on from its checkpoint, so the
-same command resumes. With all results in place nothing is left to do; --output_dir elsewhere runs everything anew. Runs are
-single-threaded processes, as many at once as there are cores; what they print goes to saves/<env_type>/reproduce/. Next: python
--m tools.report.
+Behaviour policies and datasets where they are missing; then, seed by seed, a complete table: Meta-DT in every recipe, and the
+compared methods (baselines/) in the first recipe, which is a budget that all share; at last the ablations and the paper's
+protocol. --env_type all takes every family of the paper. A cell that fails costs only what needs it. A run whose result file
+exists is skipped (a world model or policy that a run still needs is made again where only its result is there) and an
+interrupted one goes on from its checkpoint, so the same command resumes. With all results in place nothing is left to do;
+--output_dir elsewhere runs everything anew. Runs are single-threaded processes, as many at once as there are cores; what they
+print goes to saves/<env_type>/reproduce/. Next: python -m tools.report.
 """
 
 import argparse
@@ -26,11 +27,17 @@ from pathlib import Path
 from src.behaviour.store import committed_directory
 from src.data.qualities import QUALITIES
 from src.data.trajectories import dataset_directory
-from src.run.config import Parser, find_config, natural, positive_int, read_env, read_yaml, report_command
+from src.evaluation.results import result_path
+from src.run.config import CONFIG_DIR, Parser, find_config, natural, positive_int, read_env, read_yaml, report_command
 from src.run.errors import UserError, main_guard
-from src.run.paths import context_directory, policy_directory, result_path
+from src.run.files import read_json
+from src.run.paths import context_directory, policy_directory
 
-ABLATIONS = ("no_context", "random_prompt")  # those that train a policy of their own
+METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn")
+FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand_params", "walker_rand_params")
+ABLATIONS = {
+    "no_context": ("--context", "none"), "no_prompt": ("--prompt_select", "none"), "random_prompt": ("--prompt_select", "random")
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Job:
 def data_jobs(args, env):
     """Stages 1 and 2, one after the other: each spreads its tasks over the cores itself. Stage 1 only where a dataset lacks and
     no behaviour policies come with the repository."""
-    flags = common_flags(args, env)
+    flags = common_flags(args, env, args.recipes[-1])
     root = Path(args.output_dir) / "datasets"
     files = {quality: dataset_directory(root, env.env_type, quality) / "data" / "main_data.hdf5" for quality in args.qualities}
     jobs = [
@@ -83,37 +90,56 @@ def data_jobs(args, env):
 
 
 def learning_jobs(args, env, quality, seed):
-    """Of one quality and seed: (world model and main policies, policies of the ablations and of the paper's protocol)."""
-    suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
-    flags = [*common_flags(args, env), "--data_quality", quality, "--seed", str(seed)]
-    place = argparse.Namespace(
-        output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed, suffix=suffix
+    """Of one quality and seed: (what a first table needs: world models, Meta-DT, compared methods; ablations and the rest)."""
+    main, further = [], []
+    for recipe in args.recipes:
+        parts = meta_dt_jobs(args, env, quality, seed, recipe) if "meta_dt" in args.methods else ([], [])
+        main, further = main + parts[0], further + parts[1]
+    flags = [*common_flags(args, env, args.recipes[0]), "--data_quality", quality, "--seed", str(seed)]
+    for method in args.methods:
+        if method != "meta_dt":
+            result = result_of(args, env, quality, seed, method, args.recipes[0], "zero_shot")
+            main.append(Job(("-m", f"baselines.{method}", *flags), result, method))
+    return main, further
+
+
+def meta_dt_jobs(args, env, quality, seed, recipe):
+    """(world model, few-shot and zero-shot; ablations and the paper's protocol) of one recipe."""
+    run = argparse.Namespace(
+        output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed, suffix=suffix_of(recipe)
     )  # fmt: skip
-    method = f"meta_dt{suffix}"
+    flags = [*common_flags(args, env, recipe), "--data_quality", quality, "--seed", str(seed)]
     context = Job(
-        ("train_context.py", *flags), result_path(place, f"context{suffix}", "diagnostics"), "world model",
-        artifact=context_directory(place) / "best.safetensors",
+        ("train_context.py", *flags), result_of(args, env, quality, seed, "context", recipe, "diagnostics", protocol=None),
+        "world model", artifact=context_directory(run) / "best.safetensors",
     )  # fmt: skip
 
-    def policy(name, regime, *extra, needs=(context,), artifact=None):
+    def policy(regime, *extra, ablation="none", protocol="strict", needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
-        return Job(("train_meta_dt.py", *flags, *extra), result_path(place, name, regime), kind, needs, artifact)
+        result = result_of(args, env, quality, seed, "meta_dt", recipe, regime, ablation, protocol)
+        return Job(("train_meta_dt.py", *flags, *extra), result, f"{kind}, {recipe}", needs, artifact)
 
-    zero_shot = policy(
-        method, "zero_shot-strict", "--zero_shot", "True",
-        artifact=policy_directory(place, method, "zero_shot") / "model.safetensors",
-    )  # fmt: skip
-    paper = policy(
-        method, "zero_shot-paper", "--zero_shot", "True", "--protocol", "paper", "--eval_only", needs=(context, zero_shot)
-    )
-    # few-shot without prompts is trained exactly as zero-shot is: the same policy, measured under its own name; two
-    # evaluations of one policy do not run side by side
-    plain = policy(
-        f"{method}-no_prompt", "few_shot-strict", "--ablation", "no_prompt", "--eval_only", needs=(context, zero_shot, paper)
-    )
-    main = [context, policy(method, "few_shot-strict"), zero_shot, paper, plain]
-    further = [policy(f"{method}-{name}", "few_shot-strict", "--ablation", name) for name in ABLATIONS]
-    return main, [*further, policy(method, "few_shot-paper", "--protocol", "paper")]
+    plain = policy_directory(run, f"meta_dt{suffix_of(recipe)}", "zero_shot") / "model.safetensors"
+    zero_shot = policy("zero_shot", "--zero_shot", "True", artifact=plain)
+    main = [context, policy("few_shot"), zero_shot]
+    further = [policy("few_shot", *extra, ablation=name) for name, extra in ABLATIONS.items()]
+    if recipe == "fast" or len(args.recipes) == 1:
+        paper = ("--protocol", "paper")
+        further.append(policy("few_shot", *paper, protocol="paper"))
+        again = ("--zero_shot", "True", "--eval_only", *paper)
+        further.append(policy("zero_shot", *again, protocol="paper", needs=(context, zero_shot)))
+    return main, further
+
+
+def result_of(args, env, quality, seed, method, recipe, regime, ablation="none", protocol="strict"):
+    """Path of a result file by its facts."""
+    facts = {"env_type": env.env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation,
+             "variant": {}, "regime": regime, "protocol": protocol, "validation": False, "seed": seed}  # fmt: skip
+    return result_path(args.output_dir, facts)
+
+
+def suffix_of(recipe):
+    return "" if recipe == "paper" else f"+{recipe}"
 
 
 def remaining(jobs):
@@ -124,10 +150,10 @@ def remaining(jobs):
     return [job for job in jobs if job in missing or (job in needed and not job.finished)]
 
 
-def common_flags(args, env):
+def common_flags(args, env, recipe):
     """Flags of every command; defaults are left out, so that results carry the shortest command that makes them."""
     flags = ["--env_type", env.env_type]
-    flags += [] if args.recipe == "paper" else ["--recipe", args.recipe]
+    flags += [] if recipe == "paper" else ["--recipe", recipe]
     return flags + ([] if args.output_dir == "." else ["--output_dir", args.output_dir])
 
 
@@ -228,27 +254,48 @@ def exclusive(logs):
 def main(argv=None):
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--env_type", default="point_robot", help="name of the settings file: configs/<env_type>.yaml")
-    parser.add_argument("--recipe", default="fast", help="named block of the settings file; 'paper' is its base")
+    parser.add_argument(
+        "--recipes", nargs="+", default=["compare", "fast"], help="of Meta-DT; the first is also the compared methods'"
+    )  # fmt: skip
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="rows of the table")
     parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=["medium", "replay"], help="datasets")
     parser.add_argument("--seeds", nargs="+", type=natural, default=[0, 1, 2, 3, 4], help="of world models and policies")
     parser.add_argument("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="runs at once, a core each")
     parser.add_argument("--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written")
     parser.add_argument("--dry_run", action="boolean", default=False, help="print the commands that are left and run none")
     args = parser.parse_args(argv)
-    path = find_config(argparse.Namespace(env_type=args.env_type, env_name=None, config=None))
+    args.qualities, args.seeds, args.recipes, args.methods = (
+        [*dict.fromkeys(values)] for values in (args.qualities, args.seeds, args.recipes, args.methods)
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the runs on the way out
+    families = FAMILIES if args.env_type == "all" else [args.env_type]
+    unfinished = sum(reproduce(args, load_family(family, args.recipes)) for family in families)
+    if unfinished:
+        raise UserError(f"{unfinished} runs failed or wait for one that did; the same command tries them again")
+    if not args.dry_run:
+        print(f"next: {report_command(Path(args.output_dir) / 'results')}")
+
+
+def load_family(env_type, wanted):
+    """EnvConfig of a family. Raises UserError where it lacks one of the recipes."""
+    path = find_config(argparse.Namespace(env_type=env_type, env_name=None, config=None))
     document = read_yaml(path)
-    env, recipes = read_env(path, document), ["paper", *(document.get("recipes") or {})]
-    if args.recipe not in recipes:
-        raise UserError(f"{path.name} has no recipe {args.recipe!r}: choose {', '.join(recipes)}")
-    args.qualities = [*dict.fromkeys(args.qualities)]
-    runs = [learning_jobs(args, env, quality, seed) for seed in dict.fromkeys(args.seeds) for quality in args.qualities]
+    known = ["paper", *(document.get("recipes") or {}), *(file.stem for file in (CONFIG_DIR / "recipes").glob("*.yaml"))]
+    for recipe in wanted:
+        if recipe not in known:
+            raise UserError(f"{path.name} has no recipe {recipe!r}: choose {', '.join(dict.fromkeys(known))}")
+    return read_env(path, document)
+
+
+def reproduce(args, env):
+    """Runs what one family's table lacks, or prints it. Returns how many runs failed or wait for one that did."""
+    runs = [learning_jobs(args, env, quality, seed) for seed in args.seeds for quality in args.qualities]
     learning = [job for part in zip(*runs, strict=True) for jobs in part for job in jobs]  # the main results of all seeds first
     data = data_jobs(args, env) if remaining(learning) else []
     if args.dry_run:
-        print(*(job.command for job in [*data, *remaining(learning)]), sep="\n")
-        return
+        print(*(f"{job.command}{minutes_of(job)}" for job in [*data, *remaining(learning)]), sep="\n")
+        return 0
     logs = Path(args.output_dir) / "saves" / env.env_type / "reproduce"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the runs on the way out
     with exclusive(logs) as lock:
         for job in data:
             print(job.command, flush=True)
@@ -256,10 +303,16 @@ def main(argv=None):
                 raise UserError(f"this command failed: {job.command}; mend what it says, then run the same command again")
         scheduler = Scheduler(logs, args.workers, lock)
         left = scheduler.run(learning)
-    if scheduler.failed or left:
-        raise UserError(f"{len(scheduler.failed)} runs failed, {len(left)} wait for them; the same command tries them again")
-    results = Path(args.output_dir) / "results"
-    print(f"all {len(learning)} results are in {results / env.env_type}; next: {report_command(results)}")
+    unfinished = len(scheduler.failed) + len(left)
+    print(f"{len(learning) - unfinished} of {len(learning)} results are in {Path(args.output_dir) / 'results' / env.env_type}")
+    return unfinished
+
+
+def minutes_of(job):
+    """What the run took where its result was committed, as a comment behind the command."""
+    committed = Path("results", *job.result.parts[-5:])
+    seconds = read_json(committed).get("training", {}).get("wall_clock_s") if committed.is_file() else None
+    return f"  # {seconds / 60:.1f} min" if seconds else ""
 
 
 if __name__ == "__main__":

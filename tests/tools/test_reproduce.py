@@ -3,7 +3,7 @@
 import pytest
 from helpers import listing, shell
 
-FLAGS = ("--env_type", "point_robot", "--recipe", "debug", "--qualities", "random", "--seeds", "0")
+FLAGS = ("--env_type", "point_robot", "--recipes", "debug", "--methods", "meta_dt", "--qualities", "random", "--seeds", "0")
 
 
 def reproduce(root, *flags):
@@ -41,7 +41,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_what_a_missing_run_needs_is_made_again(finished):
     """Results are committed, world models are not: a fresh clone has the one without the other."""
-    missing = finished / "results/point_robot/random/meta_dt+debug-no_prompt/few_shot-strict/seed_0.json"
+    missing = finished / "results/point_robot/random/meta_dt+debug/zero_shot-paper/seed_0.json"
     before = missing.read_bytes()
     missing.unlink()
     weights = finished / "saves/point_robot/random/meta_dt+debug/zero_shot/seed_0/model.safetensors"
@@ -49,7 +49,7 @@ def test_what_a_missing_run_needs_is_made_again(finished):
     kept = weights.read_bytes()
     weights.unlink()
     planned = reproduce(finished, "--dry_run").splitlines()
-    assert len(planned) == 2 and "--zero_shot True" in planned[0] and "no_prompt" in planned[1]
+    assert len(planned) == 2 and "--zero_shot True" in planned[0] and "--protocol paper" in planned[1]
     weights.write_bytes(kept)  # newer than its result now, as after an interruption
     assert reproduce(finished, "--dry_run").splitlines() == planned
     (finished / "saves/point_robot/random/context+debug/seed_0/best.safetensors").unlink()
