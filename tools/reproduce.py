@@ -26,9 +26,10 @@ from pathlib import Path
 from src.behaviour.store import committed_directory
 from src.data.qualities import QUALITIES
 from src.data.trajectories import dataset_directory
+from src.evaluation.results import DIAGNOSTICS, result_path
 from src.run.config import Parser, find_config, natural, positive_int, read_env, read_yaml, report_command
 from src.run.errors import UserError, main_guard
-from src.run.paths import context_directory, policy_directory, result_path
+from src.run.paths import context_directory, policy_directory
 
 ABLATIONS = ("no_context", "random_prompt")  # those that train a policy of their own
 
@@ -89,31 +90,33 @@ def learning_jobs(args, env, quality, seed):
     place = argparse.Namespace(
         output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed, suffix=suffix
     )  # fmt: skip
-    method = f"meta_dt{suffix}"
+    facts = {
+        "env_type": env.env_type, "quality": quality, "recipe": args.recipe, "seed": seed, "validation": False,
+        "ablation": "none", "protocol": None,
+    }  # fmt: skip
     context = Job(
-        ("train_context.py", *flags), result_path(place, f"context{suffix}", "diagnostics"), "world model",
-        artifact=context_directory(place) / "best.safetensors",
+        ("train_context.py", *flags), result_path(args.output_dir, {**facts, "method": "context", "regime": DIAGNOSTICS}),
+        "world model", artifact=context_directory(place) / "best.safetensors",
     )  # fmt: skip
 
-    def policy(name, regime, *extra, needs=(context,), artifact=None):
+    def policy(regime, *extra, ablation="none", protocol="strict", needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
-        return Job(("train_meta_dt.py", *flags, *extra), result_path(place, name, regime), kind, needs, artifact)
+        made = {**facts, "method": "meta_dt", "regime": regime, "ablation": ablation, "protocol": protocol}
+        extra = ("--ablation", ablation, *extra) if ablation != "none" else extra
+        extra = ("--protocol", protocol, *extra) if protocol != "strict" else extra
+        return Job(("train_meta_dt.py", *flags, *extra), result_path(args.output_dir, made), kind, needs, artifact)
 
     zero_shot = policy(
-        method, "zero_shot-strict", "--zero_shot", "True",
-        artifact=policy_directory(place, method, "zero_shot") / "model.safetensors",
+        "zero_shot", "--zero_shot", "True",
+        artifact=policy_directory(place, f"meta_dt{suffix}", "zero_shot") / "model.safetensors",
     )  # fmt: skip
-    paper = policy(
-        method, "zero_shot-paper", "--zero_shot", "True", "--protocol", "paper", "--eval_only", needs=(context, zero_shot)
-    )
+    paper = policy("zero_shot", "--zero_shot", "True", "--eval_only", protocol="paper", needs=(context, zero_shot))
     # few-shot without prompts is trained exactly as zero-shot is: the same policy, measured under its own name; two
     # evaluations of one policy do not run side by side
-    plain = policy(
-        f"{method}-no_prompt", "few_shot-strict", "--ablation", "no_prompt", "--eval_only", needs=(context, zero_shot, paper)
-    )
-    main = [context, policy(method, "few_shot-strict"), zero_shot, paper, plain]
-    further = [policy(f"{method}-{name}", "few_shot-strict", "--ablation", name) for name in ABLATIONS]
-    return main, [*further, policy(method, "few_shot-paper", "--protocol", "paper")]
+    plain = policy("few_shot", "--eval_only", ablation="no_prompt", needs=(context, zero_shot, paper))
+    main = [context, policy("few_shot"), zero_shot, paper, plain]
+    further = [policy("few_shot", ablation=name) for name in ABLATIONS]
+    return main, [*further, policy("few_shot", protocol="paper")]
 
 
 def remaining(jobs):
