@@ -27,7 +27,8 @@ REGIMES = ("few_shot", "few_shot_policy_no_prompt", "zero_shot", "bamdp", "finet
 PROTOCOLS = ("strict", "paper")
 SEQUENTIAL = ("bamdp",)  # regimes whose evaluation episodes are played in sequence, each knowing the former ones
 MAY_DIFFER = (  # settings that say how a run was made and not what was made
-    "seed", "device", "output_dir", "resume", "tensorboard", "threads", "eval_only", "render", "vae_model_name", "pretrained_model"
+    "seed", "device", "output_dir", "resume", "tensorboard", "threads", "workers", "eval_only", "render", "vae_model_name",
+    "pretrained_model",
 )  # fmt: skip
 
 
