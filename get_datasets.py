@@ -16,7 +16,7 @@ The kinds of data:
     random   uniform random actions; needs no stage 1
 
 Policies act stochastically, as they did in training. Where stage 1 was not run, the policies that come with the repository
-(configs/behaviour) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
+(behaviour/) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
 format is described in datasets/README.md. Next: train_context.py.
 """
 

@@ -31,7 +31,11 @@ from src.run.config import Parser, find_config, natural, positive_int, read_env,
 from src.run.errors import UserError, main_guard
 from src.run.paths import context_directory, policy_directory
 
-ABLATIONS = ("no_context", "random_prompt")  # those that train a policy of their own
+ABLATIONS = {  # flags
+    "no_context": ("--context", "none"),
+    "random_prompt": ("--prompt_select", "random"),
+    "no_prompt": ("--prompt_select", "none"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +106,8 @@ def learning_jobs(args, env, quality, seed):
     def policy(regime, *extra, ablation="none", protocol="strict", needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
         made = {**facts, "method": "meta_dt", "regime": regime, "ablation": ablation, "protocol": protocol}
-        extra = ("--ablation", ablation, *extra) if ablation != "none" else extra
-        extra = ("--protocol", protocol, *extra) if protocol != "strict" else extra
-        return Job(("train_meta_dt.py", *flags, *extra), result_path(args.output_dir, made), kind, needs, artifact)
+        words = [*flags, *ABLATIONS.get(ablation, ()), *(("--protocol", protocol) if protocol != "strict" else ()), *extra]
+        return Job(("train_meta_dt.py", *words), result_path(args.output_dir, made), kind, needs, artifact)
 
     zero_shot = policy(
         "zero_shot", "--zero_shot", "True",
@@ -115,7 +118,7 @@ def learning_jobs(args, env, quality, seed):
     # evaluations of one policy do not run side by side
     plain = policy("few_shot", "--eval_only", ablation="no_prompt", needs=(context, zero_shot, paper))
     main = [context, policy("few_shot"), zero_shot, paper, plain]
-    further = [policy("few_shot", ablation=name) for name in ABLATIONS]
+    further = [policy("few_shot", ablation=name) for name in ("no_context", "random_prompt")]
     return main, [*further, policy("few_shot", protocol="paper")]
 
 
