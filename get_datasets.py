@@ -68,7 +68,7 @@ def make_parser():
 def main(argv=None):
     args = parse_args(make_parser(), "get_datasets", argv)
     if args.task_id is not None and not args.import_from:
-        raise UserError("--task_id says nothing without --import_from: choose tasks by --task_id_start and --task_id_end")
+        raise UserError("--task_id has no effect without --import_from: choose tasks by --task_id_start and --task_id_end")
     source = None
     if args.data_type != "random" and not args.import_from:
         source = find_source(args, training_command(args))

@@ -101,7 +101,7 @@ def main(argv=None):
     if not (args.reward_weight or args.state_weight):
         raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
     if args.imagined_tasks and not args.relabel:
-        raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
+        raise UserError("--imagined_tasks has no effect without --relabel: give both, or --imagined_tasks 0")
     if args.relabel and args.across_episodes:
         raise UserError("--relabel decodes across episodes already: give one of --relabel and --across_episodes")
     if args.reward_change and args.context_horizon:

@@ -195,7 +195,7 @@ def parse(argv=None):
         args.pretrained_model = str(folder)
         args.pretrained_sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     elif args.pretrained_model:
-        raise UserError("--pretrained_model says nothing here: add --online_training or --eval_only, or leave it out")
+        raise UserError("--pretrained_model has no effect here: add --online_training or --eval_only, or leave it out")
     if given(argv, "--stochastic_tanh") and not args.stochastic:
         raise UserError("--stochastic_tanh squashes a Gaussian: add --stochastic, or leave it out")
     if args.model_type == "dt" and args.embed_dim % args.n_head:

@@ -28,7 +28,7 @@ def section_tables(section):
 
 
 def _without_empty_columns(table):
-    """Columns that say nothing in any row go."""
+    """Columns that are empty in every row go."""
     kept = [place for place, cells in enumerate(zip(*table.rows, strict=True)) if set(cells) != {NONE}]
     headers, *rows = ([row[place] for place in kept] for row in (table.headers, *table.rows))
     references = [[row[place] for place in kept] for row in table.references]
