@@ -16,7 +16,7 @@ The kinds of data:
     random   uniform random actions; needs no stage 1
 
 Policies act stochastically, as they did in training. Where stage 1 was not run, the policies that come with the repository
-(configs/behaviour) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
+(behaviour/) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
 format is described in datasets/README.md. Next: train_context.py.
 """
 
@@ -68,7 +68,7 @@ def make_parser():
 def main(argv=None):
     args = parse_args(make_parser(), "get_datasets", argv)
     if args.task_id is not None and not args.import_from:
-        raise UserError("--task_id says nothing without --import_from: choose tasks by --task_id_start and --task_id_end")
+        raise UserError("--task_id has no effect without --import_from: choose tasks by --task_id_start and --task_id_end")
     source = None
     if args.data_type != "random" and not args.import_from:
         source = find_source(args, training_command(args))

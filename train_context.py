@@ -20,6 +20,7 @@ from src.data import trajectories
 from src.data.qualities import QUALITIES
 from src.data.relabel import imagined_tasks, paid_by, relabeller
 from src.data.transitions import TransitionSampler
+from src.evaluation.results import DIAGNOSTICS, write_result
 from src.models.probe import full_contexts, linear_probe, project, random_walk, task_matrix
 from src.models.world_model import MODEL_KEYS, WorldModel, balanced, load_world_model, reward_changes
 from src.run.config import (
@@ -36,11 +37,10 @@ from src.run.config import (
 from src.run.devices import keep_memory, schedule_factor
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import load_state, save_state, save_tensors, write_json
+from src.run.files import load_state, save_state, save_tensors
 from src.run.logger import Logger, read_metrics
 from src.run.loop import StopSignal
-from src.run.paths import context_directory, result_path
-from src.run.provenance import provenance
+from src.run.paths import context_directory
 from src.run.seeding import derive, numpy_generator, torch_generator
 
 VOLATILE = ("resume", "device", "output_dir", "tensorboard", "data_quality")  # settings that a resumed run may change
@@ -101,7 +101,7 @@ def main(argv=None):
     if not (args.reward_weight or args.state_weight):
         raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
     if args.imagined_tasks and not args.relabel:
-        raise UserError("--imagined_tasks says nothing without --relabel: give both, or --imagined_tasks 0")
+        raise UserError("--imagined_tasks has no effect without --relabel: give both, or --imagined_tasks 0")
     if args.relabel and args.across_episodes:
         raise UserError("--relabel decodes across episodes already: give one of --relabel and --across_episodes")
     if args.reward_change and args.context_horizon:
@@ -120,23 +120,19 @@ def main(argv=None):
     with run_directory(context_directory(args), config, args.resume, VOLATILE) as directory:
         seconds = train(args, model, sampler, validation, directory)
         best, _ = load_world_model(directory, "best")
-        document = {
-            "env_type": args.env_type,
-            "quality": args.data_quality,
-            "method": f"context{args.suffix}",
-            "regime": "diagnostics",
-            "seed": args.seed,
-            **diagnose(args, environment, best, held_out),
-            "curve": curve(directory),
-            "gradient_steps": num_steps(args, sampler.size),
-            "wall_clock_s": seconds,
-            "dataset_sha256": dataset.metadata["sha256"],
-            **provenance(),
-            "config": config,
-        }
-        path = result_path(args, f"context{args.suffix}", "diagnostics")
-        write_json(path, document)
-    report(document)
+        made = diagnose(args, environment, best, held_out)
+        path = write_result(
+            args.output_dir, args.env_type, args.data_quality, method="context", recipe=args.recipe, ablation="none",
+            regime=DIAGNOSTICS, protocol=None, validation=args.validation, seed=args.seed, task_ids=[],
+            privileges="reward function" if args.relabel else "none", measured={"embedding": made["embedding"]},
+            errors=made["errors"], probe=made["probe"], curve=curve(directory), directory=directory,
+            training={
+                "gradient_steps": num_steps(args, sampler.size), "wall_clock_s": seconds,
+                "parameters": sum(weights.numel() for weights in best.parameters()),
+            },
+            made_from={"dataset_sha256": dataset.metadata["sha256"]}, config=settings(args),
+        )  # fmt: skip
+    report(made)
     follow = next_command(
         args, "train_meta_dt.py", "--data_quality", args.data_quality, *(["--validation"] if args.validation else [])
     )
@@ -315,7 +311,7 @@ def diagnose(args, environment, model, held_out, points=1000):
     tasks = np.unique(shown)
     validation = validate(model, make_sampler(args, environment, held_out), torch.device("cpu"))
     return {
-        "validation": {name: round(value, 6) for name, value in validation.items()},
+        "errors": {name: float(f"{value:.6g}") for name, value in validation.items()},
         "probe": {name: {"r2": None if value is None else round(value, 4)} for name, value in probes.items()},
         "embedding": {
             "points": project(contexts.flatten(0, 1)[pick]).numpy().round(4).tolist(),
@@ -328,16 +324,16 @@ def diagnose(args, environment, model, held_out, points=1000):
 
 
 def curve(directory):
-    """metrics.jsonl as columns."""
+    """metrics.jsonl as columns, six digits."""
     records = read_metrics(directory)
     keys = {key: None for record in records for key in record if key != "step"}
-    columns = {key: [record.get(key) for record in records] for key in keys}
+    columns = {key: [float(f"{record[key]:.6g}") if key in record else None for record in records] for key in keys}
     return {"gradient_steps": [record["step"] for record in records], **columns}
 
 
 def report(document):
     """Print the diagnostics: what a number is worth stands beside it."""
-    scores = document["validation"]
+    scores = document["errors"]
     for name in ("reward", "state"):
         print(f"{name}: validation error {scores[f'{name}_rmse']:.4g} (predicting the mean: {scores[f'{name}_std']:.4g})")
     probes = ", ".join(f"{n} {'-' if v['r2'] is None else format(v['r2'], '.3f')}" for n, v in document["probe"].items())

@@ -4,8 +4,9 @@
     python -m tools.export_behaviour --env_type gym_hopper --keep 40 --eval_episodes 100
 
 Reads the shared agent of saves/<env_type>/behaviour/multitask, or the agents of single tasks where there is none, and writes
-configs/behaviour/<env_type> in the same format with fewer checkpoints: the first, the last, and others spread evenly over
-training steps and changes of the mean return alike, so that the levels between random and expert stay. --eval_episodes measures
+behaviour/<env_type> in the same format with fewer checkpoints: the first, the last, and others spread evenly over training
+steps and changes of the mean return alike, so that the levels between random and expert stay. Of the returns of a task by one
+checkpoint the mean is kept. --eval_episodes measures
 agents of single tasks again, where those of training were too few to tell the levels apart.
 """
 
@@ -20,8 +21,6 @@ from src.run.config import next_command, parse_args, positive_int, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.files import load_tensors, read_json, save_tensors, write_json
 from src.run.provenance import provenance
-
-PER_CHECKPOINT = ("steps", "stochastic_returns", "deterministic_returns")
 
 
 def make_parser():
@@ -60,10 +59,21 @@ def keep(args, source, target):
     kept = {name: values if name == "task_features" else values[torch.from_numpy(rows)] for name, values in tensors.items()}
     save_tensors(target / "checkpoints.safetensors", kept)
     write_json(target / "config.json", config)
-    shorter = {name: [values[row] for row in rows] for name, values in curve.items() if name in PER_CHECKPOINT}
-    write_json(target / "curve.json", {**curve, **shorter})
+    write_json(target / "curve.json", compact(curve, rows))
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {len(rows)} of {len(returns)} checkpoints, {size / 1e6:.1f} MB; commit it")
+
+
+def compact(curve, rows):
+    """curve.json of the checkpoints `rows`: one return per checkpoint and task, the mean over the episodes."""
+
+    def means(returns):
+        return np.mean(returns, axis=-1, keepdims=True).tolist()
+
+    kept = {key: value for key, value in curve.items() if key != "deterministic_returns"}
+    kept["steps"] = [curve["steps"][row] for row in rows]
+    kept["stochastic_returns"] = means([curve["stochastic_returns"][row] for row in rows])
+    return {**kept, "random_returns": means(curve["random_returns"])}
 
 
 def measured(args, config, tensors):

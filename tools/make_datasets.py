@@ -3,9 +3,9 @@
     python -m tools.make_datasets
     python -m tools.make_datasets --env_types cheetah_vel ant_dir --qualities medium replay
 
-Runs get_datasets.py with the committed policies (configs/behaviour) for every family and quality, over all cores; a dataset that
+Runs get_datasets.py with the committed policies (behaviour/) for every family and quality, over all cores; a dataset that
 it has made from these policies is skipped, so the same command goes on where it stopped. Writes datasets/manifest.json with
-the SHA-256 of each and says how many agree with those recorded on this kind of processor (configs/behaviour/manifest.json); with
+the SHA-256 of each and says how many agree with those recorded on this kind of processor (behaviour/manifest.json); with
 the same versions all do, on another kind the last bits of the physics differ. --record True adds to the record of this kind.
 """
 
@@ -14,21 +14,21 @@ import sys
 import time
 from pathlib import Path
 
-from src.behaviour.store import SHARED, is_finished
+from src.behaviour.store import COMMITTED, SHARED, committed_directory, is_finished
 from src.data.trajectories import dataset_directory
-from src.run.config import CONFIG_DIR, Parser, known_env_types
+from src.run.config import Parser, known_env_types
 from src.run.errors import UserError, main_guard
 from src.run.files import digest, load_tensors, read_json, write_json
 from src.run.provenance import processor, provenance
 
-RECORD = CONFIG_DIR / "behaviour" / "manifest.json"
-SCRIPT = CONFIG_DIR.parent / "get_datasets.py"
+RECORD = COMMITTED / "manifest.json"
+SCRIPT = COMMITTED.parent / "get_datasets.py"
 QUALITIES = ("medium", "expert", "mixed", "replay", "random")
 
 
 @main_guard
 def main(argv=None):
-    families = [name for name in known_env_types() if is_finished(CONFIG_DIR / "behaviour" / name / SHARED)]
+    families = [name for name in known_env_types() if is_finished(committed_directory(name) / SHARED)]
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--env_types", nargs="+", choices=families, default=families, help="families")
     parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=list(QUALITIES), help="kinds of data")
@@ -42,7 +42,7 @@ def main(argv=None):
     former = read_json(manifest) if manifest.exists() else {}
     written, players = former.get("sha256", {}), former.get("policies", {})
     for env_type in args.env_types:
-        policies = digest(load_tensors(CONFIG_DIR / "behaviour" / env_type / SHARED / "checkpoints.safetensors"))
+        policies = digest(load_tensors(committed_directory(env_type) / SHARED / "checkpoints.safetensors"))
         for quality in args.qualities:
             name, there = f"{env_type}/{quality}", checksum(root, env_type, quality)
             made = there == written.get(name) and players.get(name) == policies

@@ -28,6 +28,7 @@ from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json
 
 MARK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
+FACTS = ("method", "ablation", "variant")
 NAME = re.compile(r"([\w-]+)(?:/([\w-]+))?(?:\+(\w+))?")  # family, kind of data, recipe
 
 
@@ -70,13 +71,15 @@ def table(folder, env_types):
     names = [match.groups() for match in matches]
     if len(names) > 1 and any(quality or recipe for _, quality, recipe in names):
         raise UserError(f"table {' '.join(env_types)}: a kind of data or a recipe may be named in the table of one family only")
-    found = results.read_results(folder, [env_type for env_type, _, _ in names])
+    found, faults = results.read_results(folder, [env_type for env_type, _, _ in names])
+    if faults:
+        raise UserError(faults[0])
     _, quality, recipe = names[0]
     if recipe:
-        found = [result for result in found if recipe_of(result["method"]) in (None, recipe)]
-        if not any(recipe_of(result["method"]) == recipe for result in found):
+        found = [result for result in found if result["recipe"] in ("paper", recipe)]
+        if not any(result["recipe"] == recipe for result in found):
             raise UserError(f"table {env_types[0]}: there are no results of recipe {recipe} under {folder}")
-    sections = [section for section in results.group_results(found) if quality in (None, section.quality)]
+    sections = [section for section in results.group_results(found, join_data=True) if quality in (None, section.quality)]
     for section in sections:
         if any(column[2:] for column in section.runs):
             name = f"{section.env_type}/{section.quality}"
@@ -87,12 +90,6 @@ def table(folder, env_types):
         raise UserError(f"table {env_types[0]}: there are no such results under {folder}")
     sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)
     return sequence_table(sections) if sequential else family_table(sections)
-
-
-def recipe_of(method):
-    """The recipe in a method's name, None for the paper's: meta_dt+fast-no_context -> fast."""
-    named = re.search(r"\+(\w+)", method)
-    return named and named[1]
 
 
 def file_table(path):
@@ -170,7 +167,7 @@ def family_table(sections):
                 name = f"{method}, {regime.replace('_', ' ')}" + ("" if protocol == "strict" else f", protocol {protocol}")
                 rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + further(runs)
                 episodes = results.episode_scores(runs, regime)
-                if episodes is not None and "-" not in method:
+                if episodes is not None and runs[0]["ablation"] == "none" and not runs[0]["variant"]:
                     played = [*episodes.mean((0, 1)), results.scores_of(runs).mean()]
                     rows.setdefault(f"{name}: by episode", {})[quality] = ", ".join(f"{value:.1f}" for value in played)
     ordered = [*((level, levels[level]) for level in results.level_order(levels)), *rows.items()]
@@ -217,7 +214,7 @@ def overview_table(sections, env_types):
         blind, oracle = levels.get("task_blind"), levels.get("oracle")
         known = blind is not None and oracle is not None
         gain = (results.scores_of(few).mean() - blind) / (oracle - blind) if known else None
-        without, zero = pick(runs, "zero_shot", "no_context"), pick(runs, "zero_shot") or pick(runs, "few_trained_no_prompt")
+        without, zero = pick(runs, "zero_shot", "no_context"), pick(runs, "zero_shot") or pick(runs, "few_shot_policy_no_prompt")
         *before, best = (f"{levels[name]:.1f}" if name in levels else "–" for name in shown)
         share = "–" if gain is None else f"{gain:.0%}" if gain > 0 else "none"
         played = [score(results.scores_of(found), 1) if found else "–" for found in (without, zero, few)]
@@ -225,10 +222,11 @@ def overview_table(sections, env_types):
     return markdown(lines)
 
 
-def pick(runs, regime, ablation=""):
+def pick(runs, regime, ablation="none"):
     """Results of Meta-DT (or of an ablation of it) in a regime of the strict protocol, or None."""
+    wanted = ("meta_dt", ablation, {})
     methods = runs.get((regime, "strict"), {})
-    return next((found for name, found in methods.items() if re.fullmatch(r"meta_dt[^-]*-?" + ablation, name)), None)
+    return next((found for found in methods.values() if tuple(found[0][key] for key in FACTS) == wanted), None)
 
 
 def score(scores, digits=2):

@@ -43,9 +43,9 @@ def vae_config(args, rewards):
     if args.input_action and not args.action_embedding_size:
         raise UserError("--input-action True needs an --action-embedding-size above 0")
     if args.predict_change and not args.decode_state:
-        raise UserError("--predict-change says nothing without --decode-state True")
+        raise UserError("--predict-change has no effect without --decode-state True")
     if args.state_loss_coeff != 1 and not args.decode_state:
-        raise UserError("--state-loss-coeff says nothing without --decode-state True: leave it 1")
+        raise UserError("--state-loss-coeff has no effect without --decode-state True: leave it 1")
     if args.decode_state and not args.action_embedding_size:
         raise UserError("--decode-state True needs an --action-embedding-size above 0")
     if not args.state_embedding_size and (args.decode_state or (args.input_next_state and not heads)):

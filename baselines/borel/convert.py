@@ -55,7 +55,7 @@ def make_parser():
 def main(argv=None):
     args = parse(make_parser(), "convert", argv)
     if args.dataset_of and not args.dataset:
-        raise UserError("--dataset-of says nothing without --dataset")
+        raise UserError("--dataset-of has no effect without --dataset")
     found = read_dataset(args) if args.dataset else read_original(args)  # all is checked before anything is written
     target = data_directory(args, data_name(args, args.save_dir))
     for task, (arrays, description) in sorted(found.items()):

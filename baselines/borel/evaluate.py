@@ -9,11 +9,11 @@ import torch
 from baselines.borel.beliefs import belief_rewards
 from baselines.borel.problem import episode_returns, play
 from baselines.borel.references import play_levels
+from baselines.borel.settings import resolved
 from envs.borel_points import WIND_GOAL, directions
 from envs.tasks import TASK_DIR
+from src.evaluation import results
 from src.evaluation.references import reference_levels
-from src.run.files import write_json
-from src.run.provenance import provenance
 from src.run.seeding import torch_generator
 
 REFERENCE_DIR = TASK_DIR.parent / "references"
@@ -71,10 +71,10 @@ def evaluate(problem, model, agent, task_ids, rollouts, seed, deterministic=True
     actor = BeliefAgent(model, agent, deterministic, torch_generator(seed, "evaluation noise"))
     played = play(problem, rows, actor, (seed, "evaluation"))
     shape = len(task_ids), rollouts, problem.episodes
-    result = {"returns": episode_returns(problem, played["rewards"]).reshape(shape).mean(1).round(4).tolist()}
+    result = {"returns": episode_returns(problem, played["rewards"]).reshape(shape).mean(1).tolist()}
     if "success" in played:
         visited = played["success"].reshape(*shape, problem.horizon).any(-1)
-        result["success"] = visited.mean(1).round(4).tolist()
+        result["success"] = visited.mean(1).tolist()
     if pictures:
         beliefs = torch.stack(actor.beliefs, 1)  # (B, T + 1, 2 L)
         result |= describe(problem, model, task_ids, played, beliefs, rollouts, seed)
@@ -95,7 +95,6 @@ def describe(problem, model, task_ids, played, beliefs, rollouts, seed):
     if problem.plain_size == 2:
         paths = [paths_of(problem, obs, next_obs) for obs, next_obs in zip(some["obs"], some["next_obs"], strict=True)]
         described["trajectories"] = dict(zip(names, paths, strict=True))
-        described["task_parameters"] = {name: picture_parameters(problem, int(name)) for name in names}
     if model.config["decode_reward"]:
         transitions = model_inputs(problem, model, some)
         transitions = {key: values.to(beliefs.device) for key, values in transitions.items()}
@@ -127,7 +126,7 @@ def paths_of(problem, obs, next_obs):
     return paths.round(3).tolist()
 
 
-def picture_parameters(problem, task):
+def task_parameters(problem, task):
     """Task parameters as the report knows them: "goal" is what a star marks (of the escape room the middle of the door)."""
     parameters = {key: np.asarray(values[task]).tolist() for key, values in problem.tasks.items()}
     if "angle" in parameters:
@@ -175,7 +174,7 @@ def reference_episodes(problem, task_ids, seed=0):
     if hasattr(env_class, "reference_policies") and hasattr(env_class.batch_class, "fixed_start"):
         tasks, train = problem.tasks, np.arange(*problem.env.train_tasks)
         played = play_levels(env_class, tasks, train, problem.episodes, seed=seed)
-        levels = {level: returns.mean(1)[list(task_ids)].round(4).tolist() for level, returns in played.items()}
+        levels = {level: returns.mean(1)[list(task_ids)].tolist() for level, returns in played.items()}
     if not levels:  # a family of Meta-DT's: one episode like the other
         alone = reference_levels(problem.env, problem.environment, task_ids)
         known = {level: np.array(values)[:, None] for level, values in alone.items() if values is not None}
@@ -183,24 +182,23 @@ def reference_episodes(problem, task_ids, seed=0):
     return levels
 
 
-def write_result(path, args, method, quality, task_ids, evaluation, curve, gradient_steps, seconds, config, levels=None):
-    """The result file of a finished run (src/report/results.py describes the format); levels: further references (tasks, K)."""
-    references = {**reference_episodes(args.problem, task_ids), **(levels or {})}
-    result = {
-        "env_type": args.env_type,
-        "quality": quality,
-        "method": method,
-        "regime": "bamdp",
-        "protocol": "strict",
-        "seed": args.seed,
-        "task_ids": [int(task) for task in task_ids],
-        **evaluation,
-        "reference": {level: np.mean(values, axis=1).round(4).tolist() for level, values in references.items()},
-        "reference_episodes": references,
-        "curve": curve,
-        "gradient_steps": gradient_steps,
-        "wall_clock_s": round(seconds, 1),
-        **provenance(),
-        "config": config,
-    }
-    write_json(path, result)
+def save_result(args, facts, task_ids, evaluation, curve, training, made_from, directory, levels=None):
+    """The result file of a finished run; returns its path.
+
+    facts: those of `result_facts`. evaluation: what `evaluate` returns. training: steps and seconds. made_from: digests of what
+    the run read. directory: its folder, for the pictures' data. levels: further references (tasks, K).
+    """
+    return results.write_result(
+        args.output_dir, args.env_type, **facts, task_ids=task_ids, measured=evaluation, curve=curve, training=training,
+        made_from=made_from, reference={**reference_episodes(args.problem, task_ids), **(levels or {})},
+        task_parameters={int(task): task_parameters(args.problem, int(task)) for task in task_ids}, config=resolved(args),
+        directory=directory, folder=args.results_log_dir,
+    )  # fmt: skip
+
+
+def result_facts(args, quality, method, ablation, privileges):
+    """The facts of a run that its result file's path is built from."""
+    return {
+        "quality": quality, "method": method, "recipe": args.recipe, "ablation": ablation, "regime": "bamdp",
+        "protocol": "strict", "validation": False, "privileges": privileges, "seed": args.seed,
+    }  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 
 from baselines.borel.beliefs import belief_rewards, hyper_states, vae_config
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.evaluate import BeliefAgent, evaluate, model_inputs, write_result
+from baselines.borel.evaluate import BeliefAgent, evaluate, model_inputs, result_facts, save_result
 from baselines.borel.problem import play, random_actions
 from baselines.borel.settings import (
     VOLATILE,
@@ -39,6 +39,7 @@ from baselines.borel.train_vae_offline import (
     vae_update,
 )
 from envs.gridworld import STEP_REWARD, GoalBelief
+from src.evaluation.results import label, read_result, result_path
 from src.run.config import fraction, natural, plain_name, positive_int, report_command
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard, require_finite
@@ -115,15 +116,16 @@ def main(argv=None):
             f"--num-tasks-sample {args.num_tasks_sample} is more than the {len(tasks['train'])} training tasks: lower it"
         )
     vae_config(args, np.zeros(0))  # refused, if at all, before anything is written
-    method = args.method + args.suffix
+    facts = result_facts(args, QUALITY, args.method, "none", "task parameters" if args.oracle_belief_reward else "none")
+    method = label(facts)
     directory = run_folder(args, args.agent_log_dir, "online", method, f"seed_{args.seed}")
-    result = Path(args.output_dir, args.results_log_dir, args.env_type, QUALITY, method, "bamdp-strict", f"seed_{args.seed}.json")
+    result = result_path(args.output_dir, {"env_type": args.env_type, **facts}, args.results_log_dir)
     with run_directory(directory, resolved(args), args.resume, VOLATILE):
         check_split(directory / "split.json", {name: ids.tolist() for name, ids in tasks.items()})
         if not (directory / "finished.json").exists():
-            Online(args, tasks, directory).train(result, method)
+            Online(args, tasks, directory).train(facts)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
-    returns = np.mean(read_json(result)["returns"], axis=0)
+    returns = np.mean(read_result(result)["returns"], axis=0)
     episodes = ", ".join(f"{value:.2f}" for value in returns)
     follow = report_command(Path(args.output_dir, args.results_log_dir))
     print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {follow}")
@@ -265,12 +267,12 @@ class Online:
         for series, ids in (("train_return", self.tasks["train"]), ("test_return", self.tasks["eval"])):
             options = ids, args.eval_rollouts, args.seed, args.eval_deterministic
             returns = np.mean(evaluate(self.problem, self.model, self.agent, *options)["returns"], axis=0)
-            self.curve[series].append(round(float(returns.mean()), 4))
+            self.curve[series].append(float(returns.mean()))
             values |= {f"{series}/episode_{k + 1}": value for k, value in enumerate(returns.tolist())}
             values[f"{series}/sum"] = float(returns.sum())
         return values
 
-    def train(self, result, method):
+    def train(self, facts):
         """All iterations, then the final evaluation, the result file, and finished.json last."""
         args, directory = self.args, self.directory
         clock = time.monotonic() - self.seconds
@@ -297,7 +299,8 @@ class Online:
         options = ids, args.eval_rollouts, args.seed, args.eval_deterministic
         final = evaluate(self.problem, self.model, self.agent, *options, pictures=True)
         steps, seconds = args.num_iters * args.rl_updates_per_iter, time.monotonic() - clock
-        write_result(result, args, method, QUALITY, ids, final, self.curve, steps, seconds, read_json(directory / "config.json"))
+        training = {"gradient_steps": steps, "wall_clock_s": round(seconds, 1)}
+        save_result(args, facts, ids, final, self.curve, training, {}, directory)
         write_json(directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
 
 

@@ -167,7 +167,7 @@ def next_command(args, script, *extra):
 
 
 def configured(args, script, key):
-    """What the settings file, with this run's recipe, says of another script's flag; None where it says nothing."""
+    """What the settings file, with this run's recipe, says of another script's flag; None where it sets nothing."""
     document = read_yaml(config.find_config(args))
     recipe = (document.get("recipes") or {}).get(args.recipe)
     found = [(find_section(layer, f"baselines.borel.{script}") or {}).get(key) for layer in (recipe, document)]

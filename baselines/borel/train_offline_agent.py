@@ -20,7 +20,7 @@ import torch
 from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
 from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.data import data_directory, read_document, task_directory
-from baselines.borel.evaluate import evaluate, model_inputs, write_result
+from baselines.borel.evaluate import evaluate, model_inputs, result_facts, save_result
 from baselines.borel.hindsight_data_collection import load_agents
 from baselines.borel.mixing import add_mixing_flags, data_digests, data_stamps, load_logs, mix
 from baselines.borel.problem import episode_returns, play
@@ -41,9 +41,10 @@ from baselines.borel.settings import (
     run_folder,
 )
 from baselines.borel.train_single_agent import exploring
+from src.evaluation.results import label, read_result, result_path
 from src.run.config import nonnegative_float, plain_name, positive_int, report_command
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import load_state, read_json, save_state, save_tensors, write_json
+from src.run.files import load_state, save_state, save_tensors, write_json
 from src.run.logger import Logger
 from src.run.loop import StopSignal
 from src.run.seeding import torch_generator
@@ -82,9 +83,7 @@ def make_parser():
     schedule.add_argument("--eval-rollouts", type=positive_int, default=1,
                           help="roll-outs per evaluation task; more than one where starts or actions are random")  # fmt: skip
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--method", type=plain_name, help="name in tables (default: borel, borel-no_relabelling or borel-no_replaying)"
-    )
+    output.add_argument("--method", type=plain_name, help="name in tables (default: borel)")
     output.add_argument("--results-log-dir", default="results", help="main folder of result files, below --output_dir")
     return parser
 
@@ -100,9 +99,13 @@ def main(argv=None):
         raise UserError(f"--belief-rewards True needs a decoder of rewards, and {folder} was trained with --disable-decoder True")
     settings = read_document(folder / "config.json", "decode_state", "hindsight_relabelling", "max_rollouts_per_task", "env")
     check_rollouts(args.problem, folder, settings)
-    method = method_name(args, settings)
+    ablation = find_ablation(args, settings)
+    mixing = {key: getattr(args, key) or settings.get(key) for key in ("policy_replaying", "hindsight_relabelling")}
+    privileges = "simulator" if mixing["policy_replaying"] else "reward function" if mixing["hindsight_relabelling"] else "none"
+    facts = result_facts(args, QUALITY, args.method or "borel", ablation, privileges)
+    method = label(facts)
     directory = run_folder(args, args.agent_log_dir, "offline", method, f"seed_{args.seed}")
-    result = Path(args.output_dir, args.results_log_dir, args.env_type, QUALITY, method, "bamdp-strict", f"seed_{args.seed}.json")
+    result = result_path(args.output_dir, {"env_type": args.env_type, **facts}, args.results_log_dir)
     finished = args.resume and (directory / "finished.json").exists()
     agents = None if finished else load_reference_agents(args)  # all that is needed is looked at before the long part
     data = None if finished else RolloutBuffer.full(load_hyper_states(args, model, name))
@@ -111,9 +114,9 @@ def main(argv=None):
     with dependent_run(args, directory, {**resolved(args), "vae_model_name": name}, made_from, volatile):
         if data is not None:
             result.unlink(missing_ok=True)
-            train(args, model, agents, data, directory, result, method)
+            train(args, model, agents, data, directory, facts, made_from)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
-    returns = np.mean(read_json(result)["returns"], axis=0)
+    returns = np.mean(read_result(result)["returns"], axis=0)
     episodes = ", ".join(f"{value:.2f}" for value in returns)
     follow = report_command(Path(args.output_dir, args.results_log_dir))
     print(f"{method}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {result}; next: {follow}")
@@ -140,8 +143,8 @@ def check_rollouts(problem, folder, settings):
         )
 
 
-def method_name(args, vae):
-    """The method's name in tables, with the recipe's suffix: what is missing of the remedies is part of it.
+def find_ablation(args, vae):
+    """The ablation in tables: which of the remedies is missing; "none" under a --method name of one's own.
 
     Raises UserError where the policy's data are to be mixed and the belief model's were not, or by rewards that
     cannot be moved.
@@ -149,11 +152,11 @@ def method_name(args, vae):
     if vae["decode_state"] and args.hindsight_relabelling:
         raise UserError("--hindsight-relabelling cannot mix tasks that differ in their dynamics; use --policy-replaying True")
     remedied = vae["hindsight_relabelling"] or vae.get("policy_replaying")
-    missing = "" if remedied else "-no_replaying" if vae["decode_state"] else "-no_relabelling"
+    missing = "" if remedied else "no_replaying" if vae["decode_state"] else "no_relabelling"
     if missing and (args.hindsight_relabelling or args.policy_replaying) and not args.method:
         word, flag = ("replaying", "policy-replaying") if vae["decode_state"] else ("relabelling", "hindsight-relabelling")
         raise UserError(f"the belief model had no {word}: give --{flag} False here too, or a --method name")
-    return (args.method or f"borel{missing}") + args.suffix
+    return "none" if args.method else missing or "none"
 
 
 # ------------------------------------------------------------------------------------------------------------- the data
@@ -217,7 +220,7 @@ def transform(args, model, task, arrays):
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-def train(args, model, agents, data, directory, result, method):
+def train(args, model, agents, data, directory, facts, made_from):
     """Train the meta-agent, evaluating as it goes; writes policy, result file and, last, finished.json.
 
     agents: see `load_reference_agents`.
@@ -257,8 +260,9 @@ def train(args, model, agents, data, directory, result, method):
     final = evaluate(args.problem, model, agent, tasks, args.eval_rollouts, args.seed, args.eval_deterministic, pictures=True)
     steps = args.num_iters * args.rl_updates_per_iter
     seconds = time.monotonic() - clock
-    config, levels = read_json(directory / "config.json"), single_task_returns(args, agents, tasks)
-    write_result(result, args, method, QUALITY, tasks, final, curve, steps, seconds, config, levels)
+    training = {"gradient_steps": steps, "wall_clock_s": round(seconds, 1)}
+    levels = single_task_returns(args, agents, tasks)
+    save_result(args, facts, tasks, final, curve, training, made_from, directory, levels)
     write_json(directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
 
 
@@ -282,7 +286,7 @@ def single_task_returns(args, agents, task_ids):
     actor = exploring(agents, count, torch_generator(args.seed, "single"), deterministic=True)
     played = play(args.problem, np.tile(task_ids, count), actor, (args.seed, "single-task agents"))
     returns = episode_returns(args.problem, played["rewards"]).reshape(count, len(task_ids), -1)
-    return {"single_task_agents": returns.mean(0).round(4).tolist()}
+    return {"single_task_agents": returns.mean(0).tolist()}
 
 
 def train_iteration(args, agent, data, generator):
@@ -308,7 +312,7 @@ def measure(args, model, agent, curve, done):
         if tasks not in known:
             options = args.eval_rollouts, args.seed, args.eval_deterministic
             known[tasks] = np.mean(evaluate(args.problem, model, agent, np.arange(*tasks), *options)["returns"], axis=0)
-        curve[series].append(round(float(known[tasks].mean()), 4))
+        curve[series].append(float(known[tasks].mean()))
         for k, value in enumerate(known[tasks].tolist()):
             values[f"{series}/episode_{k + 1}"] = value
         values[f"{series}/sum"] = float(known[tasks].sum())

@@ -32,14 +32,15 @@ from baselines.online_dt.pretrained import (
     find_pretrained,
     fitting,
     load_pretrained,
-    method_name,
     read_pretrained,
+    result_facts,
     run_folder,
 )
 from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
 from baselines.online_dt.training import Learner, Trainer, evaluate_policy
 from src.data.qualities import QUALITIES
 from src.data.trajectories import load, observation_statistics
+from src.evaluation.results import write_result
 from src.run.config import (
     Parser,
     find_device,
@@ -57,10 +58,9 @@ from src.run.config import (
 )
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard
-from src.run.files import load_state, write_json
+from src.run.files import load_state
 from src.run.logger import Logger
 from src.run.loop import StopSignal
-from src.run.provenance import provenance
 
 ROBOTS = ("hopper", "halfcheetah", "walker2d")
 D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
@@ -195,7 +195,7 @@ def parse(argv=None):
         args.pretrained_model = str(folder)
         args.pretrained_sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     elif args.pretrained_model:
-        raise UserError("--pretrained_model says nothing here: add --online_training or --eval_only, or leave it out")
+        raise UserError("--pretrained_model has no effect here: add --online_training or --eval_only, or leave it out")
     if given(argv, "--stochastic_tanh") and not args.stochastic:
         raise UserError("--stochastic_tanh squashes a Gaussian: add --stochastic, or leave it out")
     if args.model_type == "dt" and args.embed_dim % args.n_head:
@@ -267,11 +267,11 @@ def main(argv=None):
         returns = evaluate_policy(learner.average, args)["returns"][0]
         print(f"{args.pretrained_model}: return {describe(returns, scale)} over {len(returns)} episodes")
         return
-    folder, result_file = run_folder(args, args.online_training)
+    folder = run_folder(args, args.online_training)
     volatile = VOLATILE if args.online_training else (*VOLATILE, "online_rtg")  # of which pre-training knows nothing
     with run_directory(folder, settings(args), args.resume, volatile), StopSignal() as stop:
         trainer = train(args, learner, trajectories, folder, scale, stop)
-        write_json(result_file, make_result(args, trainer, trajectories, levels, scale))
+        result_file = save_result(args, trainer, trajectories, levels, scale, folder)
     follow = ""
     if not args.online_training:
         words = ["--dataset", args.dataset, "--online_training", "--pretrained_model", str(folder)]
@@ -391,33 +391,19 @@ def describe(returns, scale):
     return f"{np.mean(returns):.1f}{score}"
 
 
-def make_result(args, trainer, t, levels, scale):
-    """The result file's content."""
-    return {
-        "env_type": args.env_type,
-        "quality": args.dataset,
-        "method": method_name(args, args.online_training),
-        "regime": "finetuned" if args.online_training else "pretrained",
-        "protocol": "strict",
-        "seed": args.seed,
-        "task_ids": [0],
-        **trainer.last,
-        "reference": {level: None if value is None else [round(value, 4)] for level, value in levels.items()},
-        "normalisation": scale,
-        "target_return": args.eval_rtg,
-        "target_rule": f"fixed; exploration asks for {args.online_rtg:g}" if args.online_training else "fixed",
-        "dataset": {
-            "episodes": len(t),
-            "steps": int(t.lengths.sum()),
-            "return_std": float(t.returns.std()),
-        },
-        "curve": trainer.curve,
-        "gradient_steps": trainer.learner.step,
-        "environment_steps": trainer.environment_steps,
-        "wall_clock_s": round(trainer.seconds, 1),
-        "config": settings(args),
-        **provenance(),
-    }
+def save_result(args, trainer, t, levels, scale, folder):
+    """The result file; returns its path."""
+    facts, training = result_facts(args, args.online_training), {"gradient_steps": trainer.learner.step}
+    training |= {"environment_steps": trainer.environment_steps, "wall_clock_s": round(trainer.seconds, 1)}
+    training["parameters"] = sum(weights.numel() for weights in trainer.learner.average.parameters())
+    made_from = {"dataset_sha256": args.dataset_sha256, "pretrained_sha256": getattr(args, "pretrained_sha256", None)}
+    return write_result(
+        args.output_dir, **facts, privileges="none", task_ids=[0], measured=trainer.last, training=training, made_from=made_from,
+        config=settings(args), reference={level: None if value is None else [value] for level, value in levels.items()},
+        target_return=args.eval_rtg, curve=trainer.curve, directory=folder, normalisation=scale,
+        target_rule=f"fixed; exploration asks for {args.online_rtg:g}" if args.online_training else "fixed",
+        dataset={"episodes": len(t), "steps": int(t.lengths.sum()), "return_std": float(t.returns.std())},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

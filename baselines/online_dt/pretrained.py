@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from src.evaluation.results import label
 from src.run.config import next_command
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors, read_json
@@ -18,9 +19,9 @@ INHERITED = (*FIXED, *OPTIMISER, "eval_context", "eval_rtg", "online_rtg")
 MISFITS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # what a state of other keys, types or shapes raises
 
 
-def method_name(args, online):
-    """online_dt, or the name of the ablation or mode that the flags make of it."""
-    parts = ["online_dt"]
+def result_facts(args, online):
+    """The facts of a run that its name and its result file's path are built from; the ablation or mode is what the flags make."""
+    parts = []
     if args.model_type == "bc":
         parts.append("bc")
     if not args.stochastic:
@@ -38,20 +39,22 @@ def method_name(args, online):
             "same_rtg": args.online_rtg == args.eval_rtg,
         }
         parts += [name for name, holds in ablations.items() if holds]
-    return "-".join(parts) + args.suffix
+    return {
+        "env_type": args.env_type, "quality": args.dataset, "method": "online_dt", "recipe": args.recipe,
+        "ablation": "-".join(parts) or "none", "regime": "finetuned" if online else "pretrained", "protocol": "strict",
+        "validation": False, "seed": args.seed,
+    }  # fmt: skip
 
 
 def run_folder(args, online):
-    """Folder of a run, and its result file."""
-    method, phase = method_name(args, online), "finetuned" if online else "pretrained"
-    parts = args.env_type, args.dataset, method
-    folder = Path(args.output_dir, "saves", *parts, phase, f"seed_{args.seed}")
-    return folder, Path(args.output_dir, "results", *parts, f"{phase}-strict", f"seed_{args.seed}.json")
+    """Folder of a run."""
+    facts = result_facts(args, online)
+    return Path(args.output_dir, "saves", args.env_type, args.dataset, label(facts), facts["regime"], f"seed_{args.seed}")
 
 
 def find_pretrained(args):
     """The folder of the model that --pretrained_model names, by default that of the pre-training command. Raises UserError."""
-    default = run_folder(args, online=False)[0]
+    default = run_folder(args, online=False)
     folder = Path(args.pretrained_model or default)
     if folder.suffix == ".pt":
         if folder.exists():

@@ -15,6 +15,7 @@ from src.run.errors import UserError
 from src.run.files import load_tensors, read_json, save_tensors, write_json
 from src.run.provenance import provenance as provenance_record
 
+COMMITTED = CONFIG_DIR.parent / "behaviour"
 SHARED = "multitask"  # folder of the one agent that knows the task, beside the folders task_007 of single agents
 
 
@@ -33,7 +34,7 @@ def task_directory(output_dir, env_type, task):
 
 def committed_directory(env_type):
     """Where behaviour policies that come with the repository lie, in the layout of `behaviour_directory`."""
-    return CONFIG_DIR / "behaviour" / env_type
+    return COMMITTED / env_type
 
 
 @dataclasses.dataclass

@@ -20,7 +20,7 @@ from src.run.provenance import provenance
 SCHEMA = 1
 PER_TASK = ("returns", "warmup_returns", "later_returns", "lengths", "success")  # of `measured`: a list with an entry per task
 PICTURES = ("trajectories", "embedding", "belief", "reward_prediction", "door_map")  # of `measured`: go to saves/
-PRIVILEGES = ("none", "reward function", "task parameters")  # what training was given beyond the recorded data
+PRIVILEGES = ("none", "reward function", "task parameters", "simulator")  # what training was given beyond the recorded data
 DIAGNOSTICS = "diagnostics"  # the regime of a file that describes a world model: it has no tasks and no protocol
 NAMES = ("env_type", "quality", "method", "recipe", "ablation", "regime")
 TEXTS = ("command", "commit", "hardware")
@@ -36,7 +36,7 @@ MEND = "repeat the run that wrote it, or remove the file"
 def write_result(
     output_dir, env_type, quality, *, method, recipe, ablation, regime, protocol, privileges, seed, task_ids, measured, training,
     made_from, config, reference=None, target_return=None, task_parameters=None, curve=None, validation=False, variant=None,
-    directory=None, **extra,
+    directory=None, folder="results", **extra,
 ):  # fmt: skip
     """Writes one result file, atomically, and returns its path.
 
@@ -52,7 +52,7 @@ def write_result(
         target_return: a number, or one per task. task_parameters: {task: {name: value}}; other tasks may be among them.
         curve: {series: list}, as long as its "gradient_steps". validation: whether the tasks are validation tasks.
         variant: {setting: value} of the evaluation where it differs from the recipe's.
-        directory: the run's folder below output_dir; pictures' data go there, and nowhere without it.
+        directory: the run's folder; pictures' data go there, and nowhere without it. folder: of results, below output_dir.
         extra: further facts (target_rule, normalisation, note, errors, probe, …).
     Raises:
         ValueError: `measured` does not fit the tasks or holds an unknown key, or a number is not finite.
@@ -65,7 +65,7 @@ def write_result(
         "env_type": env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation, "variant": variant,
         "regime": regime, "protocol": protocol, "validation": validation, "privileges": privileges, "seed": seed,
     }  # fmt: skip
-    path = result_path(output_dir, facts)
+    path = result_path(output_dir, facts, folder)
     per_task = {key: values for key, values in measured.items() if values is not None}
     single_target = target_return is None or np.ndim(target_return) == 0
     if not single_target:
@@ -92,7 +92,8 @@ def write_result(
         name = "-".join(path.parent.parts[-2:])  # a run may be measured in several ways
         file = Path(directory, f"pictures-{name}.json")
         write_json(file, json.loads(_line(pictures)))
-        document["pictures"] = file.relative_to(output_dir).as_posix()
+        if file.is_relative_to(output_dir):
+            document["pictures"] = file.relative_to(output_dir).as_posix()
     document |= {**provenance(), "config": config}
     text = _layout(json.loads(_line(document)))
     with atomic_path(path) as temporary:
@@ -100,12 +101,12 @@ def write_result(
     return path
 
 
-def result_path(output_dir, facts):
+def result_path(output_dir, facts, folder="results"):
     """Path of the result file with these facts (a dict of the fields, or a result as `read_result` gives it)."""
     regime = facts["regime"] if facts["protocol"] is None else f"{facts['regime']}-{facts['protocol']}"
     regime += "-validation" if facts["validation"] else ""
-    folder = Path(output_dir, "results", facts["env_type"], facts["quality"], label(facts), regime)
-    return folder / f"seed_{facts['seed']}.json"
+    names = facts["env_type"], facts["quality"], label(facts), regime
+    return Path(output_dir, folder, *names, f"seed_{facts['seed']}.json")
 
 
 def label(facts):

@@ -9,6 +9,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 STYLE = {
     "font.size": 10,
@@ -46,11 +47,13 @@ def draw_curves(rows, styles):
         rows: [{"title", "panels": {title: {method: (steps (S,), returns (seeds, S))}}, "references": {level: value}}].
             The reference levels are drawn in the last panel of a row (test tasks).
     """
-    names = list(rows[0]["panels"])
+    names = [name for name in rows[0]["panels"] if any(row["panels"].get(name) for row in rows)]
     figure = Figure(figsize=(4 * len(names), 3.1 * len(rows) + 0.25), layout="constrained")
     grid = figure.subplots(len(rows), len(names), sharey="row", squeeze=False)
     for row, axes_row in zip(rows, grid, strict=True):
-        for axes, (name, lines) in zip(axes_row, row["panels"].items(), strict=True):
+        for axes, name in zip(axes_row, names, strict=True):
+            lines = row["panels"][name]
+            axes.set_visible(bool(lines))
             for method, (steps, returns) in lines.items():
                 axes.fill_between(steps, returns.min(0), returns.max(0), color=styles[method]["color"], alpha=0.18, lw=0)
                 axes.plot(steps, returns.mean(0), **styles[method], lw=1.8)
@@ -58,8 +61,9 @@ def draw_curves(rows, styles):
             axes.set_xlabel("gradient steps" if row is rows[-1] else "")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(labelleft=True)
-        axes_row[0].set_ylabel(f"{row['title']}\nmean return")
-        _draw_references(axes_row[-1], row["references"])
+        filled = [axes for axes, name in zip(axes_row, names, strict=True) if row["panels"][name]]
+        filled[0].set_ylabel(f"{row['title']}\nmean return")
+        _draw_references(filled[-1], row["references"])
     _draw_legend(figure, styles, {method for row in rows for lines in row["panels"].values() for method in lines})
     return _png(figure)
 
@@ -242,7 +246,7 @@ def draw_context(panels):
 
     Args:
         panels: [{"title", "points" (P, 2), "parameters" (P, d)}]. Two task parameters are shown
-            by hue (angle) and saturation (distance from the middle), otherwise the first one by a colour bar.
+            by hue (angle) and saturation (distance from the middle), otherwise the first one by a colour bar; none by one colour.
     """
     parameters = np.concatenate([panel["parameters"] for panel in panels])
     plane = parameters.shape[1] == 2
@@ -250,8 +254,11 @@ def draw_context(panels):
     widths = [4] * len(panels) + [2.6] * plane
     grid = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     for axes, panel in zip(grid, panels, strict=False):
-        colours = _plane_colours(panel["parameters"], parameters) if plane else panel["parameters"][:, 0]
-        scale = {} if plane else {"vmin": parameters[:, 0].min(), "vmax": parameters[:, 0].max()}
+        colours, scale = PALETTE[0], {}
+        if plane:
+            colours = _plane_colours(panel["parameters"], parameters)
+        elif parameters.shape[1]:
+            colours, scale = panel["parameters"][:, 0], {"vmin": parameters[:, 0].min(), "vmax": parameters[:, 0].max()}
         shown = axes.scatter(*panel["points"].T, c=colours, s=13, edgecolors="none", **scale)
         axes.set(title=panel["title"], xlabel="first principal axis of z", ylabel="second principal axis of z")
         axes.set_aspect("equal", adjustable="datalim")
@@ -260,7 +267,7 @@ def draw_context(panels):
         grid[-1].scatter(*key.T, c=_plane_colours(key, parameters), s=45, edgecolors="#777777", linewidths=0.4)
         figure.get_layout_engine().set(wspace=0.06)
         grid[-1].set(title="key: the tasks", xlabel="task parameter 1", ylabel="task parameter 2", aspect="equal")
-    else:
+    elif parameters.shape[1]:
         figure.colorbar(shown, ax=list(grid), label="task parameter", pad=0.01)
     return _png(figure)
 
@@ -275,17 +282,26 @@ def _plane_colours(parameters, everything):
 
 
 def _draw_references(axes, references):
-    """Dashed lines across, named at the right edge; names that would overlap are moved apart."""
+    """Dashed lines across, named at the right edge; names that would overlap are moved apart. The axis stays where the data are:
+    a level that would take more room than they do is named at the edge, with its value."""
     low, high = axes.get_ylim()
-    for value in references.values():
+    room = high - low
+    near = {name: value for name, value in references.items() if low - room < value < high + room}
+    beyond = {name: value for name, value in references.items() if name not in near}
+    for value in near.values():
         axes.axhline(value, color="#888888", lw=1, ls=(0, (5, 3)), zorder=1)
-        low, high = min(low, value - 0.03 * (high - low)), max(high, value + 0.03 * (high - low))
+        low, high = min(low, value - 0.03 * room), max(high, value + 0.03 * room)
+    marks = {name.replace("_", " "): value for name, value in near.items()}
+    for name, value in beyond.items():
+        marks[f"{name.replace('_', ' ')} {value:.4g} {'↓' if value < low else '↑'}".replace("-", "−")] = max(
+            min(value, high), low
+        )
     height = axes.get_position().height * axes.figure.get_figheight()  # inches
     gap, place = 0.17 * (high - low) / height, -np.inf
-    for name, value in sorted(references.items(), key=lambda item: item[1]):
+    for name, value in sorted(marks.items(), key=lambda item: item[1]):
         place = max(value, place + gap)
         axes.annotate(
-            name.replace("_", " "),
+            name,
             xy=(1, value),
             xytext=(1.03, place),
             xycoords=("axes fraction", "data"),
@@ -311,6 +327,7 @@ def _draw_handles(figure, handles):
 
 
 def _png(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
-    return buffer.getvalue()
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    Image.open(drawn).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small.getvalue()

@@ -2,10 +2,10 @@
 
 import dataclasses
 import re
-from itertools import chain
 
 import numpy as np
 
+from src.evaluation.results import read_pictures
 from src.report import figures, results, statistics
 from src.report.tables import column_title, digits_of, mean_levels, rows_of
 
@@ -23,10 +23,23 @@ class Picture:
 
 
 def section_pictures(section):
-    """The pictures of one section for which there are data, in display order."""
+    """The pictures of one section for which there are data, in display order, and a line for each kind that cannot be drawn."""
     styles = figures.method_styles(section.methods)
-    makers = curve_pictures(section, styles), online_pictures(section, styles), adaptation_pictures(section, styles)
-    return list(chain(*makers, path_pictures(section), belief_pictures(section, styles), context_pictures(section)))
+    makers = adaptation_pictures, curve_pictures, online_pictures, path_pictures, belief_pictures, context_pictures
+    drawn, faults = [], []
+    for make in makers:
+        try:
+            drawn += make(section, styles)
+        except Exception as error:  # whatever the data are, they cost this picture alone
+            reason = " ".join(str(error).split())[:150] or type(error).__name__
+            faults.append(f"{section.name}: {make.__name__.replace('_', ' ')} are left out ({reason})")
+    return drawn, faults
+
+
+def data_of(runs, key):
+    """(run, its pictures' data of this kind) of the first seed that has some, or (None, None)."""
+    found = ((run, read_pictures(run["root"], run).get(key)) for run in runs)
+    return next(((run, data) for run, data in found if data), (None, None))
 
 
 def curve_pictures(section, styles):
@@ -93,12 +106,12 @@ def _mean_low_high(scores):
     return np.array([statistics.mean(scores), *statistics.bootstrap_interval(statistics.mean, scores)])
 
 
-def path_pictures(section):
+def path_pictures(section, _):
     """Where the agent went, a picture per method and regime (the first seed that has paths), a panel per test task."""
     digits = digits_of(section)
     for column, method, runs in rows_of(section):
-        run = next((run for run in runs if run.get("trajectories")), None)
-        panels = _path_panels(run, column[0] in results.SEQUENTIAL, digits) if run else []
+        run, paths = data_of(runs, "trajectories")
+        panels = _path_panels(run, paths, column[0] in results.SEQUENTIAL, digits) if run else []
         if panels:
             title = f"Paths: {method}, {column_title(column)}"
             caption = f"Seed {run['seed']}, one dot per step. The number is the mean return of the evaluation episodes."
@@ -106,14 +119,15 @@ def path_pictures(section):
             yield Picture(name, title, caption, figures.draw_paths(panels))
 
 
-def _path_panels(run, sequential, digits):
+def _path_panels(run, paths, sequential, digits):
     panels = []
     for task, returns in zip(run["task_ids"], run["returns"], strict=True):
-        warmup, evaluation = results.split_paths(run["trajectories"].get(str(task)) or [])
+        entry = paths.get(str(task)) or []  # a plain list holds evaluations only
+        warmup, evaluation = (entry.get("warmup"), entry.get("evaluation")) if isinstance(entry, dict) else ([], entry)
         if sequential:  # the order of the episodes is what there is to see
             warmup, evaluation = evaluation, []
         if warmup or evaluation:
-            goal = ((run.get("task_parameters") or {}).get(str(task)) or {}).get("goal")
+            goal = run["task_parameters"].get(str(task), {}).get("goal")
             title = f"task {task}: return {np.mean(returns):.{digits}f}".replace("-", "−")
             panels.append({"title": title, "goal": goal, "warmup": warmup, "evaluation": evaluation})
     return panels
@@ -124,7 +138,7 @@ def belief_pictures(section, styles):
     for column, methods in section.runs.items():
         spreads = {}
         for method, runs in methods.items():
-            known = [run["belief"] for run in runs if run.get("belief")]
+            known = [belief for run in runs if (belief := read_pictures(run["root"], run).get("belief"))]
             if known and len({len(belief["spread"]) for belief in known}) == 1:
                 spreads[method] = {key: np.mean([belief[key] for belief in known], axis=0) for key in known[0]}
         name = f"{slug(section)}-belief-{_safe(*column)}.png"
@@ -134,19 +148,19 @@ def belief_pictures(section, styles):
             episodes = len(next(iter(methods.values()))[0]["returns"][0])
             yield Picture(name, title, caption, figures.draw_spread(spreads, styles, episodes))
     for column, method, runs in rows_of(section):
-        run = next((run for run in runs if run.get("reward_prediction")), None)
+        run, rewards = data_of(runs, "reward_prediction")
         suffix = f"{_safe(method, *column)}.png"
         if run:
-            predicted, observed = (run["reward_prediction"][key] for key in ("predicted", "observed"))
+            predicted, observed = (rewards[key] for key in ("predicted", "observed"))
             panels = {f"task {task}": (np.array(predicted[task]), np.array(observed[task])) for task in predicted}
             title = f"Predicted and observed reward: {method}, {column_title(column)}"
             caption = f"Seed {run['seed']}. Prediction: expected under the belief before each step."
             png = figures.draw_predictions(panels, len(run["returns"][0]))
             yield Picture(f"{slug(section)}-rewards-{suffix}", title, caption, png)
-        run = next((run for run in runs if run.get("door_map")), None)
+        run, doors = data_of(runs, "door_map")
         if run:
-            angles, maps = np.array(run["door_map"]["angles"]), run["door_map"]["outside"]
-            doors = {task: (run.get("task_parameters") or {}).get(task, {}).get("angle") for task in maps}
+            angles, maps = np.array(doors["angles"]), doors["outside"]
+            doors = {task: run["task_parameters"].get(task, {}).get("angle") for task in maps}
             panels = {f"task {task}": (np.array(rows), doors[task]) for task, rows in maps.items()}
             title = f"Where the decoder sees a door: {method}, {column_title(column)}"
             caption = (
@@ -156,13 +170,12 @@ def belief_pictures(section, styles):
             yield Picture(f"{slug(section)}-doors-{suffix}", title, caption, png)
 
 
-def context_pictures(section):
+def context_pictures(section, _):
     """The contexts of each world model (the first seed that has them) in two dimensions."""
     panels = []
     for name, runs in section.diagnostics.items():
-        run = next((run for run in runs if run.get("embedding")), None)
+        run, embedding = data_of(runs, "embedding")
         if run:
-            embedding = run["embedding"]
             panels.append(
                 {
                     "title": f"{name}, seed {run['seed']}",
@@ -180,7 +193,7 @@ def context_pictures(section):
 
 def slug(section):
     """Start of the section's file names, and its anchor on the page."""
-    return _safe(section.env_type, section.quality)
+    return _safe(section.env_type, section.quality, *[section.data] * bool(section.data))
 
 
 def _safe(*names):

@@ -28,7 +28,7 @@ def section_tables(section):
 
 
 def _without_empty_columns(table):
-    """Columns that say nothing in any row go."""
+    """Columns that are empty in every row go."""
     kept = [place for place, cells in enumerate(zip(*table.rows, strict=True)) if set(cells) != {NONE}]
     headers, *rows = ([row[place] for place in kept] for row in (table.headers, *table.rows))
     references = [[row[place] for place in kept] for row in table.references]
@@ -41,10 +41,12 @@ def score_table(section):
     columns, levels = [], []
     for column in section.runs.values():
         scores = {method: results.scores_of(runs) for method, runs in column.items()}
-        best = max(scores, key=lambda method, scores=scores: statistics.iqm(scores[method]))
         cells = {}
         for method, matrix in scores.items():
-            star = " ★" if method == best and len(scores) > 1 else ""
+            rivals = [
+                statistics.iqm(scores[other]) for other in column if privileges(column[other]) == privileges(column[method])
+            ]
+            star = " ★" if len(rivals) > 1 and statistics.iqm(matrix) == max(rivals) else ""
             centre = _with_interval(statistics.iqm, matrix, digits=digits)
             average = _with_interval(statistics.mean, matrix, digits=digits)
             cells[method] = f"{centre}{star}\nmean {average}, {len(matrix)} seed{'s' * (len(matrix) > 1)}"
@@ -55,10 +57,11 @@ def score_table(section):
                 for level, values in results.reference_levels(column).items()
             }
         )
-    rows = [[method, *(cells.get(method, NONE) for cells in columns)] for method in section.methods]
+    given = {method: privileges(runs) for column in section.runs.values() for method, runs in column.items()}
+    rows = [[method, *(cells.get(method, NONE) for cells in columns), given[method]] for method in section.methods]
     order = results.level_order(set().union(*levels))
-    references = [[level, *(cells.get(level, NONE) for cells in levels)] for level in order]
-    headers = ["method", *map(column_title, section.runs)]
+    references = [[level, *(cells.get(level, NONE) for cells in levels), NONE] for level in order]
+    headers = ["method", *map(column_title, section.runs), "privileges"]
     return Table("Return on the test tasks: IQM [95 % interval], below it the mean", headers, rows, references)
 
 
@@ -72,7 +75,7 @@ def normalised_table(section):
         low, high = (np.array([scale[key] for scale in scales])[:, None] for key in ("minimum", "maximum"))
         scores = 100 * (results.scores_of(runs) - low) / (high - low)
         meaning = f"0 = {low.mean():.1f}, 100 = {high.mean():.1f}: {scales[0].get('source', NONE)}"
-        steps = _span(sorted({run.get("environment_steps", 0) for run in runs}))
+        steps = span(sorted({run["training"].get("environment_steps") or 0 for run in runs}))
         rows.append([method, column[0], _with_interval(statistics.mean, scores, digits=1), steps, meaning])
         for level, value in mean_levels(section.runs[column]).items():
             references[level] = [NONE, f"{100 * (value - low.mean()) / (high - low).mean():.1f}", NONE, NONE]
@@ -115,7 +118,9 @@ def _last_success(runs):
 
 
 def details_table(section):
-    """What a careful reader asks next: seeds, hard tasks, last against best, comparison with the first method."""
+    """What a careful reader asks next: seeds, hard tasks, last against best, comparison with the first method (where both were
+    given the same).
+    """
     digits = digits_of(section)
     base = section.methods[0] if section.runs else ""
     headers = ["method", "regime", "seeds", "episodes per task", "20th percentile", "last / chosen / best"]
@@ -123,14 +128,14 @@ def details_table(section):
     rows = []
     for column, method, runs in rows_of(section):
         scores, rivals = results.scores_of(runs), section.runs[column].get(base)
-        compared = rivals and method != base
+        compared = rivals and method != base and privileges(runs) == privileges(rivals)
         chance = statistics.probability_of_improvement
         rows.append(
             [
                 method,
                 column_title(column),
                 ", ".join(str(run["seed"]) for run in runs),
-                _span(sorted({len(episodes) for run in runs for episodes in run["returns"]})),
+                span(sorted({len(episodes) for run in runs for episodes in run["returns"]})),
                 f"{statistics.task_percentile(scores):.{digits}f}",
                 _curve_points(runs, digits),
                 _with_interval(chance, scores, results.scores_of(rivals), digits=2) if compared else NONE,
@@ -157,7 +162,7 @@ def world_model_table(section):
     headers += [f"R² on {name.replace('_', ' ')}" for name in probes]
     rows = []
     for name, runs in section.diagnostics.items():
-        errors = [run.get("validation") or {} for run in runs]
+        errors = [run.get("errors") or {} for run in runs]
         cells = [_mean_entries(errors, [f"{kind}_rmse", f"{kind}_std"], ".3g") for kind in ("reward", "state")]
         for probe in probes:
             entries = [(run.get("probe") or {}).get(probe, {}) for run in runs]
@@ -182,13 +187,14 @@ def command_table(section):
     headers = ["method", "regime", "gradient steps", "time per run", "hardware", "commit", "command"]
     rows = []
     for method, title, runs in groups:
-        seconds = [run["wall_clock_s"] for run in runs if run.get("wall_clock_s") is not None]
-        distinct = {key: sorted({run[key] for run in runs if run.get(key)}) for key in ("hardware", "commit", "gradient_steps")}
+        seconds = [run["training"]["wall_clock_s"] for run in runs if run["training"].get("wall_clock_s") is not None]
+        distinct = {key: sorted({run[key] for run in runs if run[key]}) for key in ("hardware", "commit")}
+        steps = sorted({run["training"]["gradient_steps"] for run in runs if run["training"].get("gradient_steps")})
         rows.append(
             [
                 method,
                 title,
-                ", ".join(f"{steps:,}" for steps in distinct["gradient_steps"]) or NONE,
+                ", ".join(f"{number:,}" for number in steps) or NONE,
                 f"{np.mean(seconds) / 60:,.1f} min" if seconds else NONE,
                 "; ".join(distinct["hardware"]) or NONE,
                 ", ".join(commit[:16] for commit in distinct["commit"]) or NONE,
@@ -196,6 +202,11 @@ def command_table(section):
             ]
         )
     return Table("How each row was made", headers, rows)
+
+
+def privileges(runs):
+    """What the training of a row was given beyond the recorded data; a dash for nothing."""
+    return NONE if runs[0]["privileges"] == "none" else runs[0]["privileges"]
 
 
 def rows_of(section):
@@ -212,7 +223,8 @@ def mean_levels(column):
 
 def column_title(column):
     """(regime, protocol), and the number of the tasks where methods were scored on different ones, in words."""
-    return f"{column[0]}, {column[1]} protocol" + "".join(f", tasks ({number})" for number in column[2:])
+    further = (", validation tasks" if part == "validation" else f", tasks ({part})" for part in column[2:])
+    return f"{column[0]}, {column[1]} protocol" + "".join(further)
 
 
 def digits_of(section):
@@ -230,7 +242,7 @@ def _with_interval(statistic, *scores, digits):
     return f"{value} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _span(numbers):
+def span(numbers):
     """Sorted integers as text: 45–49, or 1, 4, 7."""
     whole = len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1))
     return f"{numbers[0]}–{numbers[-1]}" if whole else ", ".join(map(str, numbers))
@@ -238,8 +250,8 @@ def _span(numbers):
 
 def section_note(section):
     """One line: which tasks, how many runs."""
-    tasks = list(map(_span, section.task_sets))
-    if any(column[2:] for column in section.runs):
+    tasks = list(map(span, section.task_sets))
+    if any(type(part) is int for column in section.runs for part in column[2:]):
         tasks = [f"({number}) {span}" for number, span in enumerate(tasks, 1)]
     runs = sum(len(runs) for _, _, runs in rows_of(section))
     return f"Test tasks {'; '.join(tasks)}. {runs} runs." if runs else "World models only."

@@ -65,9 +65,24 @@ def system_reason(number):
 
 
 def write_json(path, document):
-    """Write `document` atomically. NaN and infinities are refused: they are not JSON."""
+    """Write `document` atomically. NaN and infinities are refused: they are not JSON.
+
+    A line holds an entry of an object, or an item of a list of lists or objects; so a list of numbers is one line.
+    """
+    text = _layout(document, 0)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        temporary.write_text(text + "\n")
+
+
+def _layout(value, depth):
+    if value and isinstance(value, dict):
+        lines = [f"{json.dumps(key)}: {_layout(item, depth + 1)}" for key, item in value.items()]
+    elif isinstance(value, list | tuple) and any(isinstance(item, dict | list | tuple) for item in value):
+        lines = [json.dumps(item, allow_nan=False) for item in value]
+    else:
+        return json.dumps(value, allow_nan=False)
+    margin, (opening, closing) = "\n" + " " * depth, "{}" if isinstance(value, dict) else "[]"
+    return f"{opening}{margin} " + f",{margin} ".join(lines) + f"{margin}{closing}"
 
 
 def read_json(path):

@@ -11,8 +11,3 @@ def context_directory(args):
 def policy_directory(args, method, regime):
     """Policy of a method (for example meta_dt+fast) trained for a regime (few_shot, zero_shot)."""
     return Path(args.output_dir, "saves", args.env_type, args.data_quality, method, regime, f"seed_{args.seed}")
-
-
-def result_path(args, method, regime):
-    """Result file; `regime` includes the protocol where there is one (few_shot-strict)."""
-    return Path(args.output_dir, "results", args.env_type, args.data_quality, method, regime, f"seed_{args.seed}.json")

@@ -45,7 +45,7 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
         (online_training, ["--refresh-interval", "5", "--vae-buffer-size", "60"], "buffer-size equal"),
         (online_training, ["--condition-policy-on-state", "False"], "--condition-policy-on-state False is not offered"),
         (online_training, ["--sample-embeddings", "yes"], "--sample-embeddings True is not offered"),
-        (online_training, ["--state-loss-coeff", "2"], "says nothing without --decode-state True: leave it 1"),
+        (online_training, ["--state-loss-coeff", "2"], "has no effect without --decode-state True: leave it 1"),
         (online_training, ["--num-tasks-sample", "17"], "--num-tasks-sample 17 is more than the 16 training tasks: lower it"),
         (single, ["--on-circle-init-state", "False"], "--on-circle-init-state False: gridworld has no such start; give True"),
         (
@@ -77,9 +77,9 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
     assert not any((tmp_path / name).exists() for name in ("datasets", "results", "saves"))
     _, flags = grid
     extra = ["--vae-model-name", "other", "--predict-change", "True"]
-    assert_refused(capsys, vae_script, [*flags, *extra], "says nothing without --decode-state")
+    assert_refused(capsys, vae_script, [*flags, *extra], "has no effect without --decode-state")
     extra = ["--vae-model-name", "other", "--state-loss-coeff", "2"]
-    assert_refused(capsys, vae_script, [*flags, *extra], "says nothing without --decode-state True: leave it 1")
+    assert_refused(capsys, vae_script, [*flags, *extra], "has no effect without --decode-state True: leave it 1")
     extra = ["--vae-model-name", "other", "--hindsight-relabelling", "True", "--relabelling-fraction"]
     for few in ("0", "0.05"):
         assert_refused(capsys, vae_script, [*flags, *extra, few], f"--relabelling-fraction {few} rewrites none of 7 roll-outs")

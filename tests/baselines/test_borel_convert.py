@@ -101,7 +101,7 @@ def test_dataset_of_a_sibling(tmp_path, capsys):
     assert document["source"] == "replay dataset of ant_semicircle"
     for env_type, extra, message in (
         ("cheetah_vel", ["--dataset", "replay"], "has other observations, actions or tasks than cheetah_vel"),
-        ("ant_semicircle_sparse", ["--source", "here"], "says nothing without --dataset"),
+        ("ant_semicircle_sparse", ["--source", "here"], "has no effect without --dataset"),
         ("ant_semicircle_sparse", ["--dataset", "medium"], f"medium --output_dir {tmp_path}"),
     ):
         assert_refused(capsys, convert, ["--env-type", env_type, *extra, *flags], message)

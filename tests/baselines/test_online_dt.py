@@ -450,7 +450,7 @@ def test_booleans_and_contradictions():
     with pytest.raises(UserError, match="--stochastic_tanh squashes a Gaussian: add --stochastic"):
         parse([*flags, "--stochastic_tanh"])
     assert not parse([*flags, "--recipe", "small", "--no-stochastic"]).stochastic  # the recipe's tanh waits for a Gaussian
-    with pytest.raises(UserError, match="--pretrained_model says nothing here: add --online_training"):
+    with pytest.raises(UserError, match="--pretrained_model has no effect here: add --online_training"):
         parse([*flags, "--pretrained_model", "somewhere"])
 
 

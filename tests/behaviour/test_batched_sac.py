@@ -333,7 +333,7 @@ def test_datasets_of_a_shared_agent(trained):
 
 
 def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(behaviour, "CONFIG_DIR", tmp_path / "configs")
+    monkeypatch.setattr(behaviour, "COMMITTED", tmp_path / "behaviour")
     flags = ["--env_type", "point_robot", "--output_dir", str(trained)]
     export_behaviour.main([*flags, "--keep", "4"])
     assert "4 of 8 checkpoints" in capsys.readouterr().out
@@ -341,21 +341,21 @@ def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):
         export_behaviour.main([*flags, "--eval_episodes", "5"])
     assert "measures agents of single tasks" in capsys.readouterr().err
     whole = read_json(trained / "saves/point_robot/behaviour/multitask/curve.json")
-    kept = read_json(tmp_path / "configs/behaviour/point_robot/multitask/curve.json")
+    kept = read_json(tmp_path / "behaviour/point_robot/multitask/curve.json")
     assert len(kept["steps"]) == 4 and kept["steps"][0] == 240 and kept["steps"][-1] == 1600
     row = whole["steps"].index(kept["steps"][1])
     assert kept["stochastic_returns"][1] == whole["stochastic_returns"][row]
     made = dataset(tmp_path / "fresh", "expert")  # the best of the last fifth: of the four, the last
     assert "those that come with the repository play" in capsys.readouterr().err
     assert made.metadata["provenance"][0]["behaviour"]["0"]["checkpoint_steps"] == [1600]
-    monkeypatch.setattr(behaviour, "CONFIG_DIR", tmp_path / "none")
+    monkeypatch.setattr(behaviour, "COMMITTED", tmp_path / "none")
     with pytest.raises(SystemExit):
         dataset(tmp_path / "other", "expert", "--behaviour", "committed")
     assert "no behaviour policies of point_robot come with the repository" in capsys.readouterr().err
 
 
 def test_agents_of_single_tasks_may_be_committed_too(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(behaviour, "CONFIG_DIR", tmp_path / "configs")
+    monkeypatch.setattr(behaviour, "COMMITTED", tmp_path / "behaviour")
     train_data_collection.main(command(tmp_path, *BATCHED))
     own = dataset(tmp_path, "replay")
     export_behaviour.main(["--env_type", "point_robot", "--output_dir", str(tmp_path)])

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from src.behaviour.store import SHARED
+from src.behaviour.store import COMMITTED, SHARED, committed_directory
 from src.data import trajectories
-from src.run.config import CONFIG_DIR
 from src.run.files import load_tensors, read_json
 from src.run.provenance import processor
 from tools import make_datasets
@@ -47,7 +46,7 @@ def test_a_family_without_policies_is_refused(capsys):
 
 @pytest.mark.parametrize("env_type", ["cheetah_vel", "cheetah_dir", "ant_dir", "hopper_rand_params", "walker_rand_params"])
 def test_committed_policies_are_small_and_complete(env_type):
-    folder = CONFIG_DIR / "behaviour" / env_type / SHARED
+    folder = committed_directory(env_type) / SHARED
     curve, tensors = read_json(folder / "curve.json"), load_tensors(folder / "checkpoints.safetensors")
     assert {value.dtype.itemsize for name, value in tensors.items() if "weight" in name} == {2}  # half precision
     assert sum(path.stat().st_size for path in folder.iterdir()) < 4e6
@@ -55,3 +54,12 @@ def test_committed_policies_are_small_and_complete(env_type):
     assert np.shape(curve["stochastic_returns"])[:2] == (len(curve["steps"]), tasks) and len(curve["random_returns"]) == tasks
     expert, random = np.mean(curve["stochastic_returns"][-1]), np.mean(curve["random_returns"])
     assert expert > random + 100
+
+
+def test_what_comes_with_the_repository_stays_small():
+    sizes = {path: path.stat().st_size for path in COMMITTED.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 20e6
+    curves = {path: size for path, size in sizes.items() if path.name == "curve.json"}
+    assert len(curves) >= 8 and max(curves.values()) < 40_000
+    for path in curves:
+        assert len(path.read_text().splitlines()) < 60  # a line per checkpoint
