@@ -1,15 +1,13 @@
-"""Task families under the gymnasium interface. The ids are strings until used, so Point-Robot never imports mujoco."""
+"""Task families under the gymnasium interface. The entry points are strings until used, so Point-Robot never imports mujoco."""
+
+import contextlib
 
 import gymnasium as gym
+import yaml
 
-FAMILIES = {  # id: entry point, horizon
-    "PointRobot-v0": ("envs.point_robot:PointRobotEnv", 20),
-    "HalfCheetahVel-v0": ("envs.half_cheetah:HalfCheetahVelEnv", 200),
-    "HalfCheetahDir-v0": ("envs.half_cheetah:HalfCheetahDirEnv", 200),
-    "AntDir-v0": ("envs.ant:AntDirEnv", 200),
-    "HopperRandParams-v0": ("envs.rand_params:HopperRandParamsEnv", 200),
-    "WalkerRandParams-v0": ("envs.rand_params:WalkerRandParamsEnv", 200),
-}
+from envs.settings import all_families
 
-for env_id, (entry_point, horizon) in FAMILIES.items():
-    gym.register(id=env_id, entry_point=entry_point, max_episode_steps=horizon)
+with contextlib.suppress(yaml.YAMLError, KeyError, TypeError):  # a broken settings file: the scripts say where
+    for env_name, values in all_families().items():
+        if env_name not in gym.registry:  # Hopper-v5 is gymnasium's own, and ours equals it
+            gym.register(id=env_name, entry_point=values["entry_point"], max_episode_steps=values["max_episode_steps"])

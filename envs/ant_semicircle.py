@@ -11,9 +11,9 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
+from envs.base import TaskBatch, TaskEnv
 from envs.borel_points import RADIUS, draw_semicircle_start
 from envs.mujoco_env import load_model
-from envs.task_batch import BatchedTaskEnv, TaskBatch
 
 FRAME_SKIP = 5
 CONTROL_COST = 0.1
@@ -26,9 +26,11 @@ class AntSemicircleBatch(TaskBatch):
         dense: give the dense reward, as when data are collected; `compute_rewards` stays the sparse reward of the task.
     """
 
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (29,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (8,), np.float32)
     starts = ("fixed", "uniform", "off_circle")
 
-    def __init__(self, tasks, start="fixed", dense=False):
+    def __init__(self, tasks, start=None, dense=False):
         super().__init__(tasks, start)
         self.model = load_model("ant.xml")
         if dense:
@@ -74,19 +76,13 @@ class AntSemicircleBatch(TaskBatch):
         return (-np.abs(offsets).sum(-1) - AntSemicircleBatch.control_cost(actions)).astype(np.float32)
 
 
-class AntSemicircleSparseEnv(BatchedTaskEnv):
+class AntSemicircleSparseEnv(TaskEnv):
     """The ant under the gymnasium interface."""
 
     env_type = "ant_semicircle_sparse"
     batch_class = AntSemicircleBatch
-    horizon = 200
     compute_rewards = staticmethod(AntSemicircleBatch.compute_rewards)
     compute_success = staticmethod(AntSemicircleBatch.compute_success)
-
-    def __init__(self, render_mode=None, **batch_options):
-        super().__init__(render_mode, **batch_options)
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (29,), np.float32)
-        self.action_space = gym.spaces.Box(-1, 1, (8,), np.float32)
 
     @staticmethod
     def reference_policies(env_tasks, train_ids):
@@ -97,10 +93,10 @@ class AntSemicircleSparseEnv(BatchedTaskEnv):
 class AntSemicircleDenseBatch(AntSemicircleBatch):
     """Rows of ants that are paid the dense reward, from random starts outside the ring of the goals."""
 
-    starts = ("off_circle", "uniform", "fixed")  # the first is that of evaluations
+    starts = ("off_circle", "uniform", "fixed")
     compute_rewards = staticmethod(AntSemicircleBatch.compute_dense_rewards)
 
-    def __init__(self, tasks, start="off_circle", dense=True):
+    def __init__(self, tasks, start=None, dense=True):  # is dense already
         super().__init__(tasks, start)
 
 

@@ -15,7 +15,7 @@ Ni et al., ICML 2022, because at radius 0.2 a policy that ignores the wind loses
 import gymnasium as gym
 import numpy as np
 
-from envs.task_batch import BatchedTaskEnv, TaskBatch
+from envs.base import TaskBatch, TaskEnv
 
 MAX_STEP = 0.1  # per coordinate and step
 RADIUS = 0.2  # of the rewarded disc
@@ -47,10 +47,12 @@ class PointRobotSparseBatch(TaskBatch):
         dense: pay minus the distance to the goal, to train agents on; `compute_rewards` of the class stays the task's own.
     """
 
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Box(-MAX_STEP, MAX_STEP, (2,), np.float32)
     starts = ("fixed", "uniform", "off_circle")
     radius = RADIUS
 
-    def __init__(self, tasks, start="fixed", dense=False):
+    def __init__(self, tasks, start=None, dense=False):
         super().__init__(tasks, start)
         if dense:
             self.compute_rewards = self.compute_dense_rewards
@@ -85,7 +87,7 @@ class PointRobotDenseBatch(PointRobotSparseBatch):
 
     starts = ("uniform",)
 
-    def __init__(self, tasks, start="uniform", dense=True):  # always dense: `dense` is what all point robots take
+    def __init__(self, tasks, start=None, dense=True):  # always dense: `dense` is what all point robots take
         super().__init__(tasks, start)
 
     def draw_start(self, generator, row):
@@ -114,21 +116,11 @@ class PointRobotWindNarrowBatch(PointRobotWindBatch):
     radius = 0.03
 
 
-class PointEnv(BatchedTaskEnv):
-    """What the point robots share under the gymnasium interface."""
-
-    def __init__(self, render_mode=None, **batch_options):
-        super().__init__(render_mode, **batch_options)
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-        self.action_space = gym.spaces.Box(-MAX_STEP, MAX_STEP, (2,), np.float32)
-
-
-class PointRobotSparseEnv(PointEnv):
+class PointRobotSparseEnv(TaskEnv):
     """A goal on the semi-circle, rewarded only near it."""
 
     env_type = "point_robot_sparse"
     batch_class = PointRobotSparseBatch
-    horizon = 60
     compute_rewards = staticmethod(PointRobotSparseBatch.compute_rewards)
     compute_success = staticmethod(PointRobotSparseBatch.compute_success)
 
@@ -146,12 +138,11 @@ class PointRobotSparseEnv(PointEnv):
         }
 
 
-class PointRobotDenseEnv(PointEnv):
+class PointRobotDenseEnv(TaskEnv):
     """A goal in the square, rewarded by its nearness; the start is always random."""
 
     env_type = "point_robot_dense"
     batch_class = PointRobotDenseBatch
-    horizon = 60
     compute_rewards = staticmethod(PointRobotDenseBatch.compute_rewards)
     compute_success = staticmethod(PointRobotDenseBatch.compute_success)
 
@@ -171,12 +162,11 @@ class PointRobotDenseEnv(PointEnv):
         }
 
 
-class PointRobotWindEnv(PointEnv):
+class PointRobotWindEnv(TaskEnv):
     """The same goal for all tasks, and a constant wind that differs."""
 
     env_type = "point_robot_wind"
     batch_class = PointRobotWindBatch
-    horizon = 25
     compute_rewards = staticmethod(PointRobotWindBatch.compute_rewards)
     compute_success = staticmethod(PointRobotWindBatch.compute_success)
 
@@ -195,6 +185,5 @@ class PointRobotWindNarrowEnv(PointRobotWindEnv):
 
     env_type = "point_robot_wind_narrow"
     batch_class = PointRobotWindNarrowBatch
-    horizon = 75
     compute_rewards = staticmethod(PointRobotWindNarrowBatch.compute_rewards)
     compute_success = staticmethod(PointRobotWindNarrowBatch.compute_success)

@@ -8,8 +8,8 @@ Source: the escape room of BOReL (Dorfman et al., NeurIPS 2021), played for 2 ep
 
 import numpy as np
 
-from envs.borel_points import MAX_STEP, PointEnv, directions, greedy_steps
-from envs.task_batch import TaskBatch
+from envs.base import TaskBatch, TaskEnv
+from envs.borel_points import MAX_STEP, PointRobotSparseBatch, directions, greedy_steps
 
 INNER, OUTER = 0.999, 1.0  # radii of the wall
 BLOCKED_RADIUS = 0.99
@@ -56,6 +56,7 @@ class EscapeRoomBatch(TaskBatch):
     the original's and has no side: a robot that runs into the wall from outside ends inside.
     """
 
+    observation_space, action_space = PointRobotSparseBatch.observation_space, PointRobotSparseBatch.action_space
     starts = ("fixed", "uniform")
 
     def draw_start(self, generator, row):
@@ -81,12 +82,11 @@ class EscapeRoomBatch(TaskBatch):
         return EscapeRoomBatch.compute_success(next_observations, tasks).astype(np.float32)
 
 
-class EscapeRoomEnv(PointEnv):
+class EscapeRoomEnv(TaskEnv):
     """The escape room under the gymnasium interface."""
 
     env_type = "escape_room"
     batch_class = EscapeRoomBatch
-    horizon = 60
     compute_rewards = staticmethod(EscapeRoomBatch.compute_rewards)
     compute_success = staticmethod(EscapeRoomBatch.compute_success)
 

@@ -9,7 +9,7 @@ Source: the gridworld of BOReL (Dorfman et al., NeurIPS 2021) and VariBAD, playe
 import gymnasium as gym
 import numpy as np
 
-from envs.task_batch import BatchedTaskEnv, TaskBatch
+from envs.base import TaskBatch, TaskEnv
 from envs.tasks import load_tasks
 
 SIZE = 5
@@ -37,6 +37,8 @@ def moves_towards(targets, observations, generator=None):
 class GridworldBatch(TaskBatch):
     """Rows of gridworlds. tasks: "goal" (B, 2). start: "fixed" at (0, 0), or "uniform" over all cells but the goal."""
 
+    observation_space = gym.spaces.Box(0, SIZE - 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(len(MOVES))
     starts = ("fixed", "uniform")
 
     def draw_start(self, generator, row):
@@ -57,21 +59,15 @@ class GridworldBatch(TaskBatch):
         return np.where(success, GOAL_REWARD, STEP_REWARD).astype(np.float32)
 
 
-class GridworldEnv(BatchedTaskEnv):
+class GridworldEnv(TaskEnv):
     """The gridworld under the gymnasium interface."""
 
     env_type = "gridworld"
     batch_class = GridworldBatch
-    horizon = 15
     num_cells = SIZE * SIZE
     cell_index = staticmethod(cell_index)
     compute_rewards = staticmethod(GridworldBatch.compute_rewards)
     compute_success = staticmethod(GridworldBatch.compute_success)
-
-    def __init__(self, render_mode=None, **batch_options):
-        super().__init__(render_mode, **batch_options)
-        self.observation_space = gym.spaces.Box(0, SIZE - 1, (2,), np.float32)
-        self.action_space = gym.spaces.Discrete(len(MOVES))
 
     @staticmethod
     def reference_policies(env_tasks, train_ids):

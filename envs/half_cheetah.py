@@ -9,7 +9,8 @@ Source: PEARL (Rakelly et al., 2019) and the families of Meta-DT.
 
 import numpy as np
 
-from envs.mujoco_env import HORIZON, MujocoBatch, MujocoEnv, load_model
+from envs.mujoco_env import MujocoBatch, MujocoEnv, load_model
+from envs.settings import family_settings
 
 CONTROL_COST = 0.05
 CONTROL_STEP = 0.05  # seconds
@@ -74,7 +75,8 @@ class HalfCheetahVelEnv(HalfCheetahEnv):
         than a constant speed can really have.
         """
         velocities = env_tasks["velocity"]
-        return {"task_blind": -HORIZON * np.abs(velocities - np.median(velocities[np.asarray(train_ids)]))}
+        steps = family_settings("cheetah_vel")["max_episode_steps"]
+        return {"task_blind": -steps * np.abs(velocities - np.median(velocities[np.asarray(train_ids)]))}
 
 
 class HalfCheetahDirEnv(HalfCheetahEnv):

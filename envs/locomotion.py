@@ -50,7 +50,7 @@ class TerminatingBatch(MujocoBatch):
         return np.concatenate([self.qpos[:, 1:], np.clip(self.qvel, -10, 10)], -1)
 
     def reset(self, seeds=None):
-        self.ended = np.zeros(len(self.datas), bool)
+        self.ended = np.zeros(self.size, bool)
         return super().reset(seeds)
 
     def step(self, actions):
@@ -92,17 +92,17 @@ class HopperEnv(MujocoEnv):
     """Gymnasium's Hopper-v5."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 125}  # noqa: RUF012 (gymnasium's name)
-    env_type, batch_class, horizon = "gym_hopper", HopperBatch, 1000
+    env_type, batch_class = "gym_hopper", HopperBatch
 
 
 class HalfCheetahEnv(MujocoEnv):
     """Gymnasium's HalfCheetah-v5."""
 
-    env_type, batch_class, horizon = "gym_halfcheetah", HalfCheetahBatch, 1000
+    env_type, batch_class = "gym_halfcheetah", HalfCheetahBatch
 
 
 class Walker2dEnv(MujocoEnv):
     """Gymnasium's Walker2d-v5."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 125}  # noqa: RUF012 (gymnasium's name)
-    env_type, batch_class, horizon = "gym_walker2d", Walker2dBatch, 1000
+    env_type, batch_class = "gym_walker2d", Walker2dBatch

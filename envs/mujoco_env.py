@@ -16,9 +16,8 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 
-from envs.tasks import load_tasks
+from envs.base import TaskBatch, TaskEnv
 
-HORIZON = 200
 MODEL_DIR = Path(gym.__file__).parent / "envs" / "mujoco" / "assets"
 
 
@@ -28,8 +27,8 @@ def load_model(file_name):
     return mujoco.MjModel.from_xml_path(str(MODEL_DIR / file_name))
 
 
-class MujocoBatch:
-    """Many (task, episode) rows, each with a simulation of its own; a row's numbers do not depend on the other rows.
+class MujocoBatch(TaskBatch):
+    """Rows that each have a simulation of their own.
 
     After `reset` and `step`, `qpos` (B, nq) and `qvel` (B, nv) hold the simulator states, and after `step` `infos` holds a
     dict of (B,) arrays with what the observation does not tell. Subclasses give `base_model`, `sample_start`, `observe` and
@@ -43,17 +42,18 @@ class MujocoBatch:
     frame_skip = 5
     contact_forces = False  # whether a step also computes `cfrc_ext`
 
-    def __init__(self, tasks, threads=None):
-        self.tasks = {key: np.asarray(values, dtype=np.float64) for key, values in tasks.items()}
-        rows = len(next(iter(self.tasks.values())))
-        self.models = self.make_models(rows)
+    def __init__(self, tasks, start=None, threads=None):
+        super().__init__(tasks, start)
+        self.models = self.make_models(self.size)
         self.datas = [mujoco.MjData(model) for model in self.models]
         self.control_step = self.models[0].opt.timestep * self.frame_skip  # seconds
         self.qpos = np.stack([data.qpos for data in self.datas])
         self.qvel = np.stack([data.qvel for data in self.datas])
-        self.infos = {}
-        threads = min(rows, threads or default_threads())
-        self._chunks = np.array_split(np.arange(rows), threads)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, self.observe().shape[1:], np.float32)
+        low, high = self.models[0].actuator_ctrlrange.T.astype(np.float32)
+        self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
+        threads = min(self.size, threads or default_threads())
+        self._chunks = np.array_split(np.arange(self.size), threads)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def make_models(self, rows):
@@ -61,10 +61,6 @@ class MujocoBatch:
         return [copy.copy(self.base_model())] * rows
 
     def reset(self, seeds=None):
-        """Start every episode anew.
-
-        seeds: (B,) integers or numpy Generators, None for fresh entropy -> observations (B, d_s) float32.
-        """
         for row, (model, data) in enumerate(zip(self.models, self.datas, strict=True)):
             generator = np.random.default_rng(None if seeds is None else seeds[row])
             mujoco.mj_resetData(model, data)
@@ -74,10 +70,7 @@ class MujocoBatch:
         return self.observe().astype(np.float32)
 
     def step(self, actions):
-        """actions (B, d_a) -> next observations (B, d_s) float32, rewards (B,) float32.
-
-        The simulator clamps the torques to the action bounds; the control cost is that of the action as given.
-        """
+        """The simulator clamps the torques to the action bounds; the control cost is that of the action as given."""
         actions = np.asarray(actions, dtype=np.float64)
         if actions.shape != (len(self.datas), self.models[0].nu):
             raise ValueError(f"actions have shape {actions.shape}, expected {(len(self.datas), self.models[0].nu)}")
@@ -111,27 +104,14 @@ def default_threads():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class MujocoEnv(gym.Env):
-    """One episode of a family under the gymnasium interface: a batch with one row, so the numbers are those of the batch.
-
-    `reset(options={"task": i})` chooses the task and later resets keep it. `terminated` is False unless the batch says otherwise
-    in `infos["terminated"]`, `truncated` comes after `horizon` steps. `info_keys` names the entries of `info` that
-    `compute_rewards` needs beside the transition itself.
-    """
+class MujocoEnv(TaskEnv):
+    """One episode of a family under the gymnasium interface, with a camera that follows the robot."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's name)
-    info_keys = ()
-    horizon = HORIZON
 
-    def __init__(self, render_mode=None, width=320, height=240):
-        self.render_mode, self.width, self.height = render_mode, width, height
-        self.tasks = load_tasks(self.env_type)
-        self._renderer = None
-        self.set_task(0)
-        size = self._batch.observe().shape[1]
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        low, high = self.model.actuator_ctrlrange.T.astype(np.float32)
-        self.action_space = gym.spaces.Box(low, high, dtype=np.float32)
+    def __init__(self, render_mode=None, max_episode_steps=None, width=320, height=240):
+        super().__init__(render_mode, max_episode_steps)
+        self.width, self.height, self._renderer = width, height, None
 
     @property
     def model(self):
@@ -142,27 +122,6 @@ class MujocoEnv(gym.Env):
     def data(self):
         """The mujoco.MjData of the running episode."""
         return self._batch.datas[0]
-
-    def set_task(self, task):
-        """Choose task `task` (row of `tasks`) from the next reset on; ValueError if there is no such task."""
-        count = len(next(iter(self.tasks.values())))
-        if not 0 <= task < count:
-            raise ValueError(f"task {task} does not exist: {self.env_type} has tasks 0 to {count - 1}")
-        self.task = task
-        self._batch = self.batch_class({key: values[[task]] for key, values in self.tasks.items()})
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if options and "task" in options:
-            self.set_task(int(options["task"]))
-        self._steps = 0
-        return self._batch.reset([self.np_random])[0], {}
-
-    def step(self, action):
-        observations, rewards = self._batch.step(np.asarray(action)[None])
-        self._steps += 1
-        infos = {key: float(values[0]) for key, values in self._batch.infos.items()}
-        return observations[0], float(rewards[0]), bool(infos.get("terminated")), self._steps >= self.horizon, infos
 
     @classmethod
     def reference_policies(cls, env_tasks, train_ids):

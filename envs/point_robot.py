@@ -8,45 +8,32 @@ Source: the Point-Robot of Meta-DT (Wang et al., NeurIPS 2024).
 import gymnasium as gym
 import numpy as np
 
-from envs.task_batch import BatchedTaskEnv
+from envs.base import TaskBatch, TaskEnv
+from envs.settings import family_settings
 
 MAX_STEP = 0.1  # per coordinate and step
-HORIZON = 20
 
 
-class PointRobotBatch:
-    """Many (task, episode) rows stepped as one array. Deterministic, so `seeds` only fixes the interface.
+class PointRobotBatch(TaskBatch):
+    """Rows of point robots. tasks: "goal" (B, 2). Deterministic, and computed in float64: only observations are rounded."""
 
-    Args:
-        tasks: dict with "goal" (B, 2), one row per episode.
-    """
-
-    infos = {}  # noqa: RUF012 (nothing happens here but what is observed)
-
-    def __init__(self, tasks):
-        self.goals = np.asarray(tasks["goal"], dtype=np.float64)
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gym.spaces.Box(-MAX_STEP, MAX_STEP, (2,), np.float32)
 
     def reset(self, seeds=None):
-        """Returns observations (B, 2) float32."""
-        self.positions = np.zeros_like(self.goals)
+        self.positions = np.zeros((self.size, 2))
         return self.positions.astype(np.float32)
 
     def step(self, actions):
-        """actions (B, 2) -> next observations (B, 2) float32, rewards (B,) float32."""
         self.positions = self.positions + np.clip(np.asarray(actions, dtype=np.float64), -MAX_STEP, MAX_STEP)
-        rewards = -np.linalg.norm(self.positions - self.goals, axis=-1)
+        rewards = -np.linalg.norm(self.positions - self.tasks["goal"], axis=-1)
         return self.positions.astype(np.float32), rewards.astype(np.float32)
 
 
-class PointRobotEnv(BatchedTaskEnv):
-    """One robot under the gymnasium interface; `reset(options={"task": i})` chooses the goal and later resets keep it."""
+class PointRobotEnv(TaskEnv):
+    """One robot under the gymnasium interface."""
 
-    env_type, batch_class, horizon = "point_robot", PointRobotBatch, HORIZON
-
-    def __init__(self, render_mode=None):
-        super().__init__(render_mode)
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-        self.action_space = gym.spaces.Box(-MAX_STEP, MAX_STEP, (2,), np.float32)
+    env_type, batch_class = "point_robot", PointRobotBatch
 
     @staticmethod
     def compute_rewards(observations, actions, next_observations, tasks, infos=None):
@@ -74,7 +61,7 @@ class PointRobotEnv(BatchedTaskEnv):
 def blind_target(goals):
     """The fixed point that is best to walk to, by mean return over `goals` (N, 2), on a grid of step 0.01."""
     axis = np.arange(-100, 101) / 100  # (A,)
-    reach = MAX_STEP * np.arange(1, HORIZON + 1)
+    reach = MAX_STEP * np.arange(1, family_settings("point_robot")["max_episode_steps"] + 1)
     walks = np.sign(axis)[:, None] * np.minimum(np.abs(axis)[:, None], reach)  # (A, T): the coordinates move independently
     squares = (walks[:, :, None] - goals.T[:, None, None]) ** 2  # (2, A, T, N)
     costs = np.stack([np.sqrt(horizontal + squares[1]).sum((1, 2)) for horizontal in squares[0]])  # (A, A)

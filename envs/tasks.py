@@ -6,11 +6,12 @@ task parameters. Run `python -m envs.tasks` to regenerate the files that a writt
 
 import json
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
-TASK_DIR = Path(__file__).resolve().parent.parent / "configs" / "tasks"
+from envs.settings import CONFIG_DIR
+
+TASK_DIR = CONFIG_DIR / "tasks"
 
 
 @lru_cache

@@ -88,7 +88,7 @@ def main(argv=None):
     blind = play(args, policies[chosen], tasks)[2]
     levels = {"trivial": play(args, policies["no action"], tasks)[2], "task_blind": blind, "oracle": oracle}
     measured = {name: values.mean(1).round(2).tolist() for name, values in levels.items()}
-    formulas = getattr(environment.unwrapped, "reference_levels", lambda *_: {})(environment.unwrapped.tasks, training)
+    formulas = getattr(environment, "reference_levels", lambda *_: {})(environment.unwrapped.tasks, training)
     per_task = measured | {name: np.round(values, 2).tolist() for name, values in formulas.items()}
     document = {
         "env_type": args.env_type,

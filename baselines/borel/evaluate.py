@@ -171,7 +171,7 @@ def reference_episodes(problem, task_ids, seed=0):
         return {level: [values[task] for task in task_ids] for level, values in document["per_task"].items()}
     env_class = type(problem.environment)
     levels = {}
-    if hasattr(env_class, "reference_policies") and hasattr(env_class.batch_class, "fixed_start"):
+    if hasattr(env_class, "reference_policies") and hasattr(env_class, "compute_success"):
         tasks, train = problem.tasks, np.arange(*problem.env.train_tasks)
         played = play_levels(env_class, tasks, train, problem.episodes, seed=seed)
         levels = {level: returns.mean(1)[list(task_ids)].tolist() for level, returns in played.items()}

@@ -11,10 +11,11 @@ and −1.5·K if it is never entered. The tours are found by dynamic programming
 
 import numpy as np
 
-from envs.gridworld import MOVES, SIZE, GridworldEnv, cell_index
+from envs.gridworld import MOVES, SIZE, cell_index
+from envs.settings import family_settings
 from envs.tasks import load_tasks
 
-EPISODES, HORIZON = 4, GridworldEnv.horizon
+EPISODES, HORIZON = 4, family_settings("gridworld")["max_episode_steps"]
 MISSED = -15  # an episode without the goal; values are in tenths of a reward, hence exact integers
 BEAM = 3000  # states per step of the first search, whose value bounds the second
 

@@ -10,6 +10,7 @@ from gymnasium.spaces import Discrete
 
 from envs.multi_episode import MultiEpisodeBatch, scale_actions
 from src.evaluation.batch import make_batch
+from src.run.environment import batch_class
 from src.run.errors import UserError
 from src.run.seeding import derive
 
@@ -24,8 +25,8 @@ class Problem:
     def __init__(self, env, episodes):
         self.env, self.episodes, self.horizon = env, episodes, env.max_episode_steps
         self.steps = episodes * self.horizon
-        self.environment = env.make().unwrapped
-        self.tasks = self.environment.tasks
+        self.environment = env.make(discrete=True)
+        self.tasks = self.environment.unwrapped.tasks
         self.num_tasks = len(next(iter(self.tasks.values())))
         self.space = self.environment.action_space
         self.discrete = isinstance(self.space, Discrete)
@@ -42,7 +43,7 @@ class Problem:
             options["start"] = start
         if options:
             rows = {key: values[np.asarray(task_ids)] for key, values in self.tasks.items()}
-            batch = self.environment.batch_class(rows, **options)
+            batch = batch_class(self.environment)(rows, **options)
         else:
             batch = make_batch(self.env, task_ids)
         return MultiEpisodeBatch(batch, self.episodes, self.horizon, self.space)
@@ -52,7 +53,7 @@ class Problem:
 
         Raises UserError where `on_circle` is False and the environment has no start off the circle of its goals.
         """
-        starts = getattr(getattr(self.environment, "batch_class", None), "starts", ("fixed",))
+        starts = getattr(batch_class(self.environment), "starts", ("fixed",))
         if modified and not on_circle and "off_circle" in starts:
             return "off_circle"
         chosen = "uniform" if modified and "uniform" in starts else starts[0]

@@ -26,6 +26,7 @@ from envs.borel_points import (
 )
 from envs.escape_room import BLOCKED_RADIUS, HALF_DOOR, OUTER, EscapeRoomEnv, escape_steps
 from envs.gridworld import GoalBelief, GridworldEnv, moves_towards
+from envs.settings import family_settings
 from envs.tasks import load_tasks
 from src.run.config import Parser, natural
 from src.run.errors import main_guard
@@ -62,6 +63,11 @@ def play(batch, policy, episodes, horizon, seed=0):
     return returns
 
 
+def steps_of(env_class):
+    """Steps of an episode."""
+    return family_settings(env_class.env_type)["max_episode_steps"]
+
+
 def play_repeated(env_class, tasks, make_policy, episodes, repetitions=1, start=None, seed=0):
     """Play every task several times.
 
@@ -76,7 +82,7 @@ def play_repeated(env_class, tasks, make_policy, episodes, repetitions=1, start=
     rows = {key: np.repeat(values, repetitions, axis=0) for key, values in tasks.items()}
     batch = env_class.batch_class(rows, start=start) if start else env_class.batch_class(rows)
     task_ids = np.repeat(np.arange(batch.size // repetitions), repetitions)
-    returns = play(batch, make_policy(rows, task_ids), episodes, env_class.horizon, seed)
+    returns = play(batch, make_policy(rows, task_ids), episodes, steps_of(env_class), seed)
     return returns.reshape(-1, repetitions, episodes)
 
 
@@ -401,7 +407,7 @@ def reference_document(name, seed):
         "command": provenance()["command"],
         "seed": seed,
         "episodes": domain.episodes,
-        "max_episode_steps": domain.env_class.horizon,
+        "max_episode_steps": steps_of(domain.env_class),
         "population": domain.description,
         "references": {level: {"definition": DEFINITIONS[level], **summary(returns)} for level, returns in played.items()},
         "per_task": {level: returns.mean(1).round(4).tolist() for level, returns in per_task.items()},

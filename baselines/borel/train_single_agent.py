@@ -32,6 +32,7 @@ from baselines.borel.settings import (
 )
 from src.run.config import natural, plain_name, positive_int, task_range
 from src.run.directory import run_directory
+from src.run.environment import batch_class
 from src.run.errors import UserError, main_guard, require_finite
 from src.run.files import load_state, save_state, save_tensors, write_json
 from src.run.logger import Logger
@@ -74,8 +75,8 @@ def main(argv=None):
     args = parse(make_parser(), "train_single_agent", argv)
     if vars(args).pop("results_log_dir"):
         print("note: nothing is written to --results-log-dir: agents of one task have no result file", file=sys.stderr)
-    batch_class = getattr(args.problem.environment, "batch_class", None)
-    if args.dense_train_sparse_test and not hasattr(batch_class, "compute_dense_rewards"):
+    own = batch_class(args.problem.environment)
+    if args.dense_train_sparse_test and not hasattr(own, "compute_dense_rewards"):
         raise UserError(f"--dense-train-sparse-test: {args.env_type} has no dense reward")
     args.problem.start(args.modify_init_state_dist, args.on_circle_init_state)  # refused, if at all, before anything is written
     tasks = chosen_tasks(args)

@@ -10,7 +10,6 @@ from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
 from src.run.config import next_command
-from src.run.errors import UserError
 from src.run.seeding import derive, numpy_generator, torch_generator
 
 
@@ -43,9 +42,6 @@ def collect_task(args, source, task, report=None):
     order = np.argsort(np.concatenate(rows), kind="stable")
     arrays = [np.concatenate(array)[order] for array in arrays]
     infos = {key: np.concatenate([info[key] for info in infos])[order] for key in infos[0]}
-    for key in getattr(env.make().unwrapped, "info_keys", ()):  # without these no reward can be computed later
-        if key not in infos:
-            raise UserError(f"{env.entry_point} names {key!r} in info_keys, but its steps do not report it")
     return *arrays, infos, facts
 
 

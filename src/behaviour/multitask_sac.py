@@ -62,7 +62,7 @@ class _Run:
 
     def __init__(self, args, tasks, directory):
         self.args, self.tasks, self.directory = args, tasks, directory
-        self.environment = args.env.make().unwrapped
+        self.environment = args.env.make()
         self.features = torch.from_numpy(task_features(self.environment, self.tasks))
         relabels = hasattr(self.environment, "compute_rewards")
         if args.relabel_share > 0 and not relabels:
@@ -167,7 +167,7 @@ class _Run:
     def relabel(self, rows, moved, ids):
         """Rewards (n,) of the transitions `moved` of `rows` under the tasks `ids`."""
         part = {name: values[moved].numpy() for name, values in rows.items()}
-        tasks = {key: values[ids] for key, values in self.environment.tasks.items()}
+        tasks = {key: values[ids] for key, values in self.environment.unwrapped.tasks.items()}
         actions = unscale(part["actions"], self.space.low, self.space.high)
         infos = ({key: part[key][:, 0] for key in self.info_keys},) if self.info_keys else ()
         return self.environment.compute_rewards(part["observations"], actions, part["next_observations"], tasks, *infos)

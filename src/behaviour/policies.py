@@ -54,10 +54,9 @@ class BehaviourPolicies:
 
 def make_frame(environment, task_ids):
     """What a shared agent looks through, a row for each of `task_ids`; None where the family has no `task_frame`."""
-    environment = environment.unwrapped
     if not hasattr(environment, "task_frame"):
         return None
-    return environment.task_frame({key: values[np.asarray(task_ids)] for key, values in environment.tasks.items()})
+    return environment.task_frame({key: values[np.asarray(task_ids)] for key, values in environment.unwrapped.tasks.items()})
 
 
 def _noise(shape, generator):
@@ -83,13 +82,13 @@ def task_features(environment, known):
     sine), else its task parameters side by side. Standardised over the tasks `known` that the agent is trained on; columns that
     are the same for all of these are left out. Nothing (k = 0) where the agent looks through a `task_frame`.
     """
-    environment = environment.unwrapped
+    tasks = environment.unwrapped.tasks
     if hasattr(environment, "task_frame"):
-        return np.zeros((len(next(iter(environment.tasks.values()))), 0), np.float32)
+        return np.zeros((len(next(iter(tasks.values()))), 0), np.float32)
     if hasattr(environment, "task_features"):
-        columns = np.asarray(environment.task_features(environment.tasks), np.float64)
+        columns = np.asarray(environment.task_features(tasks), np.float64)
     else:
-        columns = np.concatenate([values.reshape(len(values), -1) for values in environment.tasks.values()], 1)
+        columns = np.concatenate([values.reshape(len(values), -1) for values in tasks.values()], 1)
     mean, deviation = columns[list(known)].mean(0), columns[list(known)].std(0)
     told = deviation > 1e-8
     return ((columns - mean)[:, told] / deviation[told]).astype(np.float32)

@@ -37,11 +37,10 @@ def relabeller(environment, episodes, table=None):
     table: task parameters by task id (default: the environment's own; see `imagined_tasks`). Raises UserError where the
     environment cannot tell the rewards, or not from what the dataset (Trajectories) recorded.
     """
-    environment = environment.unwrapped
     if not hasattr(environment, "compute_rewards"):
         raise UserError(f"--relabel needs {type(environment).__name__}.compute_rewards, which it lacks: pass --no-relabel")
 
-    table = environment.tasks if table is None else table
+    table = environment.unwrapped.tasks if table is None else table
 
     def relabel(observations, actions, following, infos, tasks):
         parameters = {key: values[tasks] for key, values in table.items()}

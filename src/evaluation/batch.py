@@ -2,27 +2,26 @@
 
 import numpy as np
 
+from src.run.environment import batch_class, recorded_infos
 from src.run.errors import UserError
 
 
 def make_batch(env, task_ids):
-    """Rows of episodes, one task per row; row i of every array belongs to task_ids[i].
+    """Rows of episodes, one task per row; row i of every array belongs to task_ids[i]. A `Batch` of envs/base.py.
 
     Args:
         env: EnvConfig.
         task_ids: (B,) integers.
-    Returns an object with `reset(seeds (B,)) -> observations (B, d) float32`, `step(actions (B, da)) -> observations,
-    rewards (B,) float32` and, where the environment reports more, `infos`: dict key -> (B, ...) of the last step. Where
-    episodes end on their own, infos["terminated"] (B,) is True from a row's last step on, and such a row rests: it repeats its
-    observation, and its reward is 0. `action_space` is that of one row.
+    A wrapped environment is stepped in a loop, wrapper and all: its inner `batch_class` knows nothing of the wrapper.
+    `action_space` is that of one row.
     """
     task_ids = np.asarray(task_ids)
-    environment = env.make()
-    batch_class = getattr(environment.unwrapped, "batch_class", None)
-    if batch_class is None:
+    environment = env.make(discrete=True)  # who acts has asked for actions that it can give
+    own = batch_class(environment)
+    if own is None:
         batch = EnvironmentLoop(env, task_ids)
     else:
-        batch = batch_class({key: values[task_ids] for key, values in environment.unwrapped.tasks.items()})
+        batch = own({key: values[task_ids] for key, values in environment.tasks.items()})
     batch.action_space = environment.action_space
     return batch
 
@@ -30,14 +29,16 @@ def make_batch(env, task_ids):
 class EnvironmentLoop:
     """The batch of an environment that has no `batch_class`. Checks the contract that every environment must keep.
 
-    Raises UserError, naming the entry point, for a wrong shape, a number that is not finite, an early end (unless the
-    settings say `terminates: true`), and a truncation that does not come exactly at max_episode_steps.
+    Raises UserError, naming the entry point, for a wrong shape, a number that is not finite, an early end (unless the settings
+    say `terminates: true`), a truncation that does not come exactly at max_episode_steps, and infos that change their names or
+    shapes.
     """
 
     def __init__(self, env, task_ids):
         self.env, self.task_ids = env, task_ids
-        self.environments = [env.make() for _ in task_ids]
+        self.environments = [env.make(discrete=True) for _ in task_ids]
         self.shape = self.environments[0].observation_space.shape
+        self.info_shapes = None  # key -> shape, as the first step reports them
 
     def reset(self, seeds):
         """seeds (B,) -> observations (B, d) float32."""
@@ -59,7 +60,7 @@ class EnvironmentLoop:
                 self.results[row] = self.results[row][0], 0.0, self.results[row][2]
                 continue
             observation, reward, terminated, truncated, info = environment.step(action)
-            self.results[row] = self._checked(observation), reward, info
+            self.results[row] = self._checked(observation), reward, self._recorded(info)
             if terminated and not self.env.terminates:
                 self._fail(
                     f"terminated at step {self.steps}; episodes have a fixed length: return terminated=False, "
@@ -75,10 +76,19 @@ class EnvironmentLoop:
         rewards = np.asarray(rewards, dtype=np.float32)
         if rewards.shape != (len(self.environments),) or not np.isfinite(rewards).all():
             self._fail(f"returned a reward at step {self.steps} that is not one finite number")
-        self.infos = {key: np.stack([info[key] for info in infos]) for key in infos[0] if _numeric(infos[0][key])}
+        self.infos = {key: np.stack([info[key] for info in infos]) for key in infos[0]}
         if self.env.terminates:
             self.infos["terminated"] = self.ended.copy()
         return np.stack(observations), rewards
+
+    def _recorded(self, info):
+        kept = recorded_infos(self.env.entry_point, info)
+        shapes = {key: values.shape for key, values in kept.items()}
+        self.info_shapes = shapes if self.info_shapes is None else self.info_shapes
+        for key in sorted(self.info_shapes.keys() | shapes.keys()):
+            if self.info_shapes.get(key) != shapes.get(key):
+                self._fail(f"reported the info {key!r} otherwise at step {self.steps}: give it one shape, at every step")
+        return kept
 
     def _checked(self, observation):
         observation = np.asarray(observation, dtype=np.float32)
@@ -90,7 +100,3 @@ class EnvironmentLoop:
 
     def _fail(self, what):
         raise UserError(f"{self.env.entry_point} {what}")
-
-
-def _numeric(value):
-    return isinstance(value, int | float | np.number) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")

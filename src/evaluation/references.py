@@ -23,7 +23,7 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
     space = environment.action_space
     zeros = np.zeros(space.shape, np.float32)
     policies = {"trivial": lambda observations, ids: np.broadcast_to(zeros, (len(ids), *space.shape))}
-    make_policies = getattr(environment.unwrapped, "reference_policies", None)
+    make_policies = getattr(environment, "reference_policies", None)
     if make_policies:
         policies |= make_policies(environment.unwrapped.tasks, range(*env.train_tasks))
     levels = {"trivial": None, "task_blind": None, "oracle": None}

@@ -7,7 +7,6 @@ value ends the script with one line on stderr and exit status 2, before anything
 import argparse
 import dataclasses
 import difflib
-import importlib
 import shlex
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from gymnasium.envs.registration import parse_env_id
 from gymnasium.error import Error as GymnasiumError
 
+from src.run.environment import make_environment
 from src.run.errors import UserError
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
@@ -37,26 +37,9 @@ class EnvConfig:
     validation_tasks: tuple[int, int]
     terminates: bool = False  # episodes may end before max_episode_steps
 
-    def make(self, render_mode=None):
-        """A fresh environment, with a camera where `render_mode` is "rgb_array".
-
-        Raises UserError when it cannot be imported, or its tasks or action space do not fit.
-        """
-        where = f"entry_point {self.entry_point!r} of {self.env_type}"
-        try:
-            module, name = self.entry_point.split(":")
-            environment = getattr(importlib.import_module(module), name)(**({"render_mode": render_mode} if render_mode else {}))
-        except (ValueError, ImportError, AttributeError, TypeError, SyntaxError) as error:
-            raise UserError(f"{where} cannot be made ({error})") from None
-        if not getattr(getattr(environment, "unwrapped", None), "tasks", None):
-            raise UserError(f"{where} has no task table: set self.tasks = {{name: array of shape (number of tasks, ...)}}")
-        space = environment.action_space
-        if hasattr(space, "is_bounded") and not space.is_bounded():
-            raise UserError(f"{where} has an action space without bounds: give its Box finite low and high")
-        highest = max(self.train_tasks[1], self.test_tasks[1])
-        if highest > num_tasks(environment):
-            raise UserError(f"{self.env_type}: task ranges reach {highest}, the environment has {num_tasks(environment)} tasks")
-        return environment
+    def make(self, render_mode=None, discrete=False):
+        """A fresh environment; see `make_environment`."""
+        return make_environment(self, render_mode, discrete)
 
 
 def num_tasks(environment):

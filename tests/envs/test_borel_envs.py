@@ -89,9 +89,9 @@ def test_gymnasium_checker(env_class):
 def test_horizon_and_task_choice(env_class):
     env = env_class()
     env.reset(seed=0, options={"task": 3})
-    actions = random_actions(env_class, (env.horizon,))
+    actions = random_actions(env_class, (env.max_episode_steps,))
     ends = [env.step(action)[2:4] for action in actions]
-    assert ends == [(False, False)] * (env.horizon - 1) + [(False, True)]
+    assert ends == [(False, False)] * (env.max_episode_steps - 1) + [(False, True)]
     env.reset()
     assert env.task == 3
     with pytest.raises(ValueError, match="does not exist"):
@@ -346,7 +346,7 @@ def test_setting_a_task_reaches_rewards_and_dynamics(env_class):
     oracle = env_class.reference_policies(used.tasks, [0])["oracle"]  # rewards elsewhere are too sparse for random actions
     observation, _ = used.reset(options={"task": 5})
     total = 0
-    for _ in range(used.horizon):
+    for _ in range(used.max_episode_steps):
         observation, reward, *_ = used.step(oracle(observation[None], np.array([5]))[0])
         total += reward
     assert total > 5
@@ -434,7 +434,7 @@ def test_multi_episode_single_equals_batched(env_class):
     """Also: nothing terminates (defect 5), and the start of each episode is drawn anew."""
     start = widest_start(env_class)
     env = MultiEpisodeEnv(env_class(start=start), 2)
-    horizon = env_class.horizon
+    horizon = env.env.max_episode_steps
     batch = MultiEpisodeBatch(make_batch(env_class, [4], start=start), 2, horizon, env_class().action_space)
     observation, _ = env.reset(seed=9, options={"task": 4})
     assert observation in env.observation_space

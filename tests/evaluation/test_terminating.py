@@ -230,5 +230,5 @@ def test_settings_of_the_robots():
     for name in ("hopper", "halfcheetah", "walker2d"):
         env = read_env(ROOT / f"configs/gym_{name}.yaml", read_yaml(ROOT / f"configs/gym_{name}.yaml"))
         environment = env.make()
-        assert environment.horizon == env.max_episode_steps == 1000 and environment.env_type == env.env_type
+        assert environment.max_episode_steps == env.max_episode_steps == 1000 and environment.env_type == env.env_type
         assert env.terminates == (name != "halfcheetah") and load_tasks(env.env_type) == {"forward_reward_weight": [1.0]}

@@ -229,7 +229,7 @@ def test_a_family_of_one_task_may_be_tested_on_it(tmp_path):
 def test_an_environment_that_does_not_fit_is_named(tmp_path, monkeypatch):
     (tmp_path / "broken_environments.py").write_text(
         "import gymnasium as gym, numpy as np\n"
-        "class Plain(gym.Env):\n    action_space = gym.spaces.Box(-1, 1, (1,))\n"
+        "class Plain(gym.Env):\n    observation_space = action_space = gym.spaces.Box(-1, 1, (1,))\n"
         "class Boundless(Plain):\n    tasks = {'a': np.zeros(50)}\n    action_space = gym.spaces.Box(-np.inf, np.inf, (1,))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -258,7 +258,7 @@ def test_every_file_parses_with_every_script_and_recipe(path):
         for script in SCRIPTS:
             args = read(path, script, "--recipe", recipe)
             json.dumps(settings(args), allow_nan=False)
-    environment = env.make()
+    environment = env.make(discrete=True)
     assert len(next(iter(environment.unwrapped.tasks.values()))) >= env.test_tasks[1]
     assert environment.observation_space.shape
 

@@ -1,0 +1,155 @@
+"""Making the environment that a settings file names, and the one check of what it offers (envs/base.py lists it)."""
+
+import importlib
+import inspect
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from src.run.errors import UserError
+
+RESERVED_PARAMETER = "task"  # beside the parameters stands the task's id, under this name
+RESERVED_INFO = "terminated"  # where an episode ends, as the roll-out records it
+_checked = set()  # what has been stepped in this process
+
+
+def make_environment(env, render_mode=None, discrete=False):
+    """A fresh environment of an EnvConfig, with a camera where `render_mode` is "rgb_array".
+
+    discrete: whether the caller can act in a Discrete action space too. Raises UserError, one line that names the entry point,
+    when the environment cannot be imported or breaks the contract of envs/base.py. Its infos are looked at once per process.
+    """
+    where = f"entry_point {env.entry_point!r} of {env.env_type}"
+    try:
+        module, name = env.entry_point.split(":")
+        entry_point = getattr(importlib.import_module(module), name)
+        options = {"render_mode": render_mode} if render_mode else {}
+        if "max_episode_steps" in inspect.signature(entry_point).parameters:
+            options["max_episode_steps"] = env.max_episode_steps
+        environment = entry_point(**options)
+    except (ValueError, ImportError, AttributeError, TypeError, SyntaxError) as error:
+        raise UserError(f"{where} cannot be made ({error})") from None
+    check_tasks(where, env, environment)
+    check_spaces(where, environment, discrete)
+    if (env, discrete) not in _checked:
+        probe = entry_point(**{key: value for key, value in options.items() if key != "render_mode"})
+        check_steps(where, probe)
+        check_batch(where, probe)
+        probe.close()
+        _checked.add((env, discrete))
+    return environment
+
+
+def batch_class(environment):
+    """The environment's own `batch_class`; None where it has none, or is wrapped: the batch would leave the wrapper out."""
+    return getattr(environment, "batch_class", None) if environment.unwrapped is environment else None
+
+
+def check_tasks(where, env, environment):
+    """The task table: finite numbers, a row per task, under names that a dataset can hold. Raises UserError."""
+    tasks = getattr(getattr(environment, "unwrapped", None), "tasks", None)
+    if not tasks or not isinstance(tasks, dict):
+        raise UserError(f"{where} has no task table: set self.tasks = {{name: array of shape (number of tasks, ...)}}")
+    counts = {}
+    for name, values in tasks.items():
+        if not _plain(name):
+            raise UserError(f"{where}: the task parameter {name!r} has no usable name: take letters, without slashes")
+        if name == RESERVED_PARAMETER:
+            raise UserError(f"{where}: a task parameter is named {name!r}, as the task's number in a dataset is: rename it")
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+            raise UserError(f"{where}: the task parameter {name!r} is no array of numbers: give np.array of shape (tasks, ...)")
+        if not values.ndim or not np.isfinite(values).all():
+            raise UserError(f"{where}: the task parameter {name!r} must have a row per task, of finite numbers")
+        counts[name] = len(values)
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UserError(f"{where}: task parameters are of unequal length ({listed}): one row per task in each")
+    count, highest = next(iter(counts.values())), max(env.train_tasks[1], env.test_tasks[1])
+    if highest > count:
+        raise UserError(f"{env.env_type}: task ranges reach {highest}, the environment has {count} tasks")
+
+
+def check_spaces(where, environment, discrete=False):
+    """Observations a Box (d_s,), actions a Box (d_a,) with finite bounds, or Discrete where allowed. Raises UserError."""
+    observations, actions = (getattr(environment, f"{name}_space", None) for name in ("observation", "action"))
+    if not isinstance(observations, Box) or len(observations.shape) != 1:
+        raise UserError(f"{where} observes {_described(observations)}: flatten it to a Box of one dimension")
+    if discrete and isinstance(actions, Discrete):
+        return
+    if not isinstance(actions, Box) or len(actions.shape) != 1:
+        mend = "only BOReL's methods take discrete actions" if isinstance(actions, Discrete) else "give a Box of one dimension"
+        raise UserError(f"{where} acts in {_described(actions)}: {mend}")
+    if not actions.is_bounded() or not (actions.low < actions.high).all():
+        raise UserError(f"{where} has an action space without bounds: give its Box finite low and high")
+
+
+def check_steps(where, environment):
+    """Two steps from a reset: what they report in `info` can be recorded. Raises UserError."""
+    _, info = environment.reset(seed=0, options={"task": 0})
+    recorded = []
+    for _ in range(2):
+        *_, terminated, truncated, info = environment.step(_some_action(environment.action_space))
+        recorded.append(recorded_infos(where, info))
+        if terminated or truncated:
+            break
+    if recorded[0].keys() != recorded[-1].keys():
+        different = sorted(recorded[0].keys() ^ recorded[-1].keys())
+        raise UserError(f"{where}: info {different[0]!r} is reported at some steps only: report it at every step, or never")
+    for key in getattr(environment, "info_keys", ()):
+        if key not in recorded[0]:
+            raise UserError(f"{where} names {key!r} in info_keys, but its steps do not report it")
+
+
+def check_batch(where, environment):
+    """One step of the environment's batch of two rows: are its arrays of the promised shapes? Raises UserError."""
+    make_batch = batch_class(environment)
+    if make_batch is None:
+        return
+    rows = np.zeros(2, int)
+    batch = make_batch({key: values[rows] for key, values in environment.tasks.items()})
+    shape, space = (2, *environment.observation_space.shape), environment.action_space
+    observations = np.asarray(batch.reset(np.array([0, 1])))
+    following, rewards = batch.step(np.stack([_some_action(space)] * 2))
+    for name, values, expected in (
+        ("reset", observations, shape), ("step", np.asarray(following), shape), ("step's rewards", np.asarray(rewards), (2,)),
+    ):  # fmt: skip
+        if values.shape != expected:
+            raise UserError(f"{where}: of two rows, {name} of its batch_class gives shape {values.shape}, not {expected}")
+    infos = getattr(batch, "infos", {})
+    for key, values in infos.items():
+        if not _plain(key) or np.shape(values)[:1] != (2,):
+            raise UserError(f"{where}: infos[{key!r}] of its batch_class must be an array with a value per row")
+    for key in getattr(environment, "info_keys", ()):
+        if key not in infos:
+            raise UserError(f"{where} names {key!r} in info_keys, but its batch_class does not report it")
+
+
+def recorded_infos(where, info):
+    """What of a step's `info` a dataset keeps: {key: array}, numbers and arrays of them. Raises UserError."""
+    if not isinstance(info, dict):
+        raise UserError(f"{where} returned infos that are no dictionary")
+    kept = {key: np.asarray(value) for key, value in info.items() if _numeric(value)}
+    for key in kept:
+        if not _plain(key):
+            raise UserError(f"{where}: the info {key!r} has no usable name: take letters, without slashes")
+        if key == RESERVED_INFO:
+            raise UserError(f"{where}: an info is named {key!r}, which says where an episode ended: rename it")
+    return kept
+
+
+def _numeric(value):
+    return isinstance(value, int | float | np.number | np.bool_) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+
+
+def _plain(name):
+    return isinstance(name, str) and name.strip(".") != "" and not set(name) & {"/", "\0"}
+
+
+def _some_action(space):
+    return 0 if isinstance(space, Discrete) else ((space.low + space.high) / 2).astype(np.float32)
+
+
+def _described(space):
+    if space is None:
+        return "nothing that is declared"
+    return f"a {type(space).__name__}" + (f" of shape {space.shape}" if isinstance(space, Box) else "")
