@@ -18,7 +18,7 @@ import torch
 
 from src.data import trajectories
 from src.data.prompts import SELECTIONS
-from src.data.qualities import QUALITIES
+from src.data.qualities import data_name
 from src.data.relabel import with_best_of_other_tasks
 from src.data.windows import BatchSampler
 from src.evaluation.measure import measure, measure_curve
@@ -65,7 +65,7 @@ VOLATILE = (
 def make_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group("data and task")
-    data.add_argument("--data_quality", "--data_type", choices=QUALITIES, default="medium", help="which dataset")
+    data.add_argument("--data_quality", "--data_type", type=data_name, default="medium", help="which dataset")
     data.add_argument("--zero_shot", action="boolean", default=False, help="train and test without prompts")
     data.add_argument("--validation", action="boolean", default=False, help="test on the validation tasks, left out of training")
     data.add_argument(

@@ -36,7 +36,7 @@ def open_hdf5(path, mend="fetch it again"):
 
 
 def members(group):
-    """Names in a group that are hard links, in order. Raises ValueError where it links elsewhere: such links are not followed."""
+    """Names in a group, in order. Raises ValueError where one is a link: links are not followed."""
     names = list(group)
     for name in names:
         _hard(group.id, name.encode("utf-8", "surrogateescape"))

@@ -22,6 +22,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from src.data.hdf5 import FAULTS, integer, json_attribute, subgroup
 from src.data.hdf5 import dataset as hdf5_dataset
+from src.data.qualities import QUALITIES
 from src.run.errors import UserError
 from src.run.files import atomic_path, locked_file, open_regular, write_json
 
@@ -174,6 +175,8 @@ def load(root, env_type, quality, env=None, command=None):
     """
     path = dataset_directory(root, env_type, quality) / "data" / "main_data.hdf5"
     command = command or f"python get_datasets.py --env_type {env_type} --data_type {quality}"
+    if not path.exists() and quality not in QUALITIES:
+        raise UserError(f"no dataset {path}: {quality} is none of {', '.join(QUALITIES)}; import it by that name, or choose one")
     if not path.exists():
         raise UserError(f"no dataset {path}; make it: {command}")
     try:
