@@ -30,7 +30,7 @@ from tqdm import tqdm
 from src.behaviour.collect import collect_task, join_tasks, training_command
 from src.behaviour.store import find_source
 from src.data.importers import import_trajectories
-from src.data.qualities import QUALITIES
+from src.data.qualities import QUALITIES, data_name
 from src.data.trajectories import dataset_directory, save
 from src.run.config import fraction, natural, next_command, num_tasks, parse_args, positive_int, script_parser, task_range
 from src.run.errors import UserError, main_guard
@@ -41,7 +41,13 @@ from src.run.workers import run_pool
 def make_parser():
     parser = script_parser(__doc__)
     parser.set_defaults(device="cpu")
-    parser.add_argument("--data_type", "--data_quality", choices=QUALITIES, default="medium", help="kind of data, see above")
+    parser.add_argument(
+        "--data_type",
+        "--data_quality",
+        type=data_name,
+        default="medium",
+        help="kind of data, see above; with --import_from any name",
+    )
     parser.add_argument("--task_id_start", type=natural, help="first task id (default: the first that the policies know)")
     parser.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all that they know)")
     parser.add_argument(
@@ -58,31 +64,36 @@ def make_parser():
     importing = parser.add_argument_group("import")
     importing.add_argument(
         "--import_from",
-        help="folder of Meta-DT's dataset_task_<i>.pkl files; a D4RL-style .hdf5 or .pkl file; a Minari dataset (id or folder)",
+        help="folder of Meta-DT's dataset_task_<i>.pkl files; an HDF5, npz, JSON or pickle file of D4RL, d3rlpy, robomimic, "
+        "stable-baselines3 or of trajectory dicts; a Minari dataset (id or folder)",
     )
-    importing.add_argument("--task_id", type=natural, help="task that a single file or a Minari dataset belongs to")
+    importing.add_argument("--task_id", type=natural, help="task of all episodes, where the file does not say it")
     return parser
 
 
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "get_datasets", argv)
-    if args.task_id is not None and not args.import_from:
+    importing = args.import_from is not None
+    if args.task_id is not None and not importing:
         raise UserError("--task_id has no effect without --import_from: choose tasks by --task_id_start and --task_id_end")
+    if not importing and args.data_type not in QUALITIES:
+        raise UserError(f"--data_type {args.data_type} is none of {', '.join(QUALITIES)}: other names are for --import_from")
     source = None
-    if args.data_type != "random" and not args.import_from:
+    if args.data_type != "random" and not importing:
         source = find_source(args, training_command(args))
     tasks = task_range(args, args.env.make(), source and source.tasks(args.env.make()))
     root = Path(args.output_dir) / "datasets"
-    if args.import_from:
-        trajectories, facts = import_trajectories(args.import_from, args.env, tasks, args.task_id)
+    if importing:
+        trajectories, facts, notes = import_trajectories(args.import_from, args.env, tasks, args.task_id)
     else:
         trajectories, facts = collect(args, tasks, source)
-    record = {"seed": args.seed, "rule": QUALITIES[args.data_type], **facts, **provenance()}
-    if args.import_from:
-        record["rule"] = "imported"
+        notes = []
+    record = {"seed": args.seed, "rule": "imported" if importing else QUALITIES[args.data_type], **facts, **provenance()}
     description = f"{args.data_type} data of {args.env.env_name}"
     joined = save(trajectories, root, args.env, args.data_type, record, description, join=args.resume)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     where = dataset_directory(root, args.env_type, args.data_type)
     single = num_tasks(args.env.make()) == 1  # nothing to infer: the world model has no use
     script = "-m baselines.online_dt" if single else "train_context.py"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from src.data import trajectories
-from src.data.qualities import QUALITIES
+from src.data.qualities import data_name
 from src.data.relabel import imagined_tasks, paid_by, relabeller
 from src.data.transitions import TransitionSampler
 from src.evaluation.results import DIAGNOSTICS, write_result
@@ -49,7 +49,7 @@ VOLATILE = ("resume", "device", "output_dir", "tensorboard", "data_quality")  # 
 def make_parser():
     parser = script_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--data_quality", "--data_type", choices=QUALITIES, default="medium", help="which dataset")
+    data.add_argument("--data_quality", "--data_type", type=data_name, default="medium", help="which dataset")
     data.add_argument(
         "--validation", action="boolean", default=False, help="leave the validation tasks out of training (for tuning)"
     )

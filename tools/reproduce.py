@@ -15,7 +15,6 @@ print goes to saves/<env_type>/reproduce/. Next: python -m tools.report.
 import argparse
 import contextlib
 import dataclasses
-import fcntl
 import os
 import shlex
 import signal
@@ -30,7 +29,7 @@ from src.data.trajectories import dataset_directory
 from src.evaluation.results import result_path
 from src.run.config import CONFIG_DIR, Parser, find_config, natural, positive_int, read_env, read_yaml, report_command
 from src.run.errors import UserError, main_guard
-from src.run.files import read_json
+from src.run.files import locked_file, read_json
 from src.run.paths import context_directory, policy_directory
 
 METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn")
@@ -164,7 +163,7 @@ class Scheduler:
     """Runs jobs side by side, each once all that it needs is there; a failed job costs only those that need it.
 
     Args:
-        logs: folder for what the jobs print. workers: jobs at once. lock: open file whose lock every job inherits, so that
+        logs: folder for what the jobs print. workers: jobs at once. lock: descriptor whose lock every job inherits, so that
             the jobs of a killed scheduler hold off the next one until they have ended.
     """
 
@@ -204,7 +203,7 @@ class Scheduler:
             log.flush()
             process = subprocess.Popen(
                 [sys.executable, *job.words], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                pass_fds=[self.lock.fileno()],
+                pass_fds=[self.lock],
             )  # fmt: skip
         self.running[process] = job, time.monotonic()
 
@@ -237,16 +236,14 @@ class Scheduler:
 @contextlib.contextmanager
 def exclusive(logs):
     """The lock of one environment's folder. Raises UserError while another run of this module, or a job of it, goes on."""
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-        lock_file = (logs / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"{logs} cannot be written ({error.strerror}): choose another --output_dir") from None
-    with lock_file as lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            logs.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(locked_file(logs / ".lock", wait=False))
+        except BlockingIOError:
             raise UserError(f"{logs} is in use: another run, or a job of it, is still going; wait for it") from None
+        except OSError as error:
+            raise UserError(f"{logs} cannot be written ({error.strerror}): choose another --output_dir") from None
         yield lock
 
 
@@ -299,7 +296,7 @@ def reproduce(args, env):
     with exclusive(logs) as lock:
         for job in data:
             print(job.command, flush=True)
-            if subprocess.run([sys.executable, *job.words], pass_fds=[lock.fileno()]).returncode:
+            if subprocess.run([sys.executable, *job.words], pass_fds=[lock]).returncode:
                 raise UserError(f"this command failed: {job.command}; mend what it says, then run the same command again")
         scheduler = Scheduler(logs, args.workers, lock)
         left = scheduler.run(learning)

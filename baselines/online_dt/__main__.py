@@ -38,7 +38,7 @@ from baselines.online_dt.pretrained import (
 )
 from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
 from baselines.online_dt.training import Learner, Trainer, evaluate_policy
-from src.data.qualities import QUALITIES
+from src.data.qualities import data_name
 from src.data.trajectories import load, observation_statistics
 from src.evaluation.results import write_result
 from src.run.config import (
@@ -79,7 +79,7 @@ def make_parser():
         "--dataset",
         "--data_type",
         "--data_quality",
-        choices=QUALITIES,
+        type=data_name,
         default="medium",
         help="kind of data, see get_datasets.py",
     )

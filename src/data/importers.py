@@ -1,198 +1,98 @@
-"""Datasets of other projects as Trajectories: Meta-DT's official pickles, D4RL-style HDF5 and pickles, Minari.
+"""Datasets of other projects as Trajectories: Meta-DT's official pickles, files of many libraries, Minari.
 
-A pickle is a program. These are read by an unpickler that knows numpy arrays of numbers, numpy scalars and plain
-containers, builds the arrays itself from shape, dtype and bytes, and refuses every other name before a call.
+src/data/layouts.py says which layouts are known, src/data/pickles.py and src/data/hdf5.py how files of unknown origin are opened.
 """
 
-import collections
-import dataclasses
 import hashlib
-import json
 import math
 import os
-import pickle
-import re
-import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from src.data.hdf5 import FAULTS, NUMBERS, largest_array, members, open_hdf5, read_array, subgroup
+from src.data.layouts import FIELDS, episodes_of
+from src.data.pickles import read_pickle
+from src.data.relabel import relabeller, rewards_on
 from src.data.trajectories import Trajectories, task_parameters
 from src.run.config import num_tasks
 from src.run.errors import UserError
+from src.run.files import open_regular, read_json
 
-CONTINUITY = 1e-4  # how far next_observations may differ from the observations that follow, relative to the largest
-# Field names vary by environment and quality in the published files.
-FIELDS = {
-    "observations": ("observations", "obs", "states", "state"),
-    "actions": ("actions", "acts", "action"),
-    "rewards": ("rewards", "rews", "reward"),
-    "next_observations": ("next_observations", "next_obs", "next_states", "next_state"),
-    "terminals": ("terminals", "terminations", "dones", "done"),
-    "timeouts": ("timeouts", "truncations"),
-}
-
-
-# ------------------------------------------------------------------------------------------------ the restricted reader
-
-
-class _Dtype:
-    """Stands for numpy.dtype while a pickle is read: type code and byte order of numbers, nothing else."""
-
-    def __init__(self, code, *_):
-        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[biufc]\d{1,2}", code):
-            raise pickle.UnpicklingError(f"an array of {str(code)[:20]!r}, not of numbers")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state):
-        self.dtype = self.dtype.newbyteorder(state[1] if state[1] in "<>" else "=")
-
-
-class _Array:
-    """Stands for numpy.ndarray while a pickle is read."""
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran, data = state
-        self.value = _array(data, dtype, shape, "F" if fortran else "C")
-
-
-def _array(data, dtype, shape, order="C"):
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
-        raise pickle.UnpicklingError("an array without plain bytes")
-    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise pickle.UnpicklingError("an array without a shape")
-    if math.prod(shape) * dtype.dtype.itemsize != len(data):
-        raise pickle.UnpicklingError("an array whose bytes do not fit its shape")
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
-
-
-def _reconstruct(*_):
-    return _Array()
-
-
-def _from_buffer(data, dtype, shape, order="C"):
-    array = _Array()
-    array.value = _array(data, dtype, shape, order if order in ("C", "F") else "C")
-    return array
-
-
-def _scalar(dtype, data):
-    return _array(data, dtype, (1,))[0].item()
-
-
-def _encode(text, encoding):
-    """Bytes in a pickle of protocol 2 are text and the name of an encoding."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
-    return text.encode("latin-1")
-
-
-class _NumpyUnpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        module = module.replace("numpy._core", "numpy.core")
-        known = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("_codecs", "encode"): _encode,
-            ("numpy", "ndarray"): _Array,
-            ("numpy", "dtype"): _Dtype,
-            ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-            ("numpy.core.multiarray", "scalar"): _scalar,
-            ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-        }
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return known[module, name]
-
-
-def read_pickle(path):
-    """Numbers, text, lists, dicts and numpy arrays of numbers from a pickle file, without running any of its code.
-
-    Raises UserError when the file asks for anything else, or is damaged.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return _plain(_NumpyUnpickler(file).load())
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is refused: {error}; only numpy arrays of numbers are read") from None
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"{path} is not a readable pickle ({type(error).__name__}); fetch it again") from None
-
-
-def _plain(value):
-    if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-# --------------------------------------------------------------------------------------------------------- the sources
+REWARD_TOLERANCE = 0.01  # how far recorded rewards may be from those of the task, relative to it and to the mean
+LARGEST_JSON = 1 << 30  # bytes
+KINDS = "a .hdf5, .h5, .npz, .json or .pkl file"
 
 
 def import_trajectories(source, env, tasks, task_id=None):
-    """Read a folder of Meta-DT's dataset_task_<i>.pkl (those of `tasks` that it has), or data of the one task `task_id`.
+    """Read a folder of Meta-DT's dataset_task_<i>.pkl (those of `tasks` that it has), or the data of one file.
 
-    The latter: a D4RL-style .hdf5, a .pkl with a list of trajectories (Decision Transformer's D4RL files), or a Minari dataset,
-    by its id ("mujoco/hopper/medium-v0", already downloaded), its folder or its main_data.hdf5.
-    Returns (Trajectories, facts to record). Raises UserError.
+    The latter: an HDF5, npz, JSON or pickle file in a layout that src/data/layouts.py knows, or a Minari dataset, by its id
+    ("mujoco/hopper/medium-v0", already downloaded), its folder or its main_data.hdf5. Its episodes say to which tasks they
+    belong, or all of them belong to `task_id`. Returns (Trajectories, facts to record, notes for the user). Raises UserError.
     """
-    source = Path(source)
+    if not str(source).strip():
+        raise UserError(f"--import_from names nothing: give a folder of dataset_task_<i>.pkl, {KINDS}, or a Minari dataset")
+    source, environment = Path(source), env.make()
     minari = _find_minari(source)
     if not minari:
         _refuse_other_storage(source)
-    if source.is_dir() and not minari:
+    folder = source.is_dir() and not minari
+    if folder:
         files = {task: source / f"dataset_task_{task}.pkl" for task in tasks}
         files = {task: path for task, path in files.items() if path.exists()}
         if not files:
             raise UserError(f"{source} holds no dataset_task_<i>.pkl of the tasks {tasks.start} to {tasks.stop - 1}")
-        read = read_pickle
-    elif minari or source.suffix in (".hdf5", ".h5", ".pkl"):
-        if task_id is None and num_tasks(env.make()) > 1:
-            raise UserError(f"say which task {source} belongs to: --task_id 0")
-        task_id = task_id or 0
-        if task_id >= num_tasks(env.make()):
-            raise UserError(f"--task_id {task_id} is unknown: {env.env_type} has {num_tasks(env.make())} tasks")
+    elif minari or source.suffix in READERS:
         files = {task_id: minari or source}
-        read = _read_minari if minari else read_pickle if source.suffix == ".pkl" else _read_hdf5
     else:
         raise UserError(
-            f"--import_from {source} is neither a folder of dataset_task_<i>.pkl files nor an .hdf5 or .pkl file nor a Minari "
-            f"dataset in {_minari_root()} (fetch one: minari download {source})"
+            f"--import_from {source} is neither a folder of dataset_task_<i>.pkl files nor {KINDS} nor a Minari dataset in "
+            f"{_minari_root()} (fetch one: minari download {source})"
         )
-    parts = {task: _all_episodes(read(path), path, env) for task, path in files.items()}
-    environment = env.make()
-    if source.is_dir() and not minari:
+    episodes, notes = [], []
+    for task, path in files.items():
+        content = READERS[path.suffix](path)
+        found, lost = episodes_of(content, path, env)
+        if lost:
+            notes.append(f"{lost} steps of {path} are left out, whose next observation or end is unknown")
+        episodes += [(of_task(episode, task, path, environment), episode) for episode in found]
+    if folder:
         _compare_goals(source, environment, files)
-    facts = {"imported_from": {task: [path.name, _sha256(path)] for task, path in files.items()}}
-    return _assemble(parts, task_parameters(environment, files), env.terminates), facts
+    facts = {"imported_from": {str(task): [path.name, _sha256(path)] for task, path in files.items()}}
+    if not folder:
+        (path,) = files.values()
+        facts = {"imported_from": {str(task): [path.name, _sha256(path)] for task in sorted({task for task, _ in episodes})}}
+    trajectories = _assemble(episodes, environment, env.terminates)
+    check_tasks(trajectories, environment)
+    return trajectories, facts, notes
 
 
-def _all_episodes(content, path, env):
-    """What a file holds, flat arrays or a list of them per episode -> episodes as `_episodes` gives them.
+def of_task(episode, task_id, path, environment):
+    """The task id of an episode, by what the file and the command say. Raises UserError where they contradict or say nothing."""
+    total, known = num_tasks(environment), episode.task
+    if known is None and task_id is None and total > 1:
+        raise UserError(f"say which task {path} belongs to: --task_id 0")
+    if known is not None and task_id is not None and known != task_id:
+        raise UserError(f"{path} holds episodes of task {known}, and --task_id says {task_id}: leave --task_id out")
+    task = next((task for task in (known, task_id) if task is not None), 0)
+    if not 0 <= task < total:
+        raise UserError(f"--task_id {task} is unknown: the environment has {total} tasks" if known is None else
+                        f"{path} holds episodes of task {task}, and the environment has {total} tasks")  # fmt: skip
+    for key in episode.options.keys() & environment.unwrapped.tasks.keys():
+        theirs, ours = np.asarray(episode.options[key]), environment.unwrapped.tasks[key][task]
+        if theirs.dtype.kind in "biuf" and (
+            theirs.size != np.size(ours) or not np.allclose(theirs.ravel(), np.ravel(ours), atol=1e-4)
+        ):
+            raise UserError(f"{path}: task {task} has {key} {theirs.tolist()}, ours has {np.asarray(ours).tolist()}: "
+                            "it is another task list, or another task")  # fmt: skip
+    return task
 
-    Says on stderr where the last steps of episodes are left out.
-    """
-    if isinstance(content, list) and not content:
-        raise UserError(f"{path} holds no episode")
-    if not isinstance(content, list):
-        parts = [_fields(content, path)]
-    else:
-        parts = [_fields(part, path) for part in content]
-        for fields in parts:
-            fields["timeouts"] = np.arange(len(fields["rewards"])) == len(fields["rewards"]) - 1
-    episodes = [episode for fields in parts for episode in _episodes(fields, path, env)]
-    if not episodes:
-        raise UserError(f"{path} holds no whole episode")
-    lost = sum(len(fields["rewards"]) for fields in parts) - sum(len(rewards) for *_, rewards, _ in episodes)
-    if lost:
-        missing = "" if all("next_observations" in fields for fields in parts) else "; it has no next_observations"
-        print(f"note: {lost} steps of {path} are left out, whose next observation or end is unknown{missing}", file=sys.stderr)
-    return episodes
+
+# --------------------------------------------------------------------------------------------------------------- the files
 
 
 def _minari_root():
@@ -202,7 +102,7 @@ def _minari_root():
 def _find_minari(source):
     """The main_data.hdf5 of a Minari dataset that `source` names, or None."""
     for path in (source, source / "data" / "main_data.hdf5", _minari_root() / source / "data" / "main_data.hdf5"):
-        if path.name == "main_data.hdf5" and path.is_file():
+        if path.name == "main_data.hdf5" and path.exists():
             return path
     return None
 
@@ -210,118 +110,107 @@ def _find_minari(source):
 def _refuse_other_storage(source):
     """Raises UserError where `source` names a Minari dataset that is not in HDF5."""
     for path in (source / "metadata.json", source / "data" / "metadata.json", _minari_root() / source / "data" / "metadata.json"):
+        if not path.is_file():
+            continue
         try:
-            storage = json.loads(path.read_text())["data_format"]
-        except (OSError, ValueError, KeyError, TypeError):
+            storage = read_json(path, "data_format")["data_format"]
+        except UserError:
             continue
         if storage != "hdf5":
             raise UserError(f'{path.parent} is a Minari dataset in {storage} storage: make it again with data_format="hdf5"')
 
 
-def _read_minari(path):
-    """The episodes of a Minari dataset: a list of dicts with the arrays of one episode."""
-    episodes = []
-    try:
-        with h5py.File(path, "r") as file:
-            for name in sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:])):
-                group = file[name]
-                if not isinstance(group["observations"], h5py.Dataset) or not isinstance(group["actions"], h5py.Dataset):
-                    raise UserError(f"{path}: observations and actions must be plain arrays, not dicts of them")
-                arrays = {key: group[key][()] for key in ("observations", "actions", "rewards", "terminations")}
-                states = arrays["observations"]
-                if len(states) != len(arrays["rewards"]) + 1:
-                    raise UserError(f"{path}: {name} holds {len(states)} observations for {len(arrays['rewards'])} rewards")
-                episodes.append({**arrays, "observations": states[:-1], "next_observations": states[1:]})
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a readable Minari dataset ({' '.join(str(error).split())[:100]})") from None
-    return episodes
+def read_hdf5(path):
+    """An HDF5 file: a dict of its arrays, or a list of dicts where it has a group per episode (Minari, robomimic and others)."""
+    with open_hdf5(path) as file:
+        largest = largest_array(path)
+        names = members(file)
+        parent = subgroup(file, "data") if isinstance(file.get("data"), h5py.Group) else file
+        groups = [name for name in members(parent) if isinstance(parent[name], h5py.Group)]
+        groups = [name for name in groups if any(action in parent[name] for action in FIELDS["actions"])]
+        if not groups or any(isinstance(file.get(name), h5py.Dataset) for name in FIELDS["actions"] if name in names):
+            return _arrays(file, largest)
+        order = sorted(groups, key=lambda name: (int("".join(filter(str.isdigit, name))[:18] or 0), name))
+        return [_episode(subgroup(parent, name), f"{path}: {name}", largest) for name in order]
 
 
-def _read_hdf5(path):
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
+def _arrays(group, largest):
+    """The arrays of numbers in a group; those of anything else are left out."""
+    arrays = {name: read_array(group, name, largest) for name in members(group) if isinstance(group[name], h5py.Dataset)}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _episode(group, where, largest):
+    """The arrays of one episode, with what is known of its task in "options" and further facts of its steps in "infos"."""
+    arrays = _arrays(group, largest)
+    for field in ("observations", "next_observations", "actions"):
+        for name in FIELDS[field]:
+            if isinstance(group.get(name), h5py.Group):  # several arrays, of which one that is alone is what is meant
+                inner = _arrays(subgroup(group, name), largest)
+                if len(inner) != 1:
+                    raise UserError(f"{where}: {name} are {len(inner)} arrays ({', '.join(inner)[:100]}): join them into one")
+                arrays[name] = next(iter(inner.values()))
+    if group.name.startswith("/data/demo_"):  # robomimic: its dones mark successes, and may mark several steps
+        arrays.pop("dones", None)
+    options = {key.removeprefix("options/"): group.attrs[key] for key in group.attrs if key.startswith("options/")}
+    infos = _arrays(subgroup(group, "infos"), largest) if isinstance(group.get("infos"), h5py.Group) else {}
+    task = options.pop("task", None)
+    if task is not None and np.asarray(task).dtype.kind not in "iu":
+        raise UserError(f"{where} names its task {str(task)[:60]!r}: give the row of the environment's task table instead")
+    return {**arrays, **({} if task is None else {"task": np.asarray(task)}), "options": options, "infos": infos}
+
+
+def read_npz(path):
+    """The arrays of a .npz file: a dict by name. Arrays of objects are pickles and are refused."""
+    largest, arrays = largest_array(path), {}
     try:
-        with h5py.File(path, "r") as file:
-            if "episode_0" in file:  # by the name it is told from D4RL's files, which have constants of their own
-                raise UserError(f"{path} holds a Minari dataset under another name: rename it main_data.hdf5")
-            return {key: file[key][()] for key in file if isinstance(file[key], h5py.Dataset)}
-    except OSError as error:
-        raise UserError(f"{path} is not a readable HDF5 file ({' '.join(str(error).split())[:100]})") from None
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > largest:
+                raise UserError(f"{path} unpacks to far more than it holds: save it by np.savez, uncompressed")
+            for entry in archive.infolist():
+                with archive.open(entry) as member:
+                    arrays[entry.filename.removesuffix(".npy")] = _read_npy(member, entry.file_size)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (*FAULTS, zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path} is not a readable npz file ({' '.join(str(error).split())[:100]}); save it by np.savez"
+        ) from None
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _read_npy(file, size):
+    """One array of an npz file, or None where it holds text. Raises ValueError where its header does not fit its `size`."""
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"an array of format {version}")
+    shape, fortran, dtype = read_header[version](file)
+    if dtype.hasobject:
+        raise ValueError("an array of objects is a pickle and is not read; save each trajectory's arrays by names of their own")
+    count = math.prod(shape)
+    if count * dtype.itemsize > size:
+        raise ValueError("an array is larger than what is stored of it")
+    data = file.read(count * dtype.itemsize)
+    if dtype.kind not in NUMBERS:
+        return None
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def read_json_trajectories(path):
+    """A JSON file: a list of trajectory dicts, or one dict of lists."""
+    return read_json(path, mend="a list of trajectories, each {name: list of numbers}, is expected", largest=LARGEST_JSON)
+
+
+READERS = {".hdf5": read_hdf5, ".h5": read_hdf5, ".npz": read_npz, ".json": read_json_trajectories, ".pkl": read_pickle}
 
 
 def _sha256(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fields(content, path):
-    """The arrays of a file under our names: (N, d) observations, actions, next_observations; (N,) rewards and flags."""
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of arrays")
-    fields = {}
-    for field, names in FIELDS.items():
-        name = next((name for name in names if name in content), None)
-        if name is not None:
-            try:
-                fields[field] = np.asarray(content[name])
-            except ValueError:
-                raise UserError(f"{path}: {field} are lists of unequal lengths, not an array") from None
-            if not fields[field].size or not fields[field].ndim:
-                raise UserError(f"{path}: {field} hold no steps")
-    for field in ("observations", "actions", "rewards"):
-        if field not in fields:
-            raise UserError(f"{path} has no {field}; it has {', '.join(map(str, content))[:200]}")
-    count = len(fields["observations"])
-    for field, array in fields.items():
-        if len(array) != count or array.dtype.kind not in "biuf":
-            raise UserError(f"{path}: {field} have shape {array.shape}, observations {fields['observations'].shape}")
-        flat = field in ("rewards", "terminals", "timeouts")
-        fields[field] = array.reshape(-1) if flat else array.reshape(count, -1)
-        if flat and array.size != count:
-            raise UserError(f"{path}: {field} have shape {array.shape}; one number per step is expected")
-    return fields
-
-
-def _ends(fields, path, horizon):
-    """One past the last step of every whole episode (n,); what a file breaks off has none.
-
-    Ends are the timeouts and terminals. Where no timeout is marked, as in the official pickles, an episode also ends `horizon`
-    steps after its start.
-    """
-    count = len(fields["rewards"])
-    terminals, timeouts = (fields.get(name, np.zeros(count)) > 0.5 for name in ("terminals", "timeouts"))
-    marked = np.flatnonzero(terminals | timeouts) + 1
-    if timeouts.any():
-        return marked
-    if not len(marked) and count % horizon:
-        raise UserError(f"{path} marks no episode's end, and its {count} steps are no multiple of {horizon}")
-    starts = [0, *marked]
-    pieces = [np.arange(start + horizon, end, horizon) for start, end in zip(starts, [*marked, count + 1], strict=True)]
-    return np.sort(np.concatenate([*pieces, marked]))
-
-
-def _episodes(fields, path, env):
-    """Cut flat arrays into episodes, a list of (observations (L + 1, d), actions (L, d), rewards (L,), whether terminated)."""
-    horizon, ends = env.max_episode_steps, _ends(fields, path, env.max_episode_steps)
-    episodes = []
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        terminated = "terminals" in fields and fields["terminals"][end - 1] > 0.5
-        observations, following = fields["observations"][start:end], fields.get("next_observations")
-        if following is None and terminated and env.terminates:
-            observations = np.concatenate([observations, observations[-1:]])  # unknown, but no policy acts after its end
-        elif following is None:  # the observation after the last step is unknown: the last transition is left out
-            end -= 1
-        else:
-            following = following[start:end]
-            if following.shape != observations.shape:
-                raise UserError(f"{path}: next observations have another shape than observations")
-            if np.abs(following[:-1] - observations[1:]).max(initial=0) > CONTINUITY * (1 + np.abs(observations).max()):
-                raise UserError(f"{path}: steps {start} to {end} are not one episode (next observations do not follow)")
-            observations = np.concatenate([observations, following[-1:]])
-        if end - start > horizon:
-            raise UserError(f"{path}: an episode has {end - start} steps, the environment allows {horizon}")
-        if end > start:
-            episodes.append((observations, fields["actions"][start:end], fields["rewards"][start:end], terminated))
-    return episodes
+# ---------------------------------------------------------------------------------------------------------- the tasks
 
 
 def _compare_goals(folder, environment, files):
@@ -343,26 +232,79 @@ def _compare_goals(folder, environment, files):
             raise UserError(f"{path}: task {task} has {key} {value.tolist()}, ours has {ours.tolist()}: it is another task list")
 
 
-def _assemble(parts, tasks, terminates):
-    episodes = [(task, *episode) for task in sorted(parts) for episode in parts[task]]
-    lengths = np.array([len(rewards) for *_, rewards, _ in episodes])
-    steps = lengths.max()
-    sizes = {np.shape(e[1])[1:] + np.shape(e[2])[1:] for e in episodes}
+def check_tasks(trajectories, environment):
+    """Raises UserError where episodes are not those of their task: rewards that the environment would not have paid for them
+    (where it has `compute_rewards` and the data hold what it needs), or the same episodes under two tasks."""
+    seen = {}
+    for task in trajectories.tasks:
+        part = trajectories.select([task])
+        content = hashlib.sha256(b"".join(np.ascontiguousarray(a) for a in (part.observations, part.actions, part.rewards)))
+        twin = seen.setdefault(content.hexdigest(), task)
+        if twin != task:
+            raise UserError(f"tasks {twin} and {task} have the same episodes: one of them has the data of the other")
+    if not hasattr(environment.unwrapped, "compute_rewards"):
+        return
+    try:
+        expected = _paid(trajectories, environment, trajectories.task_ids)
+    except UserError:  # they depend on more than these data hold
+        return
+    inside = np.arange(trajectories.rewards.shape[1]) < trajectories.lengths[:, None]
+    if "terminated" in trajectories.infos:  # the state after that step may be unknown
+        inside &= trajectories.infos["terminated"] == 0
+    scale = np.abs(expected[inside]).mean() if inside.any() else 0
+
+    def fits(rows, paid):
+        near = np.abs(trajectories.rewards[rows] - paid) <= REWARD_TOLERANCE * (np.abs(paid) + scale)
+        return (near | ~inside[rows]).all(-1)
+
+    wrong = np.flatnonzero(~fits(slice(None), expected))
+    if len(wrong):
+        row, task = int(wrong[0]), int(trajectories.task_ids[wrong[0]])
+        episode = trajectories.take(wrong[:1])
+        every = range(num_tasks(environment))
+        others = [other for other in every if fits(wrong[:1], _paid(episode, environment, np.array([other]))).all()]
+        number = int((trajectories.task_ids[:row] == task).sum())
+        instead = f", but those of task {others[0]}" if others else ""
+        raise UserError(
+            f"the rewards of task {task}, episode {number}, are not those that the environment pays for its steps{instead}: "
+            f"put the data right ({len(wrong)} of {len(trajectories)} episodes do not fit their tasks)"
+        )
+
+
+def _paid(trajectories, environment, tasks):
+    return rewards_on(relabeller(environment, trajectories), trajectories, tasks)
+
+
+def _assemble(episodes, environment, terminates):
+    """Trajectories of [(task, Episode)], tasks in order."""
+    episodes = sorted(episodes, key=lambda pair: pair[0])
+    lengths = np.array([len(episode.rewards) for _, episode in episodes])
+    steps, count = lengths.max(), len(episodes)
+    sizes = {episode.observations.shape[1:] + episode.actions.shape[1:] for _, episode in episodes}
     if len(sizes) > 1:
         raise UserError(f"the files differ in the sizes of observations and actions: {sorted(sizes)}")
-    (d_s, d_a), count = sizes.pop(), len(episodes)
+    d_s, d_a = sizes.pop()
+    infos = {"terminated": np.zeros((count, steps), np.float32)} if terminates else {}
+    for key in getattr(environment.unwrapped, "info_keys", ()):  # all of them or none: what rewards depend on
+        values = [episode.infos.get(key) if isinstance(episode.infos, dict) else None for _, episode in episodes]
+        known = all(isinstance(a, np.ndarray) and a.ndim and a.dtype.kind in NUMBERS for a in values)
+        if known and len({a.shape[1:] for a in values}) == 1 and all(map(int.__le__, lengths.tolist(), map(len, values))):
+            infos[key] = np.zeros((count, steps, *values[0].shape[1:]), np.float32)
     arrays = Trajectories(
         observations=np.zeros((count, steps + 1, d_s), np.float32),
         actions=np.zeros((count, steps, d_a), np.float32),
         rewards=np.zeros((count, steps), np.float32),
         lengths=lengths,
-        task_ids=np.array([task for task, *_ in episodes]),
-        infos={"terminated": np.zeros((count, steps), np.float32)} if terminates else {},
+        task_ids=np.array([task for task, _ in episodes]),
+        tasks=task_parameters(environment, sorted({task for task, _ in episodes})),
+        infos=infos,
     )
-    for row, (_, observations, actions, rewards, terminated) in enumerate(episodes):
-        length = len(rewards)
-        if terminates:
-            arrays.infos["terminated"][row, length - 1] = terminated
-        arrays.observations[row, : length + 1] = observations
-        arrays.actions[row, :length], arrays.rewards[row, :length] = actions, rewards
-    return dataclasses.replace(arrays, tasks=tasks)
+    for row, ((_, episode), length) in enumerate(zip(episodes, lengths, strict=True)):
+        arrays.observations[row, : length + 1] = episode.observations
+        arrays.actions[row, :length], arrays.rewards[row, :length] = episode.actions, episode.rewards
+        for key, values in infos.items():
+            if key == "terminated":
+                values[row, length - 1] = episode.terminated
+            else:
+                values[row, :length] = episode.infos[key][:length]
+    return arrays

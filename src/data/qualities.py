@@ -1,5 +1,8 @@
 """The qualities of data: which checkpoint of training plays which episode."""
 
+import argparse
+import re
+
 import numpy as np
 
 LATE_SHARE = 0.2  # expert level and expert checkpoint come from this last part of training
@@ -14,6 +17,14 @@ QUALITIES = {
     "medium-replay": "the checkpoints up to that of medium, an equal share of the episodes each",
     "random": "uniform random actions",
 }
+
+
+def data_name(value):
+    """argparse type: a key of QUALITIES, or the name that imported data were given."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        shown = repr(value)[:60]
+        raise argparse.ArgumentTypeError(f"{shown} is no name of a dataset: up to 100 letters, digits and . _ - are")
+    return value
 
 
 def choose_checkpoints(curve, quality, episodes, medium_share):

@@ -12,7 +12,6 @@ The file format is described in datasets/README.md.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -21,8 +20,11 @@ import h5py
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from src.data.hdf5 import FAULTS, integer, json_attribute, subgroup
+from src.data.hdf5 import dataset as hdf5_dataset
+from src.data.qualities import QUALITIES
 from src.run.errors import UserError
-from src.run.files import atomic_path, write_json
+from src.run.files import atomic_path, locked_file, open_regular, write_json
 
 MINARI_VERSION = "0.5.0"  # the version of the layout, read by every Minari from 0.5 on
 
@@ -173,12 +175,15 @@ def load(root, env_type, quality, env=None, command=None):
     """
     path = dataset_directory(root, env_type, quality) / "data" / "main_data.hdf5"
     command = command or f"python get_datasets.py --env_type {env_type} --data_type {quality}"
+    if not path.exists() and quality not in QUALITIES:
+        raise UserError(f"no dataset {path}: {quality} is none of {', '.join(QUALITIES)}; import it by that name, or choose one")
     if not path.exists():
         raise UserError(f"no dataset {path}; make it: {command}")
     try:
+        open_regular(path).close()
         with h5py.File(path, "r") as file:
             trajectories = _read(file)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, MemoryError) as error:
+    except FAULTS as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path} is damaged ({reason}); delete it and make it again: {command}") from None
     found = trajectories.metadata.get("env_type"), trajectories.metadata.get("quality")
@@ -191,30 +196,57 @@ def load(root, env_type, quality, env=None, command=None):
 
 
 def _read(file):
-    """One pass over the episodes into arrays allocated once; h5py's low level, several times as fast as indexing."""
-    metadata = json.loads(file.attrs["metadata"])
-    episodes, steps = metadata["total_episodes"], metadata["max_steps"]
-    tasks = {int(task): parameters for task, parameters in metadata.pop("tasks").items()}
+    """One pass over the episodes into arrays allocated once; h5py's low level, several times as fast as indexing.
+
+    Every shape and type is checked before it is read: the low level writes as much as the file says, wherever that ends.
+    """
+    metadata = json_attribute(file, "metadata")
+    if not isinstance(metadata, dict):
+        raise ValueError("metadata is no JSON object")
+    episodes, steps = (_count(metadata, key) for key in ("total_episodes", "max_steps"))
+    tasks, infos = metadata.pop("tasks"), metadata["info_shapes"]
+    if not all(isinstance(part, dict) for part in (tasks, infos, *tasks.values())):
+        raise ValueError("tasks and info_shapes are no JSON objects")
+    tasks = {int(task): parameters for task, parameters in tasks.items()}
     shapes = {
-        "observations": (steps + 1, *metadata["observation_shape"]),
-        "actions": (steps, *metadata["action_shape"]),
+        "observations": (steps + 1, *_shape(metadata["observation_shape"])),
+        "actions": (steps, *_shape(metadata["action_shape"])),
         "rewards": (steps,),
     }
-    shapes |= {f"infos/{key}": (steps, *shape) for key, shape in metadata["info_shapes"].items()}
+    shapes |= {f"infos/{key}": (steps, *_shape(shape)) for key, shape in infos.items()}
+    if episodes > len(file):
+        raise ValueError(f"it has {len(file)} of {episodes} episodes")
+    groups = [_episode(file, episode) for episode in range(episodes)]
+    lengths, task_ids = (np.array([integer(group, name) for group in groups]) for name in (b"total_steps", b"options/task"))
+    if lengths.min() < 1 or lengths.max() != steps:
+        raise ValueError(f"its episodes have {lengths.min()} to {lengths.max()} steps, max_steps is {steps}")
     arrays = {name: np.zeros((episodes, *shape), np.float32) for name, shape in shapes.items()}
-    lengths, task_ids = np.empty(episodes, np.int64), np.empty(episodes, np.int64)
-    for episode in range(episodes):
-        group = h5py.h5g.open(file.id, b"episode_%d" % episode)
-        for name, attribute in ((b"total_steps", lengths), (b"options/task", task_ids)):
-            h5py.h5a.open(group, name).read(attribute[episode : episode + 1].reshape(()))
+    for episode, group in enumerate(groups):
         for name, array in arrays.items():
             rows = lengths[episode] + (name == "observations")
-            dataset = h5py.h5d.open(group, name.encode())
-            if dataset.shape != (rows, *array.shape[2:]):
-                raise ValueError(f"{name} of episode {episode} have shape {dataset.shape}")
-            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array[episode, :rows])
+            found = hdf5_dataset(group, name.encode())
+            if found.shape != (rows, *array.shape[2:]) or found.dtype != np.float32:
+                raise ValueError(f"{name} of episode {episode} are {found.dtype} of shape {found.shape}")
+            found.read(h5py.h5s.ALL, h5py.h5s.ALL, array[episode, :rows])
     infos = {name.removeprefix("infos/"): arrays.pop(name) for name in list(arrays) if name.startswith("infos/")}
     return Trajectories(**arrays, lengths=lengths, task_ids=task_ids, tasks=tasks, infos=infos, metadata=metadata)
+
+
+def _count(metadata, key):
+    value = metadata[key]
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{key} is {str(value)[:40]}")
+    return value
+
+
+def _shape(value):
+    if not isinstance(value, list) or len(value) > 4 or not all(type(size) is int and 0 < size < 2**31 for size in value):
+        raise ValueError(f"{str(value)[:40]} is no shape")
+    return value
+
+
+def _episode(file, episode):
+    return subgroup(file, f"episode_{episode}").id
 
 
 def save(trajectories, root, env, quality, provenance, description="", join=True):
@@ -266,13 +298,12 @@ def _with_zero_padding(t):
 
 @contextlib.contextmanager
 def _locked(path):
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise UserError(f"cannot write into {path.parent}: {error.strerror}; choose another --output_dir") from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_file(path))
+        except OSError as error:
+            raise UserError(f"cannot write into {path.parent}: {error.strerror}; choose another --output_dir") from None
         yield
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from src.data import trajectories
-from src.data.qualities import QUALITIES
+from src.data.qualities import data_name
 from src.evaluation.evaluate import evaluate
 from src.evaluation.references import reference_levels
 from src.evaluation.results import write_result
@@ -49,7 +49,7 @@ class RunSettings:
 class DataSettings:
     """data and tasks"""
 
-    data_quality: str = setting("medium", "which dataset", choices=QUALITIES, flags=("--data_type",))
+    data_quality: str = setting("medium", "which dataset", data_name, flags=("--data_type",))
     validation: bool = setting(False, "test on the validation tasks, left out of training")
 
 

@@ -1,48 +1,79 @@
 """A run's folder: owned by one process, made with one set of settings."""
 
 import contextlib
-import fcntl
 import json
+import shutil
 from pathlib import Path
 
 from src.run.errors import UserError
-from src.run.files import read_json, system_reason, write_json
+from src.run.files import locked_file, read_json, system_reason, write_json
+
+NOTES = {".lock", "config.json", "metrics.jsonl", "tensorboard"}  # what lies in the folder of a run that has achieved nothing yet
 
 
 @contextlib.contextmanager
 def run_directory(path, config, resume, volatile=()):
     """Own a run's folder: locks it, checks that what lies there was made with the same settings, else writes config.json.
 
+    A run that ends in an error before its first artifact leaves no settings behind, and settings without an artifact bind nobody:
+    the corrected command goes through.
+
     Args:
         config: JSON-able settings; a resumed run must agree in all but the keys in `volatile`.
         resume: False deletes the former run's files first.
-    Raises UserError when another process writes there, or when the settings differ.
+    Raises UserError when another process writes there, when the settings differ, or when artifacts lie there without settings.
     """
     path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write into {path}: {system_reason(error.errno)}; choose another --output_dir") from None
-    with lock:
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_file(path / ".lock", wait=False))
+        except BlockingIOError:
             raise UserError(f"another run is writing into {path}; wait for it or choose another --output_dir") from None
+        except OSError as error:
+            raise UserError(f"cannot write into {path}: {system_reason(error.errno)}; choose another --output_dir") from None
         for leftover in path.glob(".*.tmp"):  # of a run that was killed in the middle of a write
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         if not resume:
-            files = [old for old in path.rglob("*") if old.is_file() and old.name != ".lock"]
-            for old in sorted(files, key=lambda file: file == path / "config.json"):  # last: it vouches for the others
-                old.unlink()
-        elif (path / "config.json").exists():
-            _check_same(path, read_json(path / "config.json"), config, volatile)
-        if not (path / "config.json").exists():
+            _clear(path)
+        elif _achieved(path):
+            _check_same(path, config, volatile)
+        if not _achieved(path):
             write_json(path / "config.json", config)
-        yield path
+        try:
+            yield path
+        except UserError:
+            if not _achieved(path):
+                _clear(path)
+                _remove(made, path)
+            raise
 
 
-def _check_same(path, old, new, volatile):
+def _achieved(path):
+    """Whether a run has left more here than its settings and logs."""
+    return any(entry.name not in NOTES and not entry.name.endswith(".tmp") for entry in path.iterdir())
+
+
+def _clear(path):
+    files = [old for old in path.rglob("*") if (old.is_file() or old.is_symlink()) and old.name != ".lock"]
+    for old in sorted(files, key=lambda file: file == path / "config.json"):  # last: it vouches for the others
+        old.unlink()
+
+
+def _remove(made, path):
+    """Remove the folders that this run made and left empty."""
+    if path in made:
+        shutil.rmtree(path, ignore_errors=True)
+    for folder in made[1:]:
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            folder.rmdir()
+
+
+def _check_same(path, new, volatile):
+    if not (path / "config.json").exists():
+        raise UserError(f"{path} holds files of a run without its settings, config.json: pass --no-resume to replace it")
+    old = read_json(path / "config.json")
     if not isinstance(old, dict):
         raise UserError(f"{path / 'config.json'} holds no settings: pass --no-resume to replace the run")
     new = json.loads(json.dumps(new))  # tuples and lists are one thing in JSON
@@ -50,10 +81,15 @@ def _check_same(path, old, new, volatile):
         if key not in old and not new[key]:
             continue  # a switch that is younger than the run, and off
         if old.get(key) != new.get(key):
-            difference = f"{key} {old.get(key)!r}, this command says {new.get(key)!r}"
+            difference = f"{key} {_shown(old.get(key))}, this command says {_shown(new.get(key))}"
             if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
                 inner = [k for k in old[key].keys() | new[key].keys() if old[key].get(k) != new[key].get(k)]
                 difference = f"another {key} ({', '.join(sorted(inner))})"
             raise UserError(
                 f"{path} holds a run with {difference}: pass --no-resume to replace it, or choose another --output_dir"
             )
+
+
+def _shown(value):
+    text = repr(value)
+    return text if len(text) < 100 else f"{text[:97]}..."

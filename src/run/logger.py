@@ -1,4 +1,7 @@
-"""Logs of a run: metrics.jsonl always, TensorBoard events beside it, a progress bar with throughput and ETA on the terminal."""
+"""Logs of a run: metrics.jsonl always, TensorBoard events beside it, a progress bar with throughput and ETA on the terminal.
+
+Logging never ends a run: what cannot be written is left out.
+"""
 
 import contextlib
 import json
@@ -7,7 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.run.files import atomic_path
+from src.run.errors import UserError
+from src.run.files import atomic_path, read_text
 
 
 class Logger:
@@ -21,30 +25,28 @@ class Logger:
     """
 
     def __init__(self, directory, total, start=0, unit="step", tensorboard=True, bar=True):
-        self.path = Path(directory) / "metrics.jsonl"
-        self._keep_until(start)
-        self._file = self.path.open("a")
-        self._writer = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # a second of import, only where it is wanted
-
-            self._writer = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=start + 1)
+        self._file = self._writer = None
         # a file or a pipe gets a line now and then instead of hundreds of redrawn bars
         interval = 0.5 if sys.stderr.isatty() else 20
         self._bar = tqdm(total=total, initial=start, unit=unit, mininterval=interval, dynamic_ncols=True, disable=not bar)
+        with self._forgiving("metrics.jsonl"):
+            path = Path(directory) / "metrics.jsonl"
+            kept = [json.dumps(record) + "\n" for record in read_metrics(directory) if record["step"] <= start]
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(kept))
+            self._file = path.open("a")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a second of import, only where it is wanted
 
-    def _keep_until(self, step):
-        kept = []
-        if self.path.exists():
-            for line in self.path.read_text(errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the torn last line of a killed run
-                if record["step"] <= step:
-                    kept.append(line)
-        with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
+            with self._forgiving("TensorBoard's events"):
+                self._writer = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=start + 1)
+
+    @contextlib.contextmanager
+    def _forgiving(self, what):
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError, UserError) as error:
+            self.message(f"note: {what} cannot be written ({error}); the run goes on")
 
     def advance(self, steps=1):
         """Move the progress bar."""
@@ -52,12 +54,15 @@ class Logger:
 
     def log(self, step, values):
         """Record scalars (float or None) of one step, and show them beside the bar."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        if self._file:
+            with self._forgiving("metrics.jsonl"):
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.flush()
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if self._writer:
-            for name, value in numbers.items():
-                self._writer.add_scalar(name, value, step)
+            with self._forgiving("TensorBoard's events"):
+                for name, value in numbers.items():
+                    self._writer.add_scalar(name, value, step)
         self._bar.set_postfix({name.rsplit("/", 1)[-1]: f"{value:.3g}" for name, value in numbers.items()}, refresh=False)
 
     def message(self, text):
@@ -73,15 +78,24 @@ class Logger:
     def close(self):
         """End the bar's line and write what is still in memory; twice does no harm."""
         self._bar.close()
-        self._file.close()
+        if self._file:
+            with self._forgiving("metrics.jsonl"):
+                self._file.close()
         if self._writer:
-            self._writer.close()
+            with self._forgiving("TensorBoard's events"):
+                self._writer.close()
 
 
 def read_metrics(directory):
-    """Records of `metrics.jsonl` as a list of dicts; a line that a crash tore, or a lost file, is left out."""
-    records, path = [], Path(directory) / "metrics.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
+    """Records of `metrics.jsonl`, dicts with a "step"; a line that a crash tore, or a lost or unreadable file, is left out."""
+    records = []
+    try:
+        lines = read_text(Path(directory) / "metrics.jsonl", 1 << 30, "replace").splitlines()
+    except (OSError, ValueError):
+        return records
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int | float):
+                records.append(record)
     return records

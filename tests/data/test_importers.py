@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from get_datasets import main
-from src.data.importers import import_trajectories, read_pickle
+from src.data.importers import import_trajectories
+from src.data.pickles import read_pickle
 from src.data.trajectories import load
 from src.run.config import read_env, read_yaml
 from src.run.errors import UserError
@@ -21,14 +22,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ENV = read_env(ROOT / "configs" / "point_robot.yaml", read_yaml(ROOT / "configs" / "point_robot.yaml"))
 
 
-def flat(episodes=3, steps=20, seed=0):
+def flat(episodes=3, steps=20, seed=0, task=7):
     """Flat arrays of whole episodes as the official replay buffers hold them: float64, rewards in a column."""
     rng = np.random.default_rng(seed)
     states = rng.normal(size=(episodes, steps + 1, 2))
+    rewards = -np.linalg.norm(states[:, 1:] - ENV.make().tasks["goal"][task], axis=-1)
     return OrderedDict(
         observations=states[:, :-1].reshape(-1, 2),
         actions=rng.uniform(-0.1, 0.1, (episodes * steps, 2)),
-        rewards=rng.normal(size=(episodes * steps, 1)),
+        rewards=rewards.reshape(-1, 1),
         next_observations=states[:, 1:].reshape(-1, 2),
         terminals=np.zeros((episodes * steps, 1)),
         masks=np.ones((episodes * steps, 1)),
@@ -97,7 +99,7 @@ def test_forged_arrays_are_refused(tmp_path):
 def test_official_folder(tmp_path, capsys):
     source = tmp_path / "official"
     source.mkdir()
-    contents = {0: flat(seed=0), 2: flat(2, seed=2)}
+    contents = {0: flat(seed=0, task=0), 2: flat(2, seed=2, task=2)}
     contents[2] = OrderedDict(  # the names of other published files
         states=contents[2]["observations"],
         acts=contents[2]["actions"],
@@ -125,7 +127,7 @@ def test_official_folder(tmp_path, capsys):
 
 @pytest.mark.parametrize("goals", [7, ["left", "right"], [[0.1, 0.2, 0.3]], {3: [0.1, 0.2]}])
 def test_goals_that_are_none(tmp_path, goals):
-    write(tmp_path / "dataset_task_0.pkl", flat())
+    write(tmp_path / "dataset_task_0.pkl", flat(task=0))
     write(tmp_path / "task_goals.pkl", goals)
     with pytest.raises(UserError, match=r"task_goals.pkl is no list of goals, one per task: put it right, or move it away"):
         import_trajectories(tmp_path, ENV, range(50))
@@ -139,13 +141,16 @@ def test_goals_that_are_none(tmp_path, goals):
         (lambda c: c.update(actions=[[1.0], [1.0, 2.0]]), "actions are lists of unequal lengths"),
         (lambda c: c.update({k: v[:0] for k, v in c.items()}), "hold no steps"),
         (lambda c: c.update(actions=c["actions"][:-1]), "actions have shape"),
+        (lambda c: c.update(terminals=c["terminals"] + np.nan), "terminals hold other numbers than 0 and 1"),
+        (lambda c: c.update(timeouts=c["terminals"] + 0.7), "timeouts hold other numbers than 0 and 1"),
+        (lambda c: c.update(rewards=["a"] * 60), "rewards are no array of numbers"),
         (lambda c: c.update({k: v[:-3] for k, v in c.items()}), "no multiple of 20"),
         (lambda c: c.update(next_observations=np.roll(c["next_observations"], 1, 0)), "are not one episode"),
         (lambda c: c.update(next_observations=np.zeros((len(c["rewards"]), 3))), "have another shape than observations"),
     ],
 )
 def test_bad_official_files(tmp_path, change, message):
-    content = flat()
+    content = flat(task=0)
     change(content)
     write(tmp_path / "dataset_task_0.pkl", content)
     with pytest.raises(UserError, match=message):
@@ -156,7 +161,8 @@ def test_d4rl_file(tmp_path):
     content = flat(2)
     timeouts = np.zeros(40, bool)
     timeouts[[11, 31]] = True  # episodes of 12 and 20 steps, and 8 steps that the file breaks off
-    content["next_observations"][11] = 0.5
+    following = np.roll(content["observations"], -1, 0)  # its episodes end elsewhere than those of `flat`
+    content["rewards"] = -np.linalg.norm(following - ENV.make().tasks["goal"][7], axis=-1)
     path = tmp_path / "data.hdf5"
     with h5py.File(path, "w") as file:
         for name in ("observations", "actions", "rewards"):
@@ -164,12 +170,13 @@ def test_d4rl_file(tmp_path):
         file["terminals"], file["timeouts"] = np.zeros(40, bool), timeouts
     with pytest.raises(UserError, match="--task_id 0"):
         import_trajectories(path, ENV, range(50))
-    t, _ = import_trajectories(path, ENV, range(50), 7)
+    t, _, notes = import_trajectories(path, ENV, range(50), 7)
+    assert notes == [f"10 steps of {path} are left out, whose next observation or end is unknown"]
     # without next_observations the state after an episode's last step is unknown, so that step is left out
     assert t.lengths.tolist() == [11, 19] and t.task_ids.tolist() == [7, 7]
     np.testing.assert_array_equal(t.observations[1, :20], content["observations"][12:32].astype(np.float32))
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(UserError, match="not a readable HDF5"):
+    with pytest.raises(UserError, match="is not a readable HDF5 file"):
         import_trajectories(path, ENV, range(50), 7)
     with pytest.raises(UserError, match="neither a folder"):
         import_trajectories(tmp_path / "nothing.txt", ENV, range(50))
@@ -180,38 +187,42 @@ def test_d4rl_file(tmp_path):
 ENDING = dataclasses.replace(ENV, terminates=True)
 
 
-def test_without_timeouts_an_episode_also_ends_at_the_horizon(tmp_path, capsys):
+def test_without_timeouts_an_episode_also_ends_at_the_horizon(tmp_path):
     content = flat(3)
     content["terminals"][[45]] = 1  # 20, 20 and 6 steps, and 14 that the file breaks off
-    content["next_observations"][45] = 0.5
+    content["next_observations"][45] += 0.5
+    content["rewards"][45] = -np.linalg.norm(content["next_observations"][45] - ENV.make().tasks["goal"][7])
     path = write(tmp_path / "data.pkl", dict(content))
-    t, _ = import_trajectories(path, ENDING, range(50), 7)
+    t, _, notes = import_trajectories(path, ENDING, range(50), 7)
     assert t.lengths.tolist() == [20, 20, 6] and t.infos["terminated"].sum(1).tolist() == [0, 0, 1]
-    assert "note: 14 steps of" in capsys.readouterr().err
+    assert notes[0].startswith("14 steps of")
     content["timeouts"] = np.zeros(60, bool)
     content["timeouts"][59] = True  # now the file says where episodes end
     with pytest.raises(UserError, match="steps 0 to 46 are not one episode"):
         import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
 
 
-def test_terminations_are_kept_without_next_observations(tmp_path, capsys):
+def test_terminations_are_kept_without_next_observations(tmp_path):
     content = flat(2)
     del content["next_observations"]
     content["terminals"][14] = 1
     content["timeouts"] = np.arange(40) == 34
-    t, _ = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
+    following = np.roll(content["observations"], -1, 0)
+    content["rewards"][:, 0] = -np.linalg.norm(following - ENV.make().tasks["goal"][7], axis=-1)
+    content["rewards"][14] = 50  # the state after the end is unknown, so nobody can tell what it pays
+    t, _, notes = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
     assert t.lengths.tolist() == [15, 19] and t.infos["terminated"].sum(1).tolist() == [1, 0]
     np.testing.assert_array_equal(t.rewards[0, :15], content["rewards"][:15, 0].astype(np.float32))
     np.testing.assert_array_equal(t.observations[0, 15], t.observations[0, 14])
-    assert "note: 6 steps of" in capsys.readouterr().err  # one before the time-out's next observation, five at the end
-    t, _ = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENV, range(50), 7)
+    assert notes[0].startswith("6 steps of")  # one before the time-out's next observation, five at the end
+    t, _, _ = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENV, range(50), 7)
     assert t.lengths.tolist() == [14, 19]  # where episodes have one length a flag is no termination
 
 
 def test_minari_in_another_shape(tmp_path):
     with h5py.File(tmp_path / "hopper.hdf5", "w") as file:
         file.create_group("episode_0")
-    with pytest.raises(UserError, match=r"rename it main_data.hdf5"):
+    with pytest.raises(UserError, match=r"hopper.hdf5 has no observations"):
         import_trajectories(tmp_path / "hopper.hdf5", ENV, range(50), 7)
     (tmp_path / "set" / "data").mkdir(parents=True)
     (tmp_path / "set" / "data" / "metadata.json").write_text(json.dumps({"data_format": "arrow"}))

@@ -1,0 +1,122 @@
+"""HDF5 files of unknown origin, read so that nothing outside of them is opened and no array is larger than they can hold.
+
+A file may name other files (external links, external storage, virtual datasets), say that an array is as large as it likes, or be
+a pipe. All shapes and types are checked before anything is read.
+"""
+
+import contextlib
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from src.run.errors import UserError
+from src.run.files import open_regular, parse_json
+
+NUMBERS = "biuf"  # kinds of numpy types that are read
+UNPACKED = 64  # so many times the size of its file may an array take: compressed flags shrink by much, observations do not
+SPARE = 64 << 20  # bytes that any file may unpack to
+FAULTS = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, OverflowError, MemoryError)  # of a broken file
+
+
+@contextlib.contextmanager
+def open_hdf5(path, mend="fetch it again"):
+    """The h5py.File, for reading; whatever is wrong with its content is a UserError, one line that ends with `mend`."""
+    try:
+        open_regular(path).close()
+        with h5py.File(path, "r") as file:
+            yield file
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except FAULTS as error:
+        raise UserError(f"{path} is not a readable HDF5 file ({' '.join(str(error).split())[:150]}); {mend}") from None
+
+
+def members(group):
+    """Names in a group, in order. Raises ValueError where one is a link: links are not followed."""
+    names = list(group)
+    for name in names:
+        _hard(group.id, name.encode("utf-8", "surrogateescape"))
+    return names
+
+
+def subgroup(group, name):
+    """A group inside a group. Raises ValueError or KeyError."""
+    _hard(group.id, name.encode())
+    found = group[name]
+    if not isinstance(found, h5py.Group):
+        raise ValueError(f"{name} is no group")
+    return found
+
+
+def _hard(group, name):
+    if name not in group:
+        raise KeyError(f"{name.decode()} is missing")
+    if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{name.decode(errors='replace')} is a link, and links are not followed")
+
+
+def dataset(group, name):
+    """An array inside a low-level group, not read yet: h5py's DatasetID. Raises ValueError or KeyError.
+
+    name: bytes, with slashes where it lies deeper.
+    """
+    *parents, last = name.split(b"/")
+    for parent in parents:
+        _hard(group, parent)
+        group = h5py.h5g.open(group, parent)
+    _hard(group, last)
+    found = h5py.h5o.open(group, last)
+    if not isinstance(found, h5py.h5d.DatasetID):
+        raise ValueError(f"{name.decode()} is no array")
+    properties = found.get_create_plist()
+    if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
+        raise ValueError(f"{name.decode()} lies in other files, which are not opened")
+    return found
+
+
+def read_array(group, name, largest):
+    """An array of numbers in an h5py.Group, at most `largest` bytes, or None where it holds something else than numbers."""
+    found = dataset(group.id, name.encode())
+    if found.dtype.kind not in NUMBERS or found.dtype.hasobject:
+        return None
+    size = math.prod(found.shape) * found.dtype.itemsize
+    if size > largest:
+        raise ValueError(f"{name} says that it has {size} bytes, more than the file can hold")
+    values = np.empty(found.shape, found.dtype)
+    if values.size:
+        found.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values
+
+
+def largest_array(path):
+    """How many bytes an array in the file may take, see UNPACKED."""
+    return UNPACKED * Path(path).stat().st_size + SPARE
+
+
+def integer(group, name):
+    """An attribute (bytes) of a low-level group that is one integer. Raises ValueError or KeyError."""
+    if not h5py.h5a.exists(group, name):
+        raise KeyError(f"the attribute {name.decode()} is missing")
+    attribute = h5py.h5a.open(group, name)
+    if attribute.shape not in ((), (1,)) or attribute.dtype.kind not in "iu":
+        raise ValueError(f"the attribute {name.decode()} is not one integer")
+    value = np.zeros(attribute.shape, np.int64)
+    attribute.read(value)
+    return int(value.reshape(()))
+
+
+def json_attribute(group, name):
+    """An attribute that holds JSON. Raises ValueError or KeyError."""
+    if not h5py.h5a.exists(group.id, name.encode()):
+        raise KeyError(f"the attribute {name} is missing")
+    attribute = h5py.h5a.open(group.id, name.encode())
+    if attribute.shape != () or attribute.dtype.kind not in "OS":
+        raise ValueError(f"the attribute {name} is not one text")
+    text = group.attrs[name]
+    if not isinstance(text, str | bytes):
+        raise ValueError(f"the attribute {name} is not one text")
+    return parse_json(text)

@@ -1,0 +1,385 @@
+"""The layouts in which libraries keep trajectories, as whole episodes.
+
+    D4RL               flat arrays, terminals and timeouts; next_observations or not
+    d3rlpy             flat arrays, terminals and episode_terminals (1), or one group of arrays per episode (2)
+    stable-baselines3  flat arrays with episode_starts, or a replay buffer (steps, environments, ...) with dones and timeouts
+    robomimic          data/demo_<k>/ with obs, actions, rewards; its dones are successes and say nothing here
+    Minari, imitation  one more observation than actions, per episode
+    RLDS               flat arrays with is_first, is_last, is_terminal
+    any                a list of trajectory dicts, flat arrays with episode_ends, episode_lengths or episode_ids, stacked arrays
+                       (episodes, steps, ...)
+
+Where an episode ends, and whether on its own or by a time limit, is taken from what the file says and compared with the
+observations; what it does not say is refused. Wrong ends are worse than no import.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from src.run.errors import UserError
+
+CONTINUITY = 1e-4  # how far next_observations may differ from the observations that follow, in spreads of the dimension
+ROUNDING = 1e-6  # and relative to the number itself
+FIELDS = {  # ours: what others call it
+    "observations": ("observations", "obs", "states", "state"),
+    "actions": ("actions", "acts", "action"),
+    "rewards": ("rewards", "rews", "reward"),
+    "next_observations": ("next_observations", "next_obs", "next_states", "next_state"),
+    "terminals": ("terminals", "terminations", "terminated", "is_terminal", "terminal"),  # the environment ended the episode
+    "timeouts": ("timeouts", "truncations", "truncated"),  # the clock ended it
+    "dones": ("dones", "done"),  # either of them
+    "last": ("episode_terminals", "is_last"),  # the last step that is stored, whatever ended it
+    "starts": ("episode_starts", "is_first"),
+    "ends": ("episode_ends",),
+    "episode_lengths": ("episode_lengths",),
+    "episode_ids": ("episode_ids", "episode_id", "trajectory_ids", "traj_ids"),
+    "task": ("task", "task_id", "task_ids"),
+}
+FLAGS = ("terminals", "timeouts", "dones", "last", "starts")
+PER_STEP = (*FLAGS, "rewards", "episode_ids", "task")
+HOW = (
+    "say where episodes end: terminals and timeouts (1 at the last step), episode_ends, episode_lengths, "
+    "or a list of trajectory dicts"
+)
+APART = "store terminals (ended on its own) and timeouts apart"
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One whole episode of L steps."""
+
+    observations: np.ndarray  # (L + 1, d_s)
+    actions: np.ndarray  # (L, d_a)
+    rewards: np.ndarray  # (L,)
+    terminated: bool
+    task: int | None = None
+    infos: dict = dataclasses.field(default_factory=dict)  # (L, ...)
+    options: dict = dataclasses.field(default_factory=dict)  # what the file says of its task
+
+
+def episodes_of(content, path, env):
+    """Content of a file -> (list of Episode, number of steps left out).
+
+    Args:
+        content: dict of arrays, or a list with one such dict per episode; infos and options may stand beside the arrays.
+        env: EnvConfig, for the horizon and whether episodes may end on their own.
+    Raises UserError where it cannot be known what belongs together.
+    """
+    if isinstance(content, dict):
+        content = _by_episode(content)
+    whole = isinstance(content, list)
+    if not isinstance(content, list | dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of arrays or a list of them")
+    if whole and not content:
+        raise UserError(f"{path} holds no episode")
+    episodes, steps = [], 0
+    for part in content if whole else [content]:
+        fields = _fields(part, path, whole)
+        for stream in _streams(fields, path, env, whole):
+            found = _whole(stream, path, env) if stream.pop("whole") else _cut(stream, path, env)
+            infos, options = (part.get(key, {}) if whole else {} for key in ("infos", "options"))
+            episodes += [dataclasses.replace(episode, infos=infos, options=options) for episode in found]
+            steps += len(stream["rewards"])
+    if not episodes:
+        raise UserError(f"{path} holds no whole episode")
+    return episodes, steps - sum(len(episode.rewards) for episode in episodes)
+
+
+def _by_episode(content):
+    """A dict whose keys are `0/observations` or `observations_0` -> list of dicts in that order; any other dict as it is."""
+    for pattern in (r"(?P<episode>.*?(\d+))/(?P<key>.+)", r"(?P<key>.+)_(?P<episode>(\d+))"):
+        found = [(re.fullmatch(pattern, str(key)), value) for key, value in content.items()]
+        parts = {}
+        for match, value in found:
+            if match:
+                parts.setdefault((int(match[2] if "/" in pattern else match[3]), match["episode"]), {})[match["key"]] = value
+        if parts and all(any(name in part for name in FIELDS["actions"]) for part in parts.values()):
+            return [parts[key] for key in sorted(parts)]
+    return content
+
+
+# ------------------------------------------------------------------------------------------------------ names and shapes
+
+
+def _fields(content, path, whole):
+    """The arrays of one dict under our names. Numbers per step are (N,) or, for several environments, (N, B)."""
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of arrays")
+    fields = {}
+    for field, names in FIELDS.items():
+        found = [name for name in names if content.get(name) is not None]
+        for name in found[: None if field in FLAGS else 1]:
+            array = _numbers(content[name], field, path)
+            if field in fields and not np.array_equal(fields[field], array):
+                raise UserError(f"{path}: {' and '.join(found)} contradict each other: leave one of them out")
+            fields[field] = array
+    for field in ("observations", "actions", "rewards"):
+        if field not in fields:
+            raise UserError(f"{path} has no {field}; it has {', '.join(map(str, content))[:200]}")
+        if not fields[field].size or not fields[field].ndim:
+            raise UserError(f"{path}: {field} hold no steps")
+    for key in FLAGS:
+        if key in fields and not np.isin(fields[key], (0, 1)).all():
+            raise UserError(f"{path}: {key} hold other numbers than 0 and 1 (NaN among them): put them right, or leave them out")
+    if "pos" in content:
+        _unroll(fields, content, path)
+    if whole and fields["rewards"].squeeze().ndim < 2:  # flags may be one number per trajectory
+        steps = fields["rewards"].size
+        for key in ("terminals", "timeouts", "dones"):
+            if key in fields and fields[key].size == 1 != steps:
+                fields[key] = (np.arange(steps) == steps - 1) * fields[key].reshape(())
+    return fields
+
+
+def _numbers(values, field, path):
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise UserError(f"{path}: {field} are lists of unequal lengths, not an array") from None
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{path}: {field} are no array of numbers")
+    return array
+
+
+def _unroll(fields, content, path):
+    """A replay buffer of stable-baselines3 in the order of time: `pos` is where it writes next, `full` whether it began anew."""
+    size = len(fields["rewards"])
+    position, full = (_numbers(content.get(name, 0), name, path) for name in ("pos", "full"))
+    if position.size != 1 or full.size != 1 or not 0 <= position <= size:
+        raise UserError(f"{path}: pos and full are not one number each, as in a replay buffer")
+    for key, array in fields.items():
+        if len(array) == size:
+            fields[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
+
+
+def _streams(fields, path, env, whole):
+    """Yields dicts of flat arrays, each one sequence in time, with "whole": whether it is exactly one episode."""
+    rewards = fields["rewards"]
+    if rewards.ndim == 3 or (rewards.ndim == 2 and rewards.shape[1] > 1 and not whole):
+        yield from _stacked(fields, path)
+        return
+    count = rewards.size
+    flat = {"whole": whole}
+    for field, array in fields.items():
+        if field in ("observations", "actions", "next_observations"):
+            one_more = field == "observations" and len(array) == count + 1
+            if len(array) != count and not one_more:
+                raise UserError(
+                    f"{path}: {field} have shape {array.shape}, rewards {rewards.shape}: one row per step is expected"
+                )
+            flat[field] = array.reshape(len(array), -1)
+            flat["whole"] = whole or one_more
+        elif field in PER_STEP and not (field == "task" and array.size == 1):
+            if array.size != count:
+                raise UserError(f"{path}: {field} have shape {array.shape}; one number per step is expected, {count}")
+            flat[field] = array.reshape(-1)
+        else:
+            flat[field] = array
+    flat["whole"] = whole or len(flat["observations"]) == count + 1
+    if flat["whole"] and len(flat["observations"]) == count + 1:
+        flat["next_observations"], flat["observations"] = flat["observations"][1:], flat["observations"][:-1]
+    yield flat
+
+
+def _stacked(fields, path):
+    """Arrays with two leading axes: (episodes, steps), one episode per row, or (steps, environments), one stream per column."""
+    rewards = fields["rewards"].reshape(fields["rewards"].shape[:2])
+    shape = rewards.shape
+    per_row = {"rewards": rewards}
+    one_more = fields["observations"].shape[:2] == (shape[0], shape[1] + 1)
+    for key, array in fields.items():
+        if key in ("episode_lengths", "task") and array.size == shape[0]:
+            per_row[key] = array.reshape(-1)
+        elif key in ("ends", "episode_lengths", "episode_ids"):
+            raise UserError(f"{path}: {key} do not fit arrays of episodes (rewards have shape {rewards.shape})")
+        elif array.shape[:2] == shape or (key == "observations" and one_more):
+            per_row[key] = array.reshape(shape) if key in PER_STEP else array.reshape(*array.shape[:2], -1)
+        elif key != "rewards":
+            raise UserError(f"{path}: {key} have shape {array.shape}, rewards {rewards.shape}")
+    by_rows = one_more or "episode_lengths" in per_row or shape[0] == 1
+    if not by_rows:
+        following = per_row.get("next_observations")
+        if following is None:
+            raise UserError(f"{path}: it cannot be told which axis of its arrays {shape} is time: store one more observation per "
+                            "episode than actions, or episode_lengths, or next_observations")  # fmt: skip
+        observations, marks = per_row["observations"], np.zeros(shape, bool)
+        for key in ("terminals", "timeouts", "dones", "last"):
+            marks |= per_row.get(key, np.zeros(shape)) > 0
+        joined = [~_breaks(np.moveaxis(observations, axis, 0), np.moveaxis(following, axis, 0)) for axis in (0, 1)]
+        fits = [joined[0] | marks[:-1], joined[1] | marks.T[:-1]]
+        streams, rows = (fit.all() and both.any() for fit, both in zip(fits, joined, strict=True))
+        if streams == rows:
+            raise UserError(f"{path}: it cannot be told which axis of its arrays {shape} is time (next observations follow along "
+                            f"{'both' if rows else 'none'}): {HOW}")  # fmt: skip
+        by_rows = rows
+    for index in range(shape[0] if by_rows else shape[1]):
+        part = {key: array[index] if by_rows else array[:, index] for key, array in per_row.items()}
+        if by_rows:
+            length = int(part.pop("episode_lengths", shape[1]))
+            if not 1 <= length <= shape[1]:
+                raise UserError(f"{path}: episode_lengths must lie between 1 and {shape[1]}")
+            part = {
+                key: array[: length + (key == "observations" and one_more)] if array.ndim else array
+                for key, array in part.items()
+            }
+            if one_more:
+                part["next_observations"], part["observations"] = part["observations"][1:], part["observations"][:-1]
+        yield {**part, "whole": bool(by_rows)}
+
+
+# ----------------------------------------------------------------------------------------------------- where episodes end
+
+
+def _breaks(observations, following):
+    """(N - 1, ...) whether the next observation of a step is another one than the observation of the step that follows.
+
+    Each dimension is compared in units of its own, so that a large one hides nothing.
+    """
+    spread = observations.reshape(-1, observations.shape[-1]).astype(np.float64).std(0)
+    before, after = following[:-1].astype(np.float64), observations[1:].astype(np.float64)
+    differs = np.abs(before - after) > CONTINUITY * spread + ROUNDING * np.abs(after)
+    return (differs | (np.isnan(before) != np.isnan(after))).any(-1)
+
+
+def _breaks_of(stream, path):
+    """Steps (n,) before which an episode must have ended, since the next observations do not go on; None where there are none."""
+    following = stream.get("next_observations")
+    if following is None:
+        return None
+    if following.shape != stream["observations"].shape:
+        raise UserError(f"{path}: next observations have another shape than observations")
+    return np.flatnonzero(_breaks(stream["observations"], following)) + 1
+
+
+def _whole(stream, path, env):
+    """The one episode of a stream."""
+    count = len(stream["rewards"])
+    for key in ("terminals", "timeouts", "dones", "last"):
+        inside = np.flatnonzero(stream.get(key, np.zeros(count))[:-1])
+        if len(inside):
+            raise UserError(f"{path}: {key} mark step {inside[0]} of a trajectory of {count} steps as its end: {HOW}")
+    breaks = _breaks_of(stream, path)
+    if breaks is not None and len(breaks):
+        raise UserError(f"{path}: steps 0 to {count} are not one episode (next observations do not follow at step {breaks[0]})")
+    return _episodes(stream, np.array([count]), path, env)
+
+
+def _cut(stream, path, env):
+    """The episodes of flat arrays."""
+    count, horizon = len(stream["rewards"]), env.max_episode_steps
+    breaks = _breaks_of(stream, path)
+    ends = _explicit_ends(stream, path, horizon)
+    if ends is None:
+        ends = _ends_by_rule(stream, path, env, breaks)
+    unmarked = np.setdiff1d(breaks if breaks is not None else [], ends)
+    if len(unmarked):
+        place = int(unmarked[0])
+        first = max((int(end) for end in ends if end < place), default=0)
+        last = min((int(end) for end in ends if end > place), default=count)
+        raise UserError(f"{path}: steps {first} to {last} are not one episode (next observations do not follow at step {place})")
+    return _episodes(stream, ends, path, env)
+
+
+def _explicit_ends(stream, path, horizon):
+    """One past the last step of every whole episode, from what the file says of time-outs or starts; None where it does not.
+
+    Sources that contradict each other are refused; only the end of the file may be known to some and not to others.
+    """
+    count, sources = len(stream["rewards"]), {}
+    zeros = np.zeros(count)
+    marks = (stream.get("terminals", zeros) > 0) | (stream.get("timeouts", zeros) > 0) | (stream.get("dones", zeros) > 0)
+    if any(stream.get(key, zeros).any() for key in ("timeouts", "dones")):
+        sources["its flags"] = np.flatnonzero(marks) + 1
+    if stream.get("last", zeros).any():
+        sources["episode_terminals"] = np.flatnonzero((stream["last"] > 0) | marks) + 1
+        if (marks & ~(stream["last"] > 0)).any():
+            raise UserError(f"{path}: its flags mark ends that episode_terminals do not: {HOW}")
+    if "ends" in stream or "episode_lengths" in stream:
+        name = "ends" if "ends" in stream else "episode_lengths"
+        values = stream[name].reshape(-1)
+        ends = values if name == "ends" else np.cumsum(values)
+        if values.dtype.kind not in "iu" or not len(values) or (np.diff([0, *ends]) < 1).any() or ends[-1] > count:
+            raise UserError(f"{path}: {name} do not rise from 1 to {count} steps")
+        sources[name] = ends.astype(np.int64)
+    if stream.get("starts", zeros).any() or "episode_ids" in stream:
+        ids = stream.get("episode_ids")
+        begins = np.flatnonzero(stream["starts"]) if ids is None else np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
+        if begins[0] != 0:
+            raise UserError(f"{path}: its first step is not marked as the start of an episode")
+        finished = ids is not None or count - begins[-1] == horizon or marks[-1]
+        sources["starts"] = np.append(begins[1:], count) if finished else begins[1:]
+    if not sources:
+        return None
+    (first, ends), *others = sources.items()
+    for name, other in others:
+        if not np.array_equal(ends[ends < count], other[other < count]):
+            raise UserError(f"{path}: {first} and {name} say different things about where episodes end: leave one of them out")
+        ends = np.union1d(ends, other)
+    return ends
+
+
+def _ends_by_rule(stream, path, env, breaks):
+    """Where no time-out is marked, as in the official pickles, an episode ends at a terminal or `horizon` steps after its start.
+
+    That this is so must be seen from the next observations: an end that the file does not mark is one where they do not follow.
+    """
+    count, horizon = len(stream["rewards"]), env.max_episode_steps
+    marked = np.flatnonzero(stream.get("terminals", np.zeros(count))) + 1
+    if not len(marked) and count % horizon:
+        raise UserError(f"{path} marks no episode's end, and its {count} steps are no multiple of {horizon}: {HOW}")
+    starts = [0, *marked]
+    pieces = [np.arange(start + horizon, end, horizon) for start, end in zip(starts, [*marked, count + 1], strict=True)]
+    ruled = np.concatenate(pieces)
+    unseen = ruled[ruled < count] if breaks is None else np.setdiff1d(ruled[ruled < count], breaks)
+    if len(unseen):
+        seen = "it has no next_observations" if breaks is None else "the next observations go on there"
+        raise UserError(f"{path} does not mark that an episode ends at step {int(unseen[0])}, and {seen}: {HOW}")
+    return np.sort(np.concatenate([ruled, marked])).astype(np.int64)
+
+
+def _episodes(stream, ends, path, env):
+    """The episodes between `ends`."""
+    count = len(stream["rewards"])
+    following, episodes = stream.get("next_observations"), []
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        start, end = int(start), int(end)
+        if end - start > env.max_episode_steps:
+            raise UserError(f"{path}: an episode has {end - start} steps, the environment allows {env.max_episode_steps}")
+        terminated = env.terminates and _terminated(stream, start, end, path, env.max_episode_steps)
+        observations = stream["observations"][start:end]
+        if following is not None:
+            observations = np.concatenate([observations, following[end - 1 : end]])
+        elif terminated:
+            observations = np.concatenate([observations, observations[-1:]])  # unknown, but no policy acts after its end
+        else:  # the observation after the last step is unknown: the last transition is left out
+            end -= 1
+        if end > start:
+            task = _task(stream.get("task"), start, end, count, path)
+            episodes.append(Episode(observations, stream["actions"][start:end], stream["rewards"][start:end], terminated, task))
+    return episodes
+
+
+def _terminated(stream, start, end, path, horizon):
+    """Whether the episode ended on its own. Raises UserError where the file does not tell that from a time limit."""
+    if "terminals" in stream:
+        return bool(stream["terminals"][end - 1])
+    if "dones" in stream and "timeouts" in stream:
+        return bool(stream["dones"][end - 1] and not stream["timeouts"][end - 1])
+    if "dones" in stream and not stream["dones"][end - 1]:
+        return False
+    if "dones" in stream and end - start < horizon:
+        return True
+    raise UserError(
+        f"{path} does not say whether the episode of steps {start} to {end} ended on its own or by a time limit: {APART}"
+    )
+
+
+def _task(values, start, end, count, path):
+    if values is None:
+        return None
+    found = np.unique(values if values.size == 1 else values[start:end])
+    if len(found) != 1 or found[0] != np.round(found[0]) or found[0] < 0:
+        raise UserError(f"{path}: steps {start} to {end} have no single task id, but {', '.join(map(str, found[:5]))}")
+    return int(found[0])

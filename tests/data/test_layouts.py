@@ -1,0 +1,375 @@
+"""Trajectories in the layouts of other libraries: the right episodes, or one line that says what is missing."""
+
+import dataclasses
+import importlib
+import json
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from helpers import assert_refused, listing
+
+import get_datasets
+from src.data.importers import import_trajectories
+from src.data.layouts import episodes_of
+from src.data.trajectories import load
+from src.run.config import load_env
+from src.run.errors import UserError
+
+ENV = load_env("point_robot")
+ENDING = dataclasses.replace(ENV, terminates=True)
+GOALS = ENV.make().tasks["goal"]
+
+
+def walk(lengths=(20, 7, 13), task=7, seed=0):
+    """Episodes of a random walk from the origin, as dicts with L + 1 observations."""
+    rng, episodes = np.random.default_rng(seed), []
+    for length in lengths:
+        actions = rng.uniform(-0.1, 0.1, (length, 2)).astype(np.float32)
+        observations = np.concatenate([np.zeros((1, 2)), actions.cumsum(0)]).astype(np.float32)
+        rewards = -np.linalg.norm(observations[1:] - GOALS[task], axis=-1).astype(np.float32)
+        episodes.append({"observations": observations, "actions": actions, "rewards": rewards})
+    return episodes
+
+
+def flat(episodes, following=True):
+    """One array per key, and the last steps of the episodes."""
+    content = {key: np.concatenate([part[key] for part in episodes]) for key in ("actions", "rewards")}
+    content["observations"] = np.concatenate([part["observations"][:-1] for part in episodes])
+    if following:
+        content["next_observations"] = np.concatenate([part["observations"][1:] for part in episodes])
+    last = np.zeros(len(content["rewards"]), bool)
+    last[np.cumsum([len(part["rewards"]) for part in episodes]) - 1] = True
+    return content, last
+
+
+def write_hdf5(path, content):
+    with h5py.File(path, "w") as file:
+        for key, values in content.items():
+            file[key] = values
+    return path
+
+
+def put(path, content):
+    """`content` in the format that the name of the file says."""
+    if path.suffix in (".hdf5", ".h5"):
+        return write_hdf5(path, content)
+    if path.suffix == ".npz":
+        np.savez(path, **content)
+    elif path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        lists = [{k: v.tolist() for k, v in part.items()} for part in content] if isinstance(content, list) else {
+            k: v.tolist() for k, v in content.items()}  # fmt: skip
+        path.write_text(json.dumps(lists))
+    return path
+
+
+def lengths_of(path, env=ENV, task_id=7):
+    return import_trajectories(path, env, range(50), task_id)[0]
+
+
+# --------------------------------------------------------------------------------------------------------- flat layouts
+
+
+@pytest.mark.parametrize("name", ["a.hdf5", "a.npz", "a.pkl", "a.json"])
+def test_d4rl_in_every_format(tmp_path, name):
+    episodes = walk()
+    content, last = flat(episodes)
+    content |= {"terminals": last & (np.arange(40) == 26), "timeouts": last & (np.arange(40) != 26)}
+    t = lengths_of(put(tmp_path / name, content), ENDING)
+    assert t.lengths.tolist() == [20, 7, 13] and t.infos["terminated"].sum(1).tolist() == [0, 1, 0]
+    for row, part in enumerate(episodes):
+        np.testing.assert_array_equal(t.observations[row, : len(part["observations"])], part["observations"])
+        np.testing.assert_array_equal(t.actions[row, : len(part["rewards"])], part["actions"])
+
+
+def test_d3rlpy(tmp_path):
+    """Version 1: terminals are those of the environment, episode_terminals are all ends. Version 2: arrays by episode."""
+    episodes = walk()
+    content, last = flat(episodes, following=False)
+    content |= {"terminals": (last & (np.arange(40) == 26)).astype(float), "episode_terminals": last.astype(float)}
+    content |= {"discrete_action": np.array(False), "version": np.array("1.0", dtype="S3")}
+    t = lengths_of(put(tmp_path / "a.h5", content), ENDING)
+    assert t.lengths.tolist() == [19, 7, 12] and t.infos["terminated"].sum(1).tolist() == [0, 1, 0]
+    content["episode_terminals"][26] = 0
+    with pytest.raises(UserError, match="its flags mark ends that episode_terminals do not"):
+        lengths_of(put(tmp_path / "a.h5", content), ENDING)
+    parts = {"total_size": np.array(3)}
+    for index, part in enumerate(episodes):
+        parts |= {f"observations_{index}": part["observations"][:-1], f"actions_{index}": part["actions"],
+                  f"rewards_{index}": part["rewards"][:, None], f"terminated_{index}": np.array(index == 1)}  # fmt: skip
+    t = lengths_of(put(tmp_path / "b.h5", parts), ENDING)
+    assert t.lengths.tolist() == [19, 7, 12] and t.infos["terminated"].sum(1).tolist() == [0, 1, 0]
+
+
+def test_stable_baselines3_expert_file(tmp_path):
+    content, last = flat(walk((20, 20, 20)), following=False)
+    content["obs"] = content.pop("observations")
+    content |= {"episode_starts": np.roll(last, 1), "episode_returns": np.zeros(3)}
+    assert lengths_of(put(tmp_path / "a.npz", content)).lengths.tolist() == [19, 19, 19]
+    with pytest.raises(UserError, match=r"store terminals .* and timeouts apart"):
+        lengths_of(put(tmp_path / "a.npz", content), ENDING)
+    content["episode_starts"][0] = False
+    with pytest.raises(UserError, match="its first step is not marked as the start"):
+        lengths_of(put(tmp_path / "a.npz", content))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_stable_baselines3_replay_buffer(tmp_path, full):
+    """(steps, environments, ...): each environment is a stream of its own; `pos` and `full` say where it begins."""
+    streams = [flat(walk((20, 20), seed=seed)) for seed in range(3)]
+    content = {key: np.stack([stream[key] for stream, _ in streams], 1) for key in streams[0][0]}
+    content["dones"] = np.stack([last for _, last in streams], 1).astype(np.float32)
+    content["timeouts"] = content["dones"].astype(bool)
+    content |= {"pos": np.array(13 if full else 40), "full": np.array(full)}
+    if full:
+        content = {key: np.roll(array, 13, 0) if array.ndim > 1 else array for key, array in content.items()}
+    t = lengths_of(put(tmp_path / "a.npz", content), ENDING)
+    assert t.lengths.tolist() == [20] * 6 and not t.infos["terminated"].any()
+    np.testing.assert_array_equal(t.actions[2], walk((20, 20), seed=1)[0]["actions"])
+
+
+def test_stacked_episodes(tmp_path):
+    episodes = walk((20, 20, 20))
+    content = {key: np.stack([part[key] for part in episodes]) for key in episodes[0]}
+    path = put(tmp_path / "a.npz", content)
+    t = lengths_of(path)
+    assert t.lengths.tolist() == [20, 20, 20]
+    np.testing.assert_array_equal(t.observations[1], episodes[1]["observations"])
+    content["next_observations"], content["observations"] = content["observations"][:, 1:], content["observations"][:, :-1]
+    np.testing.assert_array_equal(lengths_of(put(path, content)).observations, t.observations)
+    padded = {**content, "episode_lengths": np.array([20, 5, 8])}
+    assert lengths_of(put(path, padded)).lengths.tolist() == [20, 5, 8]
+    del content["next_observations"]
+    with pytest.raises(UserError, match=r"which axis of its arrays .* is time"):
+        lengths_of(put(path, content))
+
+
+def test_rlds_and_explicit_ends(tmp_path):
+    content, last = flat(walk())
+    told = {
+        "is_last": {"is_first": np.roll(last, 1), "is_last": last, "is_terminal": np.zeros(40, bool)},
+        "ends": {"episode_ends": np.array([20, 27, 40]), "terminals": np.zeros(40)},
+        "lengths": {"episode_lengths": np.array([20, 7, 13]), "terminals": np.zeros(40)},
+        "ids": {"episode_ids": np.repeat([4, 2, 9], [20, 7, 13]), "terminals": np.zeros(40)},
+    }
+    for name, ends in told.items():
+        t = lengths_of(put(tmp_path / f"{name}.npz", content | ends), ENDING)
+        assert t.lengths.tolist() == [20, 7, 13] and not t.infos["terminated"].any(), name
+    for ends in ([20, 41], [20, 20, 40], [20.5, 40], [0, 40]):
+        with pytest.raises(UserError, match="ends do not rise from 1 to 40"):
+            lengths_of(put(tmp_path / "a.npz", content | {"episode_ends": np.array(ends)}))
+    with pytest.raises(UserError, match="say different things about where episodes end"):
+        lengths_of(put(tmp_path / "a.npz", content | {"episode_ends": np.array([20, 40]), "timeouts": last}))
+
+
+# ------------------------------------------------------------------------------------------------ one group per episode
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.hdf5", "a.pkl", "a.json"])
+@pytest.mark.parametrize("style", ["one more", "next", "last step lost"])
+def test_trajectory_dicts(tmp_path, name, style):
+    episodes = [dict(part) for part in walk()]
+    for part in episodes:
+        if style != "one more":
+            part["observations"], following = part["observations"][:-1], part["observations"][1:]
+            if style == "next":
+                part["next_observations"] = following
+    if name in ("a.npz", "a.hdf5"):
+        content = {f"{index}/{key}": values for index, part in enumerate(episodes) for key, values in part.items()}
+    else:
+        content = episodes
+    t = lengths_of(put(tmp_path / name, content))
+    assert t.lengths.tolist() == ([19, 6, 12] if style == "last step lost" else [20, 7, 13])
+    np.testing.assert_allclose(t.actions[1, :6], walk()[1]["actions"][:6], rtol=1e-6)
+
+
+def test_eleven_trajectories_keep_their_order(tmp_path):
+    episodes = walk(range(5, 16))
+    content = {f"traj_{index}/{key}": values for index, part in enumerate(episodes) for key, values in part.items()}
+    for name in ("a.npz", "a.hdf5"):
+        assert lengths_of(put(tmp_path / name, content)).lengths.tolist() == list(range(5, 16))
+
+
+def test_robomimic(tmp_path):
+    """Its dones mark successes, several of them and not at the end alone."""
+    content = {}
+    for index, part in enumerate(walk()):
+        length = len(part["rewards"])
+        content |= {f"data/demo_{index}/obs/flat": part["observations"][:-1], f"data/demo_{index}/actions": part["actions"],
+                    f"data/demo_{index}/next_obs/flat": part["observations"][1:], f"data/demo_{index}/rewards": part["rewards"],
+                    f"data/demo_{index}/dones": np.arange(length) > 3}  # fmt: skip
+    content["mask/train"] = np.array([b"demo_0"])
+    path = put(tmp_path / "a.hdf5", content)
+    t = lengths_of(path)
+    assert t.lengths.tolist() == [20, 7, 13]
+    with pytest.raises(UserError, match=r"store terminals .* and timeouts apart"):
+        lengths_of(path, ENDING)
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/obs/eef"] = np.zeros((7, 3))
+    with pytest.raises(UserError, match=r"demo_1: obs are 2 arrays \(eef, flat\): join them into one"):
+        lengths_of(path)
+
+
+# -------------------------------------------------------------------------------------------------- what is not certain
+
+
+def test_ends_that_nobody_tells_are_refused(tmp_path):
+    content, last = flat(walk((20, 20)), following=False)
+    with pytest.raises(UserError, match="does not mark that an episode ends at step 20, and it has no next_observations: say"):
+        lengths_of(put(tmp_path / "a.npz", content))
+    content, _ = flat(walk((20, 20)))
+    assert lengths_of(put(tmp_path / "a.npz", content)).lengths.tolist() == [20, 20]  # seen from the next observations
+    content, _ = flat(walk((13, 20, 7)))
+    with pytest.raises(UserError, match="does not mark that an episode ends at step 20, and the next observations go on there"):
+        lengths_of(put(tmp_path / "a.npz", content))
+    for unknown in ("episode_over", "cut"):
+        with pytest.raises(UserError, match="does not mark that an episode ends"):
+            lengths_of(put(tmp_path / "a.npz", content | {unknown: last}))
+
+
+def test_a_large_dimension_hides_no_break(tmp_path):
+    content, last = flat(walk((10, 10)))
+    for key in ("observations", "next_observations"):
+        content[key] = np.concatenate([content[key], 1e6 + np.arange(20)[:, None] + (key != "observations")], 1)
+    content["timeouts"] = np.arange(20) == 19
+    with pytest.raises(UserError, match=r"are not one episode .*at step 10"):
+        episodes_of(content, tmp_path, ENV)
+    content["timeouts"] = last
+    assert [len(episode.rewards) for episode in episodes_of(content, tmp_path, ENV)[0]] == [10, 10]
+
+
+def test_ends_and_time_outs_are_told_apart(tmp_path):
+    content, last = flat(walk())
+    path = tmp_path / "a.npz"
+    with pytest.raises(UserError, match=r"store terminals .* and timeouts apart"):  # 20 steps: done by which of them?
+        lengths_of(put(path, content | {"dones": last}), ENDING)
+    for more in ({"timeouts": last}, {"episode_terminals": last}, {"episode_ends": np.array([20, 27, 40])}):
+        with pytest.raises(UserError, match=r"store terminals .* and timeouts apart"):
+            lengths_of(put(path, content | more), ENDING)
+    short, end = flat(walk((7, 13)))
+    assert lengths_of(put(path, short | {"dones": end}), ENDING).infos["terminated"].sum() == 2
+    both = {"dones": last, "timeouts": last & (np.arange(40) != 26)}
+    assert lengths_of(put(path, content | both), ENDING).infos["terminated"].sum(1).tolist() == [0, 1, 0]
+
+
+def test_a_trajectory_that_is_several(tmp_path):
+    content, last = flat(walk((10, 10)))
+    for more, message in (({"terminals": last}, "mark step 9 of a trajectory"), ({}, "do not follow at step 10")):
+        with pytest.raises(UserError, match=message):
+            lengths_of(put(tmp_path / "a.pkl", [content | more]))
+
+
+def test_names_that_contradict_each_other(tmp_path):
+    content, last = flat(walk())
+    with pytest.raises(UserError, match="terminals and terminations contradict each other"):
+        lengths_of(put(tmp_path / "a.npz", content | {"terminals": last, "terminations": ~last}))
+
+
+# ------------------------------------------------------------------------------------------------------------ several tasks
+
+
+def run(root, *flags):
+    get_datasets.main(["--env_type", "point_robot", "--output_dir", str(root), *map(str, flags)])
+
+
+def test_our_own_export_of_many_tasks_comes_back_in_one_command(tmp_path, capsys):
+    run(tmp_path / "a", "--data_type", "random", "--capacity", 40, "--task_id_end", 6, "--workers", 1)
+    source = tmp_path / "a/datasets/point_robot/random-v0"
+    run(tmp_path / "b", "--import_from", source, "--data_type", "my.data_2")
+    assert "--data_type my.data_2" in capsys.readouterr().out
+    ours, theirs = (
+        load(tmp_path / a / "datasets", "point_robot", name, ENV) for a, name in (("a", "random"), ("b", "my.data_2"))
+    )
+    assert ours.digest() == theirs.digest() and ours.tasks == theirs.tasks
+    (entry,) = theirs.metadata["provenance"]
+    assert set(entry["imported_from"]) == set("012345") and entry["task_ids"] == list(range(6))
+    before = listing(tmp_path)
+    argv = ["--env_type", "point_robot", "--output_dir", str(tmp_path / "b"), "--import_from", str(source), "--task_id", "3"]
+    assert_refused(capsys, get_datasets, argv, "holds episodes of task 0, and --task_id says 3: leave --task_id out")
+    assert listing(tmp_path) == before
+
+
+def test_minari_of_another_hand(tmp_path, monkeypatch):
+    """Written by Minari itself, with the task in the options of the reset."""
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    environment, buffers = ENV.make(), []
+    for index, task in enumerate((3, 3, 11)):
+        (part,) = walk((20,), task, index)
+        ends = {"terminations": np.zeros(20, bool), "truncations": np.arange(20) == 19}
+        buffers.append(EpisodeBuffer(id=index, seed=5, options={"task": task, "goal": GOALS[task]}, **part, **ends))
+    minari.create_dataset_from_buffers("mine/points-v0", buffers, observation_space=environment.observation_space,
+                                       action_space=environment.action_space)  # fmt: skip
+    t, _, _ = import_trajectories("mine/points-v0", ENV, range(50))
+    assert t.task_ids.tolist() == [3, 3, 11] and t.lengths.tolist() == [20, 20, 20]
+
+
+def test_lists_and_flat_arrays_of_many_tasks(tmp_path):
+    parts = [{**walk((20,), task, task)[0], "task": task} for task in (9, 4, 4 + 7)]
+    t = lengths_of(put(tmp_path / "a.pkl", parts), task_id=None)
+    assert t.task_ids.tolist() == [4, 9, 11] and list(t.tasks) == [4, 9, 11]
+    content, last = flat(parts)
+    content |= {"timeouts": last, "task_id": np.repeat([9, 4, 11], 20)}
+    assert lengths_of(put(tmp_path / "a.npz", content), task_id=None).task_ids.tolist() == [4, 9, 11]
+    content["task_id"][30] = 9
+    with pytest.raises(UserError, match="steps 20 to 40 have no single task id, but 4, 9"):
+        lengths_of(put(tmp_path / "a.npz", content), task_id=None)
+    parts[0]["task"] = 50
+    with pytest.raises(UserError, match="holds episodes of task 50, and the environment has 50 tasks"):
+        lengths_of(put(tmp_path / "a.pkl", parts), task_id=None)
+
+
+def test_swapped_and_doubled_tasks_are_named(tmp_path):
+    parts = [{**walk((20,), task, seed)[0], "task": task} for seed, task in enumerate((2, 2, 5))]
+    parts[1]["task"], parts[2]["task"] = 5, 2
+    message = "the rewards of task 2, episode 1, are not those .* but those of task 5: .*2 of 3 episodes"
+    with pytest.raises(UserError, match=message):
+        lengths_of(put(tmp_path / "a.pkl", parts), task_id=None)
+    twins = [{**walk((20,), 2)[0], "task": task} for task in (2, 3)]
+    with pytest.raises(UserError, match="tasks 2 and 3 have the same episodes"):
+        lengths_of(put(tmp_path / "a.pkl", twins), task_id=None)
+
+
+def test_another_task_list_is_refused(tmp_path):
+    run(tmp_path / "a", "--data_type", "random", "--capacity", 20, "--task_id_end", 2, "--workers", 1)
+    path = tmp_path / "a/datasets/point_robot/random-v0/data/main_data.hdf5"
+    with h5py.File(path, "a") as file:
+        file["episode_1"].attrs["options/goal"] = [0.5, 0.5]
+    with pytest.raises(UserError, match=r"task 1 has goal \[0.5, 0.5\], ours has .*another task"):
+        import_trajectories(path, ENV, range(50))
+    with h5py.File(path, "a") as file:
+        file["episode_1"].attrs["options/task"] = "left"
+    with pytest.raises(UserError, match="episode_1 names its task 'left': give the row"):
+        import_trajectories(path, ENV, range(50))
+
+
+# ---------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "x" * 101, "x" * 5000, "a b", "é", "a\n"])
+@pytest.mark.parametrize("script", ["get_datasets", "train_context", "train_meta_dt", "baselines.online_dt.__main__"])
+def test_unsafe_names_of_data_are_refused(tmp_path, capsys, script, name):
+    argv = ["--env_type", "point_robot", "--output_dir", str(tmp_path), f"--data_type={name}"]
+    assert_refused(capsys, importlib.import_module(script), argv, "is no name of a dataset")
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_names_of_ones_own_are_for_imports(tmp_path, capsys):
+    argv = ["--env_type", "point_robot", "--output_dir", str(tmp_path), "--data_type", "mine"]
+    assert_refused(capsys, get_datasets, argv, "--data_type mine is none of medium")
+    assert_refused(capsys, importlib.import_module("train_context"), argv, "mine is none of medium")
+
+
+def test_importing_from_nothing_keeps_the_data(tmp_path, capsys):
+    run(tmp_path, "--data_type", "random", "--capacity", 20, "--task_id_end", 2, "--workers", 1)
+    before = listing(tmp_path)
+    for source in ("", " "):
+        argv = ["--env_type", "point_robot", "--output_dir", str(tmp_path), "--data_type", "random", "--import_from", source]
+        assert_refused(capsys, get_datasets, argv, "--import_from names nothing")
+    assert listing(tmp_path) == before
