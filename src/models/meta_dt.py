@@ -33,6 +33,7 @@ class ModelSettings:
     prompt_length: int = setting(5, "k: steps of the prompt", positive_int)
     return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
     prompt_context: bool = setting(False, "z in the prompt's state tokens too (ours)")
+    prompt_norm: bool = setting(False, "LayerNorm on the prompt's tokens too (ours; the official code: history alone)")
     rescale_actions: bool = setting(False, "tanh head times the action bounds (ours)")
     head: str = setting(
         "mean", "action by squared error (the paper); median: by absolute error (ours); gaussian: tanh-squashed, sampled (ours)",
@@ -75,13 +76,15 @@ class MetaDT(nn.Module):
         return_scale: c; returns-to-go are divided by it.
         width, layers, heads, dropout: of the transformer.
         prompt_context: join z to the prompt's state tokens too (ours; off in the paper's recipe).
+        prompt_norm: the LayerNorm of the history tokens for the prompt's too (ours; the official code, as Prompt-DT's, has it
+            for the history alone).
         action_scale: (d_a,) bounds that the tanh head is multiplied with; None keeps the paper's unscaled tanh.
         stochastic: a tanh-squashed Gaussian in place of one action (ours; the head of the Online Decision Transformer).
     """
 
     def __init__(
         self, observation_size, action_size, max_steps, return_scale, width=128, layers=3, heads=1, dropout=0.1,
-        prompt_context=False, action_scale=None, stochastic=False,
+        prompt_context=False, action_scale=None, stochastic=False, prompt_norm=False,
     ):  # fmt: skip
         super().__init__()
         self.return_scale = return_scale
@@ -89,7 +92,7 @@ class MetaDT(nn.Module):
         self.prompt = StepEmbedding(observation_size, action_size, max_steps, width, with_context=prompt_context)
         self.embed_ln = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, dropout)
-        self.stochastic = stochastic
+        self.stochastic, self.prompt_norm = stochastic, prompt_norm
         self.head = GaussianHead(width, action_size, squash=True) if stochastic else nn.Linear(width, action_size)
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
@@ -101,7 +104,7 @@ class MetaDT(nn.Module):
         scale = np.maximum(np.abs(action_space.low), np.abs(action_space.high)) if settings.rescale_actions else None
         return cls(
             observation_size, action_size, max_steps, settings.return_scale, settings.width, settings.layers, settings.heads,
-            settings.dropout, settings.prompt_context, scale, settings.head == "gaussian",
+            settings.dropout, settings.prompt_context, scale, settings.head == "gaussian", settings.prompt_norm,
         )  # fmt: skip
 
     def set_normaliser(self, mean, std):
@@ -110,7 +113,7 @@ class MetaDT(nn.Module):
         self.observation_std.copy_(std)
 
     def _tokens(self, embedding, steps):
-        """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> normalised tokens (B, 3 L, D)."""
+        """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> tokens (B, 3 L, D)."""
         tokens = embedding(
             steps["returns_to_go"][..., None] / self.return_scale,
             (steps["observations"] - self.observation_mean) / (self.observation_std + 1e-6),
@@ -118,7 +121,7 @@ class MetaDT(nn.Module):
             steps["actions"] / self.action_scale,
             steps["timesteps"],
         )
-        return self.embed_ln(tokens)
+        return self.embed_ln(tokens) if embedding is self.history or self.prompt_norm else tokens
 
     def forward(self, history, prompt=None):
         """Actions of every history position.
