@@ -46,12 +46,13 @@ class StepEmbedding(nn.Module):
 
     Args:
         with_context: the state token is Linear(concat[Linear(s), z]) when True, Linear(s) otherwise.
+        condition_size: numbers that the first token of a step reads; 1 for the return-to-go.
     """
 
-    def __init__(self, observation_size, action_size, max_steps, width, with_context):
+    def __init__(self, observation_size, action_size, max_steps, width, with_context, condition_size=1):
         super().__init__()
         self.with_context = with_context
-        self.returns = nn.Linear(1, width)
+        self.returns = nn.Linear(condition_size, width)
         if with_context:
             self.observations = nn.Linear(observation_size, STATE_EMBEDDING)
             self.states = nn.Linear(STATE_EMBEDDING + CONTEXT_SIZE, width)
@@ -61,7 +62,7 @@ class StepEmbedding(nn.Module):
         self.timesteps = nn.Embedding(max_steps, width)
 
     def forward(self, returns_to_go, observations, contexts, actions, timesteps):
-        """(B, L, 1), (B, L, d_s), (B, L, 16), (B, L, d_a), (B, L) -> tokens (B, 3 L, D)."""
+        """(B, L, 1 or condition_size), (B, L, d_s), (B, L, 16), (B, L, d_a), (B, L) -> tokens (B, 3 L, D)."""
         states = self.states(torch.cat([self.observations(observations), contexts], -1) if self.with_context else observations)
         tokens = torch.stack([self.returns(returns_to_go), states, self.actions(actions)], 2)  # (B, L, 3, D)
         return (tokens + self.timesteps(timesteps)[:, :, None]).flatten(1, 2)
@@ -80,16 +81,22 @@ class MetaDT(nn.Module):
             for the history alone).
         action_scale: (d_a,) bounds that the tanh head is multiplied with; None keeps the paper's unscaled tanh.
         stochastic: a tanh-squashed Gaussian in place of one action (ours; the head of the Online Decision Transformer).
+        context, prompted: False leaves z out of the history's state tokens, and the prompt's embeddings out of the model. Without
+            z this is Prompt-DT, without both the Decision Transformer.
+        condition_size: steps carry `conditions` (B, L, condition_size), which stand in the place of the return-to-go (baselines).
     """
 
     def __init__(
         self, observation_size, action_size, max_steps, return_scale, width=128, layers=3, heads=1, dropout=0.1,
         prompt_context=False, action_scale=None, stochastic=False, prompt_norm=False,
+        context=True, prompted=True, condition_size=None,
     ):  # fmt: skip
         super().__init__()
         self.return_scale = return_scale
-        self.history = StepEmbedding(observation_size, action_size, max_steps, width, with_context=True)
-        self.prompt = StepEmbedding(observation_size, action_size, max_steps, width, with_context=prompt_context)
+        self.condition_size = condition_size
+        sizes = observation_size, action_size, max_steps, width
+        self.history = StepEmbedding(*sizes, context, condition_size or 1)
+        self.prompt = StepEmbedding(*sizes, prompt_context, condition_size or 1) if prompted else None
         self.embed_ln = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, dropout)
         self.stochastic, self.prompt_norm = stochastic, prompt_norm
@@ -115,9 +122,9 @@ class MetaDT(nn.Module):
     def _tokens(self, embedding, steps):
         """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> tokens (B, 3 L, D)."""
         tokens = embedding(
-            steps["returns_to_go"][..., None] / self.return_scale,
+            steps["conditions"] if self.condition_size else steps["returns_to_go"][..., None] / self.return_scale,
             (steps["observations"] - self.observation_mean) / (self.observation_std + 1e-6),
-            steps["contexts"],
+            steps["contexts"] if embedding.with_context else None,
             steps["actions"] / self.action_scale,
             steps["timesteps"],
         )
