@@ -41,13 +41,14 @@ def episode_tensors(episodes, device):
     return EpisodeTensors(*(torch.as_tensor(array, device=device) for array in arrays))
 
 
-def make_policy(data, run, settings, **options):
+def make_policy(data, run, settings, max_steps=None, **options):
     """MetaDT without z; its first weights depend on the seed alone.
 
-    Args: data: TrainingData. run: RunSettings. settings: Sequence. options: see MetaDT.
+    Args: data: TrainingData. run: RunSettings. settings: Sequence. max_steps: entries of the time table (default: T).
+        options: see MetaDT.
     """
     torch.manual_seed(derive(run.seed, "policy"))
-    sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1], data.env.max_episode_steps
+    sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1], max_steps or run.env.max_episode_steps
     sizes = (*sizes, settings.return_scale, settings.width, settings.layers, settings.heads, settings.dropout)
     policy = MetaDT(*sizes, **{"context": False, "prompted": False} | options)
     policy.set_normaliser(*(torch.from_numpy(values) for values in observation_statistics(data.episodes)))

@@ -147,12 +147,17 @@ class MetaDT(nn.Module):
             mask = torch.cat([prompt["mask"], mask], 1)
         bias = attention_bias(mask.repeat_interleave(3, 1))
         hidden, _ = self.transformer(tokens, bias, readout=slice(first + 1, None, 3))
-        return self._act(hidden)
+        return self.read_actions(hidden)
 
-    def _act(self, hidden):
+    def read_actions(self, hidden):
+        """Hidden states (..., D) at state tokens -> actions (..., d_a), or their ActionDistribution."""
         if self.stochastic:
             return self.head(hidden.float())
         return torch.tanh(self.head(hidden)).float() * self.action_scale
+
+    def history_tokens(self, steps):
+        """Tokens (B, 3 L, D) of history steps as `forward` takes them, for who keeps keys and values himself."""
+        return self._tokens(self.history, steps)
 
     def encode_prompt(self, prompt):
         """Keys and values of a prompt in every block, and its mask: computed once, reused by `act` for the whole episode."""
@@ -176,7 +181,7 @@ class MetaDT(nn.Module):
             hidden_prompt = torch.zeros(prompt_mask.shape, device=tokens.device).masked_fill_(~prompt_mask, -torch.inf)
             bias = torch.cat([hidden_prompt[:, None].expand(-1, length, -1), bias.expand(len(tokens), -1, -1)], 2)
         hidden, _ = self.transformer(tokens, bias, readout=slice(length - 1, None), past=past)
-        predicted = self._act(hidden[:, 0])
+        predicted = self.read_actions(hidden[:, 0])
         if not self.stochastic:
             return predicted
         return (predicted.centre() if generator is None else predicted.sample(generator)) * self.action_scale
