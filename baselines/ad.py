@@ -5,9 +5,8 @@
 No return and no task is told: a causal transformer reads the reward of the last step, the state and the action of every step of E
 episodes, the oldest first, and predicts every action. A training context is E episodes of one task in the order in which a
 behaviour policy learned (replay data hold its checkpoints in that order), drawn at random, so that a context spans much of the
-learning. Acting, the episodes lived so far stand before the running one; those of long ago are forgotten. Data of one checkpoint
-(medium, expert) hold no learning, and teach cloning in context alone. Batches hold as many steps as those of the other sequence
-methods: batch_size windows of history_length steps.
+learning. Acting, the last E - 1 episodes stand before the running one. Data of one checkpoint (medium, expert) hold no learning,
+and teach cloning in context alone. Batches hold as many steps as the other methods': batch_size windows of history_length.
 
 Differs from the original in what was not published as code: reward, state and action are a token each; time is counted over the
 whole context, so that episodes tell each other apart; the policy is deterministic and the loss squared, as in the other methods.
@@ -17,15 +16,14 @@ import dataclasses
 
 import numpy as np
 import torch
-from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
-from src.run.settings import pick, setting
+import torch.nn.functional as F
 
-from baselines.sequence import Cloning, Sequence, cloning_loss, episode_tensors, make_policy
+from baselines.sequence import Cloning, Sequence, cloning_loss, episode_tensors, make_policy, run_method
 from src.models.transformer import attention_bias
-from src.run.config import parse_args, positive_int, settings
-from src.run.devices import keep_memory
+from src.run.config import positive_int
 from src.run.errors import UserError, main_guard
 from src.run.loop import Optimisation
+from src.run.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,50 +33,30 @@ class Context:
     context_episodes: int = setting(4, "E: episodes in one context", positive_int)
 
 
-class Histories:
-    """Draws contexts from the learning histories of the training tasks.
+def draw_histories(histories, count, batch, generator):
+    """Rows (batch, count): episodes of one task each, drawn at random, in their order.
 
-    Args: episodes: EpisodeTensors. task_ids: (E,), the episodes of a task in the order of learning. count: episodes in a context.
-    Raises UserError where a task has fewer.
+    Args: histories: for every training task the rows of its episodes, as it learned. generator: torch.Generator.
     """
-
-    def __init__(self, episodes, task_ids, count):
-        self.episodes, self.count = episodes, count
-        self.rows = [(task_ids == task).nonzero()[:, 0] for task in task_ids.unique()]
-        fewest = min(map(len, self.rows))
-        if fewest < count:
-            raise UserError(
-                f"--context_episodes {count} is more than the {fewest} episodes that a task of these data has: lower it"
-            )
-
-    def draw(self, batch, generator):
-        """`batch` contexts, tasks alike: rows (batch, count) of the episodes, in their order."""
-        tasks = torch.randint(len(self.rows), (batch,), generator=generator).tolist()
-        chosen = [torch.randperm(len(self.rows[task]), generator=generator)[: self.count].sort().values for task in tasks]
-        return torch.stack(
-            [self.rows[task][places.to(self.rows[task].device)] for task, places in zip(tasks, chosen, strict=True)]
-        )
+    tasks = torch.randint(len(histories), (batch,), generator=generator).tolist()
+    places = [torch.randperm(len(histories[task]), generator=generator)[:count].sort().values for task in tasks]
+    return torch.stack([histories[task][order] for task, order in zip(tasks, places, strict=True)])
 
 
 def context_of(episodes, rows, reward_scale):
     """Steps of whole episodes, one behind the other.
 
     Args: episodes: EpisodeTensors. rows: (B, n). reward_scale: mean and standard deviation of the rewards.
-    Returns: dict as `MetaDT.forward` takes it, (B, n T, ...): conditions are the last reward, timesteps count on over the context.
+    Returns: dict as `MetaDT.forward` takes it, (B, n T, ...): conditions are the last reward, time goes on over the context.
     """
-    length = episodes.rewards.shape[1]
-    mask = torch.arange(length, device=rows.device) < episodes.lengths[rows][..., None]
     rewards = (episodes.rewards[rows] - reward_scale[0]) / reward_scale[1]
-    rewards = torch.cat(
-        [torch.zeros_like(rewards[..., :1]), rewards[..., :-1]], -1
-    )  # an episode's first step was paid nothing yet
     steps = {
-        "conditions": rewards[..., None],
+        "conditions": F.pad(rewards, (1, -1))[..., None],  # 0 at an episode's first step, which no reward precedes
         "observations": episodes.observations[rows][:, :, :-1],
         "actions": episodes.actions[rows],
-        "mask": mask,
+        "mask": episodes.inside[rows],
     }
-    timesteps = torch.arange(rows.shape[1] * length, device=rows.device).expand(len(rows), -1)
+    timesteps = torch.arange(rewards[0].numel(), device=rows.device).expand(len(rows), -1)
     return {name: values.flatten(1, 2) for name, values in steps.items()} | {"timesteps": timesteps}
 
 
@@ -135,12 +113,9 @@ class HistoryAgent:
 
     def _step_tokens(self, actions):
         """The three tokens of the current step, (B, 3, D)."""
-        steps = {
-            "conditions": self.reward[:, None, None],
-            "observations": self.observations[:, None],
-            "actions": actions[:, None],
-        }
-        return self.policy.history_tokens(steps | {"timesteps": torch.tensor([[self.first + self.step]], device=self.device)})
+        steps = {"conditions": self.reward[:, None], "observations": self.observations, "actions": actions}
+        steps["timesteps"] = torch.full((1,), self.first + self.step, device=self.device)
+        return self.policy.history_tokens({name: values[:, None] for name, values in steps.items()})
 
     def _tensor(self, values):
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
@@ -150,14 +125,17 @@ def build(data, run, model, context, optimisation):
     """TrainingData, RunSettings, Sequence, Context, Optimisation -> Method."""
     length, count = run.env.max_episode_steps, context.context_episodes
     policy = make_policy(data, run, model, condition_size=1, max_steps=count * length)
-    episodes = episode_tensors(data.episodes, run.device)
-    histories = Histories(episodes, torch.from_numpy(data.episodes.task_ids).to(run.device), count)
-    inside = torch.arange(episodes.rewards.shape[1], device=run.device) < episodes.lengths[:, None]
-    reward_scale = episodes.rewards[inside].mean().item(), episodes.rewards[inside].std().item() + 1e-6
+    episodes, tasks = episode_tensors(data.episodes, run.device), torch.from_numpy(data.episodes.task_ids)
+    histories = [(tasks == task).nonzero()[:, 0] for task in tasks.unique()]
+    if count > min(map(len, histories)):
+        raise UserError(f"--context_episodes {count}: a task of these data has {min(map(len, histories))} episodes; lower it")
+    rewards = episodes.rewards[episodes.inside]
+    reward_scale = rewards.mean().item(), rewards.std().item() + 1e-6
     batch = max(1, optimisation.batch_size * model.history_length // (count * length))
 
     def loss(generator):
-        steps = context_of(episodes, histories.draw(batch, generator).to(run.device), reward_scale)
+        rows = draw_histories(histories, count, batch, generator).to(run.device)
+        steps = context_of(episodes, rows, reward_scale)
         return cloning_loss(policy, steps | {"imitated": steps["mask"]})
 
     return Cloning(policy, run.seed, optimisation, loss, lambda: HistoryAgent(policy, count, length, reward_scale))
@@ -165,12 +143,7 @@ def build(data, run, model, context, optimisation):
 
 @main_guard
 def main(argv=None):
-    args = parse_args(method_parser(__doc__, Sequence, Context, Optimisation), "baselines.ad", argv)
-    run, evaluation, *kinds = (pick(cls, args) for cls in (RunSettings, Evaluation, Sequence, Context, Optimisation))
-    keep_memory()
-    return train_and_measure(
-        "ad", run, evaluation, settings(args), kinds[-1].steps, lambda data: build(data, run, *kinds)
-    )  # fmt: skip
+    return run_method("ad", __doc__, build, (Sequence, Context, Optimisation), argv)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ Left out of the original: its data script, which drops the last episode; other p
 (here the mean over the training tasks of the best return in each one's data).
 """
 
-from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
-from src.run.settings import pick
-
 from baselines.sequence import (
     Cloning,
     Sequence,
@@ -20,10 +17,9 @@ from baselines.sequence import (
     cloning_loss,
     make_policy,
     make_sampler,
+    run_method,
     target_return,
 )
-from src.run.config import parse_args, settings
-from src.run.devices import keep_memory
 from src.run.errors import main_guard
 from src.run.loop import Optimisation
 
@@ -42,12 +38,7 @@ def build(data, run, model, optimisation):
 
 @main_guard
 def main(argv=None):
-    args = parse_args(method_parser(__doc__, Sequence, Optimisation), "baselines.dt", argv)
-    run, evaluation, model, optimisation = (pick(cls, args) for cls in (RunSettings, Evaluation, Sequence, Optimisation))
-    keep_memory()
-    return train_and_measure(
-        "dt", run, evaluation, settings(args), optimisation.steps, lambda data: build(data, run, model, optimisation)
-    )
+    return run_method("dt", __doc__, build, (Sequence, Optimisation), argv)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
     python -m baselines.generalized_dt --env_type point_robot --data_quality replay
     python -m baselines.generalized_dt --env_type point_robot --data_quality replay --statistic bidirectional
 
-categorical: the histogram of the rewards from step t to the episode's end, bins over the range of the training data.
-bidirectional: what a second transformer, which reads backwards, makes of the states from t on; the action loss trains both.
-Few-shot: the statistics of the best warm-up episode, step by step, its last one beyond its end. Zero-shot: categorical, the mean
-histogram of the best tenth of the training episodes less the rewards received; bidirectional, the mean over training episodes.
+categorical: the histogram of the rewards from step t to the episode's end. bidirectional: what a second transformer, which reads
+backwards, makes of the states from t on; the action loss trains both. Few-shot asks for the statistics of the best warm-up
+episode, step by step; zero-shot for the best training episodes' histogram less the rewards received, or the mean statistic.
 
 Left out of the original: a reader whose outputs are not turned back, so that the last position saw its own past (here 2 K states
 are read, and each of the first K positions gets itself and at least K states after it); targets flipped along the wrong axis;
@@ -14,20 +13,17 @@ imitating held-out episodes as the test; drawing episodes regardless of length (
 """
 
 import dataclasses
+import functools
 
 import torch
-from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
-from src.run.settings import pick, setting
 from torch import nn
 
-from baselines.sequence import Cloning, Sequence, WindowAgent, best_episode, cloning_loss, make_policy, make_sampler
+from baselines.sequence import Cloning, Sequence, WindowAgent, best_episode, cloning_loss, make_policy, make_sampler, run_method
 from src.models.transformer import Transformer, attention_bias
-from src.run.config import fraction, parse_args, positive_int, settings
-from src.run.devices import keep_memory
+from src.run.config import fraction, positive_int
 from src.run.errors import main_guard
 from src.run.loop import Optimisation
-
-TYPICAL = 64  # training episodes whose mean statistic is asked for where nothing is known, bidirectional
+from src.run.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +41,17 @@ class Categorical(nn.Module):
 
     def __init__(self, episodes, model, settings):
         super().__init__()
-        low, high = episodes.rewards[within(episodes)].aminmax()
+        low, high = episodes.rewards[episodes.inside].aminmax()
         self.size, self.edges = settings.bins, torch.linspace(low.item(), high.item(), settings.bins + 1)[1:-1].to(low.device)
         best = episodes.returns_to_go[:, 0].topk(max(1, round(settings.best_share * len(episodes.lengths)))).indices
-        self.typical = (self.counts(episodes.rewards) * within(episodes)[..., None])[best].sum(1).mean(0)  # (bins,)
+        self.typical = (self.counts(episodes.rewards) * episodes.inside[..., None])[best].sum(1).mean(0)  # (bins,)
 
-    def counts(self, rewards):
-        """(...) -> (..., bins), 1 in the bin of each reward."""
+    def counts(self, rewards):  # (...) -> (..., bins), 1 in the bin of each reward
         return nn.functional.one_hot(torch.bucketize(rewards, self.edges), self.size).float()
 
     def prepare(self, episodes):
         """EpisodeTensors -> Φ (E, T, bins), 0 beyond an episode's end."""
-        counts = self.counts(episodes.rewards) * within(episodes)[..., None]
+        counts = self.counts(episodes.rewards) * episodes.inside[..., None]
         remaining = counts.flip(1).cumsum(1).flip(1)
         return remaining / remaining.sum(-1, keepdim=True).clamp_min(1)
 
@@ -83,9 +78,7 @@ class Bidirectional(nn.Module):
         self.norm = nn.LayerNorm(model.width)
         self.transformer = Transformer(model.width, model.layers, model.heads, model.dropout)
         self.out = nn.Linear(model.width, self.size)
-        states = episodes.observations[:, :-1][within(episodes)]
-        self.register_buffer("mean", states.mean(0))
-        self.register_buffer("std", states.std(0) + 1e-6)
+        self.std, self.mean = torch.std_mean(episodes.observations[:, :-1][episodes.inside], 0)
 
     def prepare(self, episodes):
         return episodes
@@ -94,22 +87,19 @@ class Bidirectional(nn.Module):
         """As Categorical.read; the window that is read begins at the first of `timesteps` that is not padding."""
         starts = timesteps[:, 0] if mask is None else timesteps.masked_fill(~mask, prepared.rewards.shape[1]).amin(1)
         window = prepared.gather(rows, starts, self.length, align_right=False)
-        tokens = self.norm(self.states((window["observations"] - self.mean) / self.std) + self.timesteps(window["timesteps"]))
+        tokens = self.norm(
+            self.states((window["observations"] - self.mean) / (self.std + 1e-6)) + self.timesteps(window["timesteps"])
+        )
         hidden, _ = self.transformer(tokens.flip(1), attention_bias(window["mask"].flip(1)))
         places = (timesteps - starts[:, None]).clamp_min(0)
         return self.out(hidden.flip(1))[torch.arange(len(rows), device=rows.device)[:, None], places]
 
     def blind(self, prepared, rewards, first):
-        """As Categorical.blind: the mean over training episodes, spread evenly through the data; the rewards tell nothing."""
-        rows = torch.linspace(0, len(prepared.lengths) - 1, min(TYPICAL, len(prepared.lengths)), device=rewards.device).long()
+        """As Categorical.blind: the mean over 64 training episodes, spread evenly through the data; rewards tell nothing."""
+        rows = torch.linspace(0, len(prepared.lengths) - 1, 64, device=rewards.device).long()
         timesteps = torch.arange(first, rewards.shape[1] + 1, device=rewards.device)
         timesteps = torch.minimum(timesteps, prepared.lengths[rows, None] - 1)
         return self.read(prepared, rows, timesteps).mean(0).expand(len(rewards), -1, -1)
-
-
-def within(episodes):
-    """(E, T) which steps of EpisodeTensors exist."""
-    return torch.arange(episodes.rewards.shape[1], device=episodes.lengths.device) < episodes.lengths[:, None]
 
 
 class StatisticAgent(WindowAgent):
@@ -125,13 +115,11 @@ class StatisticAgent(WindowAgent):
     def adapt(self, episodes):
         super().adapt(episodes)
         self.donor = best_episode(episodes, self.device) if episodes else None
-        self.prepared = self.statistic.prepare(self.donor) if episodes else None
+        self.prepared = self.donor and self.statistic.prepare(self.donor)
 
     def conditions(self, first):
         if self.donor is None:
-            rewards = (
-                torch.stack(self.rewards, 1) if self.rewards else self.observations[0].new_zeros(len(self.observations[0]), 0)
-            )
+            rewards = torch.stack([*self.rewards, self.returns_to_go[0]], 1)[:, :-1]  # (B, t), where t may be 0
             return {"conditions": self.statistic.blind(self.training, rewards, first)}
         timesteps = torch.arange(first, len(self.actions) + 1, device=self.device)
         timesteps = torch.minimum(timesteps, self.donor.lengths[:, None] - 1)
@@ -142,10 +130,9 @@ class StatisticAgent(WindowAgent):
 def build(data, run, model, asked, optimisation):
     """TrainingData, RunSettings, Sequence, Statistic, Optimisation -> Method."""
     sampler = make_sampler(data, run, model)
-    size = asked.bins if asked.statistic == "categorical" else asked.statistic_size
+    kind, size = (Categorical, asked.bins) if asked.statistic == "categorical" else (Bidirectional, asked.statistic_size)
     policy = make_policy(data, run, model, condition_size=size)
-    statistic = {"categorical": Categorical, "bidirectional": Bidirectional}[asked.statistic](sampler.episodes, model, asked)
-    statistic.to(run.device)
+    statistic = kind(sampler.episodes, model, asked).to(run.device)
     training = statistic.prepare(sampler.episodes)
 
     def loss(generator):
@@ -153,22 +140,17 @@ def build(data, run, model, asked, optimisation):
         conditions = statistic.read(training, history["episodes"], history["timesteps"], history["mask"])
         return cloning_loss(policy, history | {"conditions": conditions})
 
-    def agent():
-        return StatisticAgent(policy, model.history_length, statistic, training)
-
+    agent = functools.partial(StatisticAgent, policy, model.history_length, statistic, training)
     return Cloning(nn.ModuleDict({"policy": policy, "statistic": statistic}), run.seed, optimisation, loss, agent)
 
 
 @main_guard
 def main(argv=None):
-    args = parse_args(method_parser(__doc__, Sequence, Statistic, Optimisation), "baselines.generalized_dt", argv)
-    run, evaluation, *kinds = (pick(cls, args) for cls in (RunSettings, Evaluation, Sequence, Statistic, Optimisation))
-    variant = {} if args.statistic == "categorical" else {"statistic": args.statistic}
-    keep_memory()
-    return train_and_measure(
-        "generalized_dt", run, evaluation, settings(args), kinds[-1].steps, lambda data: build(data, run, *kinds), variant=variant,
-        folder=args.statistic,
-    )  # fmt: skip
+    def options(run, evaluation, model, asked, optimisation):
+        named = {} if asked.statistic == "categorical" else {"statistic": asked.statistic}
+        return {"variant": named, "folder": asked.statistic}
+
+    return run_method("generalized_dt", __doc__, build, (Sequence, Statistic, Optimisation), argv, options)
 
 
 if __name__ == "__main__":

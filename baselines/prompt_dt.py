@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from src.evaluation.method import Evaluation, RunSettings, StrictProtocol, TrainingData, method_parser, train_and_measure
-from src.run.settings import pick, setting
+from src.evaluation.method import StrictProtocol, TrainingData
+from src.run.settings import setting
 
 from baselines.sequence import (
     Cloning,
@@ -30,11 +30,11 @@ from baselines.sequence import (
     episode_tensors,
     make_policy,
     make_sampler,
+    run_method,
     target_return,
 )
 from src.data import trajectories
-from src.run.config import fraction, next_command, parse_args, positive_int, settings
-from src.run.devices import keep_memory
+from src.run.config import fraction, next_command, positive_int
 from src.run.errors import UserError, main_guard
 from src.run.loop import Optimisation
 from src.run.seeding import torch_generator
@@ -50,8 +50,8 @@ class Prompts:
     prompt_dropout: float = setting(0.1, "share of batches without prompts (ours), for zero-shot", fraction)
 
 
-def build(data, run, model, prompts, optimisation, expert=None):
-    """TrainingData, RunSettings, Sequence, Prompts, Optimisation, and the expert's Trajectories or None -> Method."""
+def build(data, run, model, prompts, optimisation):
+    """TrainingData, RunSettings, Sequence, Prompts, Optimisation -> Method."""
     policy = make_policy(data, run, model, prompted=True)
     sampler = make_sampler(data, run, model, prompts.prompt_length, prompts.prompt_segment)
     target = target_return(data.episodes)
@@ -59,6 +59,7 @@ def build(data, run, model, prompts, optimisation, expert=None):
     def cut(episodes, rows, generator):
         return episodes.prompts(rows, prompts.prompt_length, 1, prompts.prompt_segment, generator)
 
+    expert = load_expert(run, data.train_tasks).select(data.train_tasks) if prompts.prompt_source == "expert" else None
     if expert is not None:
         shown = episode_tensors(expert, run.device)
         tasks = torch.from_numpy(data.episodes.task_ids)
@@ -112,35 +113,34 @@ class ExpertPrompts(StrictProtocol):
         return agent
 
 
-def load_expert(run, data):
-    """Expert data of all tasks that are trained on or tested. Raises UserError."""
+def load_expert(run, tasks):
+    """Expert data of `tasks`. Raises UserError where some are missing."""
     make = next_command(run, "get_datasets.py", "--data_type", "expert")
     expert = trajectories.load(Path(run.output_dir) / "datasets", run.env_type, "expert", run.env, make)
-    missing = [task for task in (*data.train_tasks, *data.test_tasks) if task not in expert.tasks]
+    missing = [task for task in tasks if task not in expert.tasks]
     if missing:
         raise UserError(f"the expert data lack task {missing[0]}; make it: {make}")
     return expert
 
 
+def options(run, evaluation, model, prompts, optimisation):
+    """What --prompt_source expert changes in evaluation and results."""
+    if prompts.prompt_source == "self":
+        return {}
+    data = TrainingData(run)
+    expert = load_expert(run, data.test_tasks)
+    return {
+        "data": data,
+        "protocol": ExpertPrompts(run, evaluation, data.test_tasks, expert),
+        "regimes": {"few_shot": 0},
+        "folder": "expert_prompt",
+        "made_from": {"expert_sha256": expert.metadata["sha256"]},
+    }
+
+
 @main_guard
 def main(argv=None):
-    args = parse_args(method_parser(__doc__, Sequence, Prompts, Optimisation), "baselines.prompt_dt", argv)
-    classes = (RunSettings, Evaluation, Sequence, Prompts, Optimisation)
-    run, evaluation, model, prompts, optimisation = (pick(cls, args) for cls in classes)
-    keep_memory()
-    data, options, expert = TrainingData(run), {}, None
-    if prompts.prompt_source == "expert":
-        expert = load_expert(run, data)
-        options["protocol"] = ExpertPrompts(run, evaluation, data.test_tasks, expert)
-        options |= {
-            "regimes": {"few_shot": 0},
-            "folder": "expert_prompt",
-            "made_from": {"expert_sha256": expert.metadata["sha256"]},
-        }
-    return train_and_measure(
-        "prompt_dt", run, evaluation, settings(args), optimisation.steps,
-        lambda data: build(data, run, model, prompts, optimisation, expert), data=data, **options,
-    )  # fmt: skip
+    return run_method("prompt_dt", __doc__, build, (Sequence, Prompts, Optimisation), argv, options)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ import dataclasses
 
 import numpy as np
 import torch
-from src.run.settings import setting
+from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 
 from src.data.trajectories import observation_statistics
 from src.data.windows import BatchSampler, EpisodeTensors
 from src.evaluation.rollout import returns
 from src.models.meta_dt import MetaDT, action_loss
-from src.run.config import positive_float, positive_int, proper_fraction
+from src.run.config import parse_args, positive_float, positive_int, proper_fraction, settings
+from src.run.devices import keep_memory
+from src.run.errors import UserError
 from src.run.seeding import derive, torch_generator
+from src.run.settings import pick, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,25 @@ class Sequence:
     dropout: float = setting(0.1, "on inputs, attention weights and residual branches", proper_fraction)
 
 
+def run_method(name, docstring, build, kinds, argv=None, options=None):
+    """The main function of a method: its flags, training, results.
+
+    Args:
+        kinds: settings classes, Sequence first and Optimisation last, whose flags the method has.
+        build: function (TrainingData, RunSettings, one object of each of `kinds`) -> Method.
+        options: function (RunSettings, Evaluation, those objects) -> further arguments of `train_and_measure`.
+    """
+    args = parse_args(method_parser(docstring, *kinds), f"baselines.{name}", argv)
+    run, evaluation, *chosen = (pick(kind, args) for kind in (RunSettings, Evaluation, *kinds))
+    if chosen[0].width % chosen[0].heads:
+        raise UserError(f"--width {chosen[0].width} must be a multiple of --heads {chosen[0].heads}")
+    keep_memory()
+    more = options(run, evaluation, *chosen) if options else {}
+    return train_and_measure(
+        name, run, evaluation, settings(args), chosen[-1].steps, lambda data: build(data, run, *chosen), **more
+    )
+
+
 # --------------------------------------------------------------------------------------------------------------- training
 
 
@@ -41,25 +63,25 @@ def episode_tensors(episodes, device):
     return EpisodeTensors(*(torch.as_tensor(array, device=device) for array in arrays))
 
 
-def make_policy(data, run, settings, max_steps=None, **options):
+def make_policy(data, run, model, max_steps=None, **options):
     """MetaDT without z; its first weights depend on the seed alone.
 
-    Args: data: TrainingData. run: RunSettings. settings: Sequence. max_steps: entries of the time table (default: T).
+    Args: data: TrainingData. run: RunSettings. model: Sequence. max_steps: entries of the time table (default: T).
         options: see MetaDT.
     """
     torch.manual_seed(derive(run.seed, "policy"))
     sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1], max_steps or run.env.max_episode_steps
-    sizes = (*sizes, settings.return_scale, settings.width, settings.layers, settings.heads, settings.dropout)
+    sizes = (*sizes, model.return_scale, model.width, model.layers, model.heads, model.dropout)
     policy = MetaDT(*sizes, **{"context": False, "prompted": False} | options)
     policy.set_normaliser(*(torch.from_numpy(values) for values in observation_statistics(data.episodes)))
     return policy.to(run.device)
 
 
-def make_sampler(data, run, settings, prompt_length=1, prompt_segment="last"):
+def make_sampler(data, run, model, prompt_length=1, prompt_segment="last"):
     """BatchSampler of all windows of the training tasks, as Meta-DT's: every (episode, start) alike, padded on the left."""
     tasks = torch.from_numpy(data.episodes.task_ids).to(run.device)
     episodes = episode_tensors(data.episodes, run.device)
-    return BatchSampler(episodes, tasks, settings.history_length, prompt_length, 1, prompt_segment, full_windows=False)
+    return BatchSampler(episodes, tasks, model.history_length, prompt_length, 1, prompt_segment, full_windows=False)
 
 
 def cloning_loss(policy, history, prompt=None):

@@ -21,6 +21,11 @@ class EpisodeTensors:
         self.errors = torch.zeros_like(rewards) if errors is None else errors
         self.returns_to_go = returns_to_go(rewards, lengths)
 
+    @property
+    def inside(self):
+        """(E, T) which steps exist."""
+        return torch.arange(self.rewards.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
     def gather(self, episodes, starts, length, align_right=True):
         """Windows of `length` steps from `starts` (B,) of `episodes` (B,); steps past the episode's end are masked.
 
@@ -90,8 +95,7 @@ class BatchSampler:
         self.order = order  # episodes sorted by task: those of one task are neighbours
         self.first = (counts.cumsum(0) - counts)[inverse]  # (E,) where the task of each episode begins in `order`
         self.count = counts[inverse]
-        steps = torch.arange(episodes.rewards.shape[1], device=task_ids.device)
-        inside = steps < episodes.lengths[:, None]
+        steps, inside = torch.arange(episodes.rewards.shape[1], device=task_ids.device), episodes.inside
         chosen = [self._best(step, inside[:, step], top_share) for step in range(len(steps) if best_steps else 1)]
         self.imitated = torch.stack(chosen, 1) & inside  # (E, T) which steps the policy learns
         # A window may start where it holds such a step; it ends K steps later or with its episode.
