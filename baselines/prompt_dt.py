@@ -18,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from src.evaluation.method import StrictProtocol, TrainingData
-from src.run.settings import setting
 
 from baselines.sequence import (
     Cloning,
@@ -34,10 +32,12 @@ from baselines.sequence import (
     target_return,
 )
 from src.data import trajectories
+from src.evaluation.method import StrictProtocol, TrainingData
 from src.run.config import fraction, next_command, positive_int
 from src.run.errors import UserError, main_guard
 from src.run.loop import Optimisation
 from src.run.seeding import torch_generator
+from src.run.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)

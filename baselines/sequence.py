@@ -9,10 +9,10 @@ import dataclasses
 
 import numpy as np
 import torch
-from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 
 from src.data.trajectories import observation_statistics
 from src.data.windows import BatchSampler, EpisodeTensors
+from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 from src.evaluation.rollout import returns
 from src.models.meta_dt import MetaDT, action_loss
 from src.run.config import parse_args, positive_float, positive_int, proper_fraction, settings
