@@ -10,14 +10,21 @@ class EpisodeTensors:
     """Episodes of a dataset, or of a warm-up pool, as tensors on the training device.
 
     Args (E episodes of at most T steps; what lies beyond an episode's length is never read):
-        observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), contexts (E, T + 1, 16),
-        errors (E, T): world-model errors that choose the prompt.
+        observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,).
+        contexts (E, T + 1, 16), and errors (E, T) of the world model, which choose the prompt: None where there is no world
+            model; steps have no contexts then, and prompts are chosen without errors ("last", "random").
     """
 
-    def __init__(self, observations, actions, rewards, lengths, contexts, errors):
+    def __init__(self, observations, actions, rewards, lengths, contexts=None, errors=None):
         self.observations, self.actions, self.rewards = observations, actions, rewards
-        self.lengths, self.contexts, self.errors = lengths, contexts, errors
+        self.lengths, self.contexts = lengths, contexts
+        self.errors = torch.zeros_like(rewards) if errors is None else errors
         self.returns_to_go = returns_to_go(rewards, lengths)
+
+    @property
+    def inside(self):
+        """(E, T) which steps exist."""
+        return torch.arange(self.rewards.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
     def gather(self, episodes, starts, length, align_right=True):
         """Windows of `length` steps from `starts` (B,) of `episodes` (B,); steps past the episode's end are masked.
@@ -31,10 +38,10 @@ class EpisodeTensors:
         steps = (starts - missing)[:, None] + torch.arange(length, device=starts.device)
         mask = (steps >= starts.clamp_min(0)[:, None]) & (steps < self.lengths[episodes][:, None])
         steps, rows = steps * mask, episodes[:, None]
-        return {
+        contexts = {} if self.contexts is None else {"contexts": self.contexts[rows, steps]}
+        return contexts | {
             "returns_to_go": self.returns_to_go[rows, steps],
             "observations": self.observations[rows, steps],
-            "contexts": self.contexts[rows, steps],
             "actions": self.actions[rows, steps],
             "timesteps": steps,
             "mask": mask,
@@ -51,7 +58,7 @@ class EpisodeTensors:
         """
         starts = choose_starts(self.errors[episodes], self.lengths[episodes], length, horizon, select, generator)
         prompt = self.gather(episodes, starts, length, align_right=False)
-        if not horizon:
+        if not horizon and self.contexts is not None:
             prompt["contexts"] = self.final_contexts(episodes)[:, None].expand(-1, length, -1)
         return prompt
 
@@ -88,8 +95,7 @@ class BatchSampler:
         self.order = order  # episodes sorted by task: those of one task are neighbours
         self.first = (counts.cumsum(0) - counts)[inverse]  # (E,) where the task of each episode begins in `order`
         self.count = counts[inverse]
-        steps = torch.arange(episodes.rewards.shape[1], device=task_ids.device)
-        inside = steps < episodes.lengths[:, None]
+        steps, inside = torch.arange(episodes.rewards.shape[1], device=task_ids.device), episodes.inside
         chosen = [self._best(step, inside[:, step], top_share) for step in range(len(steps) if best_steps else 1)]
         self.imitated = torch.stack(chosen, 1) & inside  # (E, T) which steps the policy learns
         # A window may start where it holds such a step; it ends K steps later or with its episode.
@@ -112,11 +118,12 @@ class BatchSampler:
 
     def draw(self, batch, generator, with_prompt):
         """(history, prompt or None): `batch` windows, uniform over all (episode, start) pairs that hold something to imitate.
-        history has `imitated` (B, K) too, the steps of its mask that the policy learns."""
+        history has `imitated` (B, K) too, the steps of its mask that the policy learns, and `episodes` (B,), where it is from."""
         device = self.starts.device
         pick = torch.randint(len(self.starts), (batch,), generator=generator).to(device)
         episodes, starts = self.starts[pick].T
         history = self.episodes.gather(episodes, starts, self.length)
+        history["episodes"] = episodes
         history["imitated"] = self.imitated[episodes[:, None], history["timesteps"]] & history["mask"]
         if self.hindsight_share:
             known = self.episodes.final_contexts(self._same_task(episodes, generator))[:, None]

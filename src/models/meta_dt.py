@@ -33,6 +33,7 @@ class ModelSettings:
     prompt_length: int = setting(5, "k: steps of the prompt", positive_int)
     return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
     prompt_context: bool = setting(False, "z in the prompt's state tokens too (ours)")
+    prompt_norm: bool = setting(False, "LayerNorm on the prompt's tokens too (ours; the official code: history alone)")
     rescale_actions: bool = setting(False, "tanh head times the action bounds (ours)")
     head: str = setting(
         "mean", "action by squared error (the paper); median: by absolute error (ours); gaussian: tanh-squashed, sampled (ours)",
@@ -45,12 +46,13 @@ class StepEmbedding(nn.Module):
 
     Args:
         with_context: the state token is Linear(concat[Linear(s), z]) when True, Linear(s) otherwise.
+        condition_size: numbers that the first token of a step reads; 1 for the return-to-go.
     """
 
-    def __init__(self, observation_size, action_size, max_steps, width, with_context):
+    def __init__(self, observation_size, action_size, max_steps, width, with_context, condition_size=1):
         super().__init__()
         self.with_context = with_context
-        self.returns = nn.Linear(1, width)
+        self.returns = nn.Linear(condition_size, width)
         if with_context:
             self.observations = nn.Linear(observation_size, STATE_EMBEDDING)
             self.states = nn.Linear(STATE_EMBEDDING + CONTEXT_SIZE, width)
@@ -60,7 +62,7 @@ class StepEmbedding(nn.Module):
         self.timesteps = nn.Embedding(max_steps, width)
 
     def forward(self, returns_to_go, observations, contexts, actions, timesteps):
-        """(B, L, 1), (B, L, d_s), (B, L, 16), (B, L, d_a), (B, L) -> tokens (B, 3 L, D)."""
+        """(B, L, 1 or condition_size), (B, L, d_s), (B, L, 16), (B, L, d_a), (B, L) -> tokens (B, 3 L, D)."""
         states = self.states(torch.cat([self.observations(observations), contexts], -1) if self.with_context else observations)
         tokens = torch.stack([self.returns(returns_to_go), states, self.actions(actions)], 2)  # (B, L, 3, D)
         return (tokens + self.timesteps(timesteps)[:, :, None]).flatten(1, 2)
@@ -75,21 +77,29 @@ class MetaDT(nn.Module):
         return_scale: c; returns-to-go are divided by it.
         width, layers, heads, dropout: of the transformer.
         prompt_context: join z to the prompt's state tokens too (ours; off in the paper's recipe).
+        prompt_norm: the LayerNorm of the history tokens for the prompt's too (ours; the official code, as Prompt-DT's, has it
+            for the history alone).
         action_scale: (d_a,) bounds that the tanh head is multiplied with; None keeps the paper's unscaled tanh.
         stochastic: a tanh-squashed Gaussian in place of one action (ours; the head of the Online Decision Transformer).
+        context, prompted: False leaves z out of the history's state tokens, and the prompt's embeddings out of the model. Without
+            z this is Prompt-DT, without both the Decision Transformer.
+        condition_size: steps carry `conditions` (B, L, condition_size), which stand in the place of the return-to-go (baselines).
     """
 
     def __init__(
         self, observation_size, action_size, max_steps, return_scale, width=128, layers=3, heads=1, dropout=0.1,
-        prompt_context=False, action_scale=None, stochastic=False,
+        prompt_context=False, action_scale=None, stochastic=False, prompt_norm=False,
+        context=True, prompted=True, condition_size=None,
     ):  # fmt: skip
         super().__init__()
         self.return_scale = return_scale
-        self.history = StepEmbedding(observation_size, action_size, max_steps, width, with_context=True)
-        self.prompt = StepEmbedding(observation_size, action_size, max_steps, width, with_context=prompt_context)
+        self.condition_size = condition_size
+        sizes = observation_size, action_size, max_steps, width
+        self.history = StepEmbedding(*sizes, context, condition_size or 1)
+        self.prompt = StepEmbedding(*sizes, prompt_context, condition_size or 1) if prompted else None
         self.embed_ln = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, dropout)
-        self.stochastic = stochastic
+        self.stochastic, self.prompt_norm = stochastic, prompt_norm
         self.head = GaussianHead(width, action_size, squash=True) if stochastic else nn.Linear(width, action_size)
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
@@ -101,7 +111,7 @@ class MetaDT(nn.Module):
         scale = np.maximum(np.abs(action_space.low), np.abs(action_space.high)) if settings.rescale_actions else None
         return cls(
             observation_size, action_size, max_steps, settings.return_scale, settings.width, settings.layers, settings.heads,
-            settings.dropout, settings.prompt_context, scale, settings.head == "gaussian",
+            settings.dropout, settings.prompt_context, scale, settings.head == "gaussian", settings.prompt_norm,
         )  # fmt: skip
 
     def set_normaliser(self, mean, std):
@@ -110,15 +120,15 @@ class MetaDT(nn.Module):
         self.observation_std.copy_(std)
 
     def _tokens(self, embedding, steps):
-        """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> normalised tokens (B, 3 L, D)."""
+        """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> tokens (B, 3 L, D)."""
         tokens = embedding(
-            steps["returns_to_go"][..., None] / self.return_scale,
+            steps["conditions"] if self.condition_size else steps["returns_to_go"][..., None] / self.return_scale,
             (steps["observations"] - self.observation_mean) / (self.observation_std + 1e-6),
-            steps["contexts"],
+            steps["contexts"] if embedding.with_context else None,
             steps["actions"] / self.action_scale,
             steps["timesteps"],
         )
-        return self.embed_ln(tokens)
+        return self.embed_ln(tokens) if embedding is self.history or self.prompt_norm else tokens
 
     def forward(self, history, prompt=None):
         """Actions of every history position.
@@ -137,12 +147,17 @@ class MetaDT(nn.Module):
             mask = torch.cat([prompt["mask"], mask], 1)
         bias = attention_bias(mask.repeat_interleave(3, 1))
         hidden, _ = self.transformer(tokens, bias, readout=slice(first + 1, None, 3))
-        return self._act(hidden)
+        return self.read_actions(hidden)
 
-    def _act(self, hidden):
+    def read_actions(self, hidden):
+        """Hidden states (..., D) at state tokens -> actions (..., d_a), or their ActionDistribution."""
         if self.stochastic:
             return self.head(hidden.float())
         return torch.tanh(self.head(hidden)).float() * self.action_scale
+
+    def history_tokens(self, steps):
+        """Tokens (B, 3 L, D) of history steps as `forward` takes them, for who keeps keys and values himself."""
+        return self._tokens(self.history, steps)
 
     def encode_prompt(self, prompt):
         """Keys and values of a prompt in every block, and its mask: computed once, reused by `act` for the whole episode."""
@@ -166,7 +181,7 @@ class MetaDT(nn.Module):
             hidden_prompt = torch.zeros(prompt_mask.shape, device=tokens.device).masked_fill_(~prompt_mask, -torch.inf)
             bias = torch.cat([hidden_prompt[:, None].expand(-1, length, -1), bias.expand(len(tokens), -1, -1)], 2)
         hidden, _ = self.transformer(tokens, bias, readout=slice(length - 1, None), past=past)
-        predicted = self._act(hidden[:, 0])
+        predicted = self.read_actions(hidden[:, 0])
         if not self.stochastic:
             return predicted
         return (predicted.centre() if generator is None else predicted.sample(generator)) * self.action_scale

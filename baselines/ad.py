@@ -1,0 +1,150 @@
+"""Algorithm Distillation (Laskin et al., 2023): cloning over learning histories, several episodes of one task in one context.
+
+    python -m baselines.ad --env_type point_robot --data_quality replay
+
+No return and no task is told: a causal transformer reads the reward of the last step, the state and the action of every step of E
+episodes, the oldest first, and predicts every action. A training context is E episodes of one task in the order in which a
+behaviour policy learned (replay data hold its checkpoints in that order), drawn at random, so that a context spans much of the
+learning. Acting, the last E - 1 episodes stand before the running one. Data of one checkpoint (medium, expert) hold no learning,
+and teach cloning in context alone. Batches hold as many steps as the other methods': batch_size windows of history_length.
+
+Differs from the original in what was not published as code: reward, state and action are a token each; time is counted over the
+whole context, so that episodes tell each other apart; the policy is deterministic and the loss squared, as in the other methods.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from baselines.sequence import Cloning, Sequence, cloning_loss, episode_tensors, make_policy, run_method
+from src.models.transformer import attention_bias
+from src.run.config import positive_int
+from src.run.errors import UserError, main_guard
+from src.run.loop import Optimisation
+from src.run.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """context"""
+
+    context_episodes: int = setting(4, "E: episodes in one context", positive_int)
+
+
+def draw_histories(histories, count, batch, generator):
+    """Rows (batch, count): episodes of one task each, drawn at random, in their order.
+
+    Args: histories: for every training task the rows of its episodes, as it learned. generator: torch.Generator.
+    """
+    tasks = torch.randint(len(histories), (batch,), generator=generator).tolist()
+    places = [torch.randperm(len(histories[task]), generator=generator)[:count].sort().values for task in tasks]
+    return torch.stack([histories[task][order] for task, order in zip(tasks, places, strict=True)])
+
+
+def context_of(episodes, rows, reward_scale):
+    """Steps of whole episodes, one behind the other.
+
+    Args: episodes: EpisodeTensors. rows: (B, n). reward_scale: mean and standard deviation of the rewards.
+    Returns: dict as `MetaDT.forward` takes it, (B, n T, ...): conditions are the last reward, time goes on over the context.
+    """
+    rewards = (episodes.rewards[rows] - reward_scale[0]) / reward_scale[1]
+    steps = {
+        "conditions": F.pad(rewards, (1, -1))[..., None],  # 0 at an episode's first step, which no reward precedes
+        "observations": episodes.observations[rows][:, :, :-1],
+        "actions": episodes.actions[rows],
+        "mask": episodes.inside[rows],
+    }
+    timesteps = torch.arange(rewards[0].numel(), device=rows.device).expand(len(rows), -1)
+    return {name: values.flatten(1, 2) for name, values in steps.items()} | {"timesteps": timesteps}
+
+
+class HistoryAgent:
+    """A frozen policy that acts behind the episodes that its rows have lived; keys and values of what was read are kept.
+
+    Args: policy: MetaDT with conditions of one number. episodes: E, in a context. length: T. reward_scale: see `context_of`.
+    """
+
+    def __init__(self, policy, episodes, length, reward_scale):
+        self.policy, self.episodes, self.length, self.reward_scale = policy, episodes, length, reward_scale
+        self.device = policy.observation_mean.device
+
+    @torch.inference_mode()
+    def adapt(self, episodes):
+        """Read the last E - 1 of the episodes."""
+        known = episodes[max(0, len(episodes) - self.episodes + 1) :]
+        self.first, self.past, self.unread = len(known) * self.length, None, None
+        if known:
+            names = ("observations", "actions", "rewards", "lengths")
+            arrays = {name: np.stack([episode[name] for episode in known], 1) for name in names}  # (B, n, ...)
+            rows = torch.arange(arrays["lengths"].size, device=self.device).view(arrays["lengths"].shape)
+            tensors = episode_tensors({name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}, self.device)
+            steps = context_of(tensors, rows, self.reward_scale)
+            mask = steps["mask"].repeat_interleave(3, 1)
+            _, self.past = self.policy.transformer(self.policy.history_tokens(steps), attention_bias(mask))
+            self.unread = torch.zeros(mask.shape, device=self.device).masked_fill_(~mask, -torch.inf)[:, None]
+
+    def start(self, observations):
+        """Begin B episodes: observations (B, d_s)."""
+        self.step, self.kept, self.action_token = 0, self.past, None
+        self.observations, self.reward = self._tensor(observations), torch.zeros(len(observations), device=self.device)
+
+    @torch.inference_mode()
+    def act(self):
+        """Actions (B, d_a) of the current step."""
+        tokens = self._step_tokens(self.policy.action_scale.expand(len(self.observations), -1))[:, :2]  # the action is to come
+        if self.action_token is not None:
+            tokens = torch.cat([self.action_token, tokens], 1)
+        length, known = tokens.shape[1], self.kept[0][0].shape[2] if self.kept else 0
+        bias = attention_bias(torch.ones(1, length, dtype=torch.bool, device=self.device), known)
+        if self.unread is not None:
+            bias = bias.repeat(len(tokens), 1, 1)
+            bias[:, :, : self.unread.shape[2]] += self.unread
+        hidden, self.kept = self.policy.transformer(tokens, bias, readout=slice(length - 1, None), past=self.kept)
+        return self.policy.read_actions(hidden[:, 0]).cpu().numpy()
+
+    @torch.inference_mode()
+    def observe(self, actions, rewards, next_observations):
+        """What the environment answered: (B, d_a) as they were played, (B,), (B, d_s)."""
+        self.action_token = self._step_tokens(self._tensor(actions))[:, 2:]
+        self.observations, self.step = self._tensor(next_observations), self.step + 1
+        self.reward = (self._tensor(rewards) - self.reward_scale[0]) / self.reward_scale[1]
+
+    def _step_tokens(self, actions):
+        """The three tokens of the current step, (B, 3, D)."""
+        steps = {"conditions": self.reward[:, None], "observations": self.observations, "actions": actions}
+        steps["timesteps"] = torch.full((1,), self.first + self.step, device=self.device)
+        return self.policy.history_tokens({name: values[:, None] for name, values in steps.items()})
+
+    def _tensor(self, values):
+        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
+
+
+def build(data, run, model, context, optimisation):
+    """TrainingData, RunSettings, Sequence, Context, Optimisation -> Method."""
+    length, count = run.env.max_episode_steps, context.context_episodes
+    policy = make_policy(data, run, model, condition_size=1, max_steps=count * length)
+    episodes, tasks = episode_tensors(data.episodes, run.device), torch.from_numpy(data.episodes.task_ids)
+    histories = [(tasks == task).nonzero()[:, 0] for task in tasks.unique()]
+    if count > min(map(len, histories)):
+        raise UserError(f"--context_episodes {count}: a task of these data has {min(map(len, histories))} episodes; lower it")
+    rewards = episodes.rewards[episodes.inside]
+    reward_scale = rewards.mean().item(), rewards.std().item() + 1e-6
+    batch = max(1, optimisation.batch_size * model.history_length // (count * length))
+
+    def loss(generator):
+        rows = draw_histories(histories, count, batch, generator).to(run.device)
+        steps = context_of(episodes, rows, reward_scale)
+        return cloning_loss(policy, steps | {"imitated": steps["mask"]})
+
+    return Cloning(policy, run.seed, optimisation, loss, lambda: HistoryAgent(policy, count, length, reward_scale))
+
+
+@main_guard
+def main(argv=None):
+    return run_method("ad", __doc__, build, (Sequence, Context, Optimisation), argv)
+
+
+if __name__ == "__main__":
+    main()

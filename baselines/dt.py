@@ -1,0 +1,45 @@
+"""Decision Transformer (Chen et al., 2021), one model for all training tasks, which is told nothing of the task.
+
+    python -m baselines.dt --env_type point_robot --data_quality replay
+
+Meta-DT without the context z and without a prompt, on the same windows. What lies beyond the running episode is never read:
+zero-shot and few-shot are one thing, the lower bound of every method that adapts.
+
+Left out of the original: its data script, which drops the last episode; other paddings in training (actions -10) than in acting
+(0), which a mask makes harmless here; heads for states and returns, which no loss reaches; the target return of each task by hand
+(here the mean over the training tasks of the best return in each one's data).
+"""
+
+from baselines.sequence import (
+    Cloning,
+    Sequence,
+    WindowAgent,
+    cloning_loss,
+    make_policy,
+    make_sampler,
+    run_method,
+    target_return,
+)
+from src.run.errors import main_guard
+from src.run.loop import Optimisation
+
+
+def build(data, run, model, optimisation):
+    """TrainingData, RunSettings, Sequence, Optimisation -> Method."""
+    policy, sampler = make_policy(data, run, model), make_sampler(data, run, model)
+    target = target_return(data.episodes)
+
+    def loss(generator):
+        history, _ = sampler.draw(optimisation.batch_size, generator, with_prompt=False)
+        return cloning_loss(policy, history)
+
+    return Cloning(policy, run.seed, optimisation, loss, lambda: WindowAgent(policy, model.history_length, target))
+
+
+@main_guard
+def main(argv=None):
+    return run_method("dt", __doc__, build, (Sequence, Optimisation), argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Generalized Decision Transformer (Furuta et al., 2022): what is asked for is a statistic of the future, not its return.
+
+    python -m baselines.generalized_dt --env_type point_robot --data_quality replay
+    python -m baselines.generalized_dt --env_type point_robot --data_quality replay --statistic bidirectional
+
+categorical: the histogram of the rewards from step t to the episode's end. bidirectional: what a second transformer, which reads
+backwards, makes of the states from t on; the action loss trains both. Few-shot asks for the statistics of the best warm-up
+episode, step by step; zero-shot for the best training episodes' histogram less the rewards received, or the mean statistic.
+
+Left out of the original: a reader whose outputs are not turned back, so that the last position saw its own past (here 2 K states
+are read, and each of the first K positions gets itself and at least K states after it); targets flipped along the wrong axis;
+imitating held-out episodes as the test; drawing episodes regardless of length (here windows, as all methods draw them).
+"""
+
+import dataclasses
+import functools
+
+import torch
+from torch import nn
+
+from baselines.sequence import Cloning, Sequence, WindowAgent, best_episode, cloning_loss, make_policy, make_sampler, run_method
+from src.models.transformer import Transformer, attention_bias
+from src.run.config import fraction, positive_int
+from src.run.errors import main_guard
+from src.run.loop import Optimisation
+from src.run.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """statistic of the future"""
+
+    statistic: str = setting("categorical", "what is asked for", choices=["categorical", "bidirectional"])
+    bins: int = setting(30, "categorical: bins of the rewards", positive_int)
+    best_share: float = setting(0.1, "categorical, zero-shot: training episodes whose histogram is asked for", fraction)
+    statistic_size: int = setting(16, "bidirectional: numbers that stand for a future", positive_int)
+
+
+class Categorical(nn.Module):
+    """Φ_t, the histogram of the rewards r_t, r_t+1, ... of an episode as shares; nothing in it is trained."""
+
+    def __init__(self, episodes, model, settings):
+        super().__init__()
+        low, high = episodes.rewards[episodes.inside].aminmax()
+        self.size, self.edges = settings.bins, torch.linspace(low.item(), high.item(), settings.bins + 1)[1:-1].to(low.device)
+        best = episodes.returns_to_go[:, 0].topk(max(1, round(settings.best_share * len(episodes.lengths)))).indices
+        self.typical = (self.counts(episodes.rewards) * episodes.inside[..., None])[best].sum(1).mean(0)  # (bins,)
+
+    def counts(self, rewards):  # (...) -> (..., bins), 1 in the bin of each reward
+        return nn.functional.one_hot(torch.bucketize(rewards, self.edges), self.size).float()
+
+    def prepare(self, episodes):
+        """EpisodeTensors -> Φ (E, T, bins), 0 beyond an episode's end."""
+        counts = self.counts(episodes.rewards) * episodes.inside[..., None]
+        remaining = counts.flip(1).cumsum(1).flip(1)
+        return remaining / remaining.sum(-1, keepdim=True).clamp_min(1)
+
+    def read(self, prepared, rows, timesteps, mask=None):
+        """Statistics at `timesteps` (B, L) of the episodes `rows` (B,): (B, L, size)."""
+        return prepared[rows[:, None], timesteps]
+
+    def blind(self, prepared, rewards, first):
+        """What is asked for from step `first` to now where the rewards (B, t) so far are all that is known: (B, L, size)."""
+        received = nn.functional.pad(self.counts(rewards).cumsum(1), (0, 0, 1, 0))[:, first:]
+        remaining = (self.typical - received).clamp_min(0)
+        remaining = torch.where(remaining.sum(-1, keepdim=True) > 0, remaining, self.typical)
+        return remaining / remaining.sum(-1, keepdim=True)
+
+
+class Bidirectional(nn.Module):
+    """Reads states backwards; what it makes of s_t and those after it is the statistic of step t."""
+
+    def __init__(self, episodes, model, settings):
+        super().__init__()
+        self.size, self.length = settings.statistic_size, 2 * model.history_length
+        self.states = nn.Linear(episodes.observations.shape[-1], model.width)
+        self.timesteps = nn.Embedding(episodes.rewards.shape[1], model.width)
+        self.norm = nn.LayerNorm(model.width)
+        self.transformer = Transformer(model.width, model.layers, model.heads, model.dropout)
+        self.out = nn.Linear(model.width, self.size)
+        self.std, self.mean = torch.std_mean(episodes.observations[:, :-1][episodes.inside], 0)
+
+    def prepare(self, episodes):
+        return episodes
+
+    def read(self, prepared, rows, timesteps, mask=None):
+        """As Categorical.read; the window that is read begins at the first of `timesteps` that is not padding."""
+        starts = timesteps[:, 0] if mask is None else timesteps.masked_fill(~mask, prepared.rewards.shape[1]).amin(1)
+        window = prepared.gather(rows, starts, self.length, align_right=False)
+        tokens = self.norm(
+            self.states((window["observations"] - self.mean) / (self.std + 1e-6)) + self.timesteps(window["timesteps"])
+        )
+        hidden, _ = self.transformer(tokens.flip(1), attention_bias(window["mask"].flip(1)))
+        places = (timesteps - starts[:, None]).clamp_min(0)
+        return self.out(hidden.flip(1))[torch.arange(len(rows), device=rows.device)[:, None], places]
+
+    def blind(self, prepared, rewards, first):
+        """As Categorical.blind: the mean over 64 training episodes, spread evenly through the data; rewards tell nothing."""
+        rows = torch.linspace(0, len(prepared.lengths) - 1, 64, device=rewards.device).long()
+        timesteps = torch.arange(first, rewards.shape[1] + 1, device=rewards.device)
+        timesteps = torch.minimum(timesteps, prepared.lengths[rows, None] - 1)
+        return self.read(prepared, rows, timesteps).mean(0).expand(len(rewards), -1, -1)
+
+
+class StatisticAgent(WindowAgent):
+    """Asks for the statistics of the best episode so far, or where there is none for typical ones.
+
+    Args: statistic: Categorical or Bidirectional. training: its `prepare` of the training data. Others: see WindowAgent.
+    """
+
+    def __init__(self, policy, history_length, statistic, training):
+        super().__init__(policy, history_length, target=0.0)
+        self.statistic, self.training = statistic, training
+
+    def adapt(self, episodes):
+        super().adapt(episodes)
+        self.donor = best_episode(episodes, self.device) if episodes else None
+        self.prepared = self.donor and self.statistic.prepare(self.donor)
+
+    def conditions(self, first):
+        if self.donor is None:
+            rewards = torch.stack([*self.rewards, self.returns_to_go[0]], 1)[:, :-1]  # (B, t), where t may be 0
+            return {"conditions": self.statistic.blind(self.training, rewards, first)}
+        timesteps = torch.arange(first, len(self.actions) + 1, device=self.device)
+        timesteps = torch.minimum(timesteps, self.donor.lengths[:, None] - 1)
+        rows = torch.arange(len(timesteps), device=self.device)
+        return {"conditions": self.statistic.read(self.prepared, rows, timesteps)}
+
+
+def build(data, run, model, asked, optimisation):
+    """TrainingData, RunSettings, Sequence, Statistic, Optimisation -> Method."""
+    sampler = make_sampler(data, run, model)
+    kind, size = (Categorical, asked.bins) if asked.statistic == "categorical" else (Bidirectional, asked.statistic_size)
+    policy = make_policy(data, run, model, condition_size=size)
+    statistic = kind(sampler.episodes, model, asked).to(run.device)
+    training = statistic.prepare(sampler.episodes)
+
+    def loss(generator):
+        history, _ = sampler.draw(optimisation.batch_size, generator, with_prompt=False)
+        conditions = statistic.read(training, history["episodes"], history["timesteps"], history["mask"])
+        return cloning_loss(policy, history | {"conditions": conditions})
+
+    agent = functools.partial(StatisticAgent, policy, model.history_length, statistic, training)
+    return Cloning(nn.ModuleDict({"policy": policy, "statistic": statistic}), run.seed, optimisation, loss, agent)
+
+
+@main_guard
+def main(argv=None):
+    def options(run, evaluation, model, asked, optimisation):
+        named = {} if asked.statistic == "categorical" else {"statistic": asked.statistic}
+        return {"variant": named, "folder": asked.statistic}
+
+    return run_method("generalized_dt", __doc__, build, (Sequence, Statistic, Optimisation), argv, options)
+
+
+if __name__ == "__main__":
+    main()

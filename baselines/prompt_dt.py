@@ -1,0 +1,147 @@
+"""Prompt-DT (Xu et al., 2022): a decision transformer behind a short segment of another episode of the same task.
+
+    python -m baselines.prompt_dt --env_type point_robot --data_quality replay
+    python -m baselines.prompt_dt --env_type point_robot --data_quality replay --prompt_source expert
+
+Meta-DT without the context z, its prompt cut where the original cuts it: the last k steps. In training the prompt comes from
+another episode of the task's data; few-shot, from the best of the agent's own warm-up episodes; zero-shot there is none, which
+a tenth of the batches practises. --prompt_source expert is the original: prompts, in training and at test, from episodes of
+the expert data of the same task. That is a demonstration on the test task, so its rows stand apart.
+
+Left out of the original: statistics over training and test tasks together (here the training tasks); guessing from lengths
+whether a prompt is one (here an argument); a fixed share of every task in each batch (here windows of all tasks alike, as in the
+other methods); switches that cannot be turned off; fine-tuning on the test task.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from baselines.sequence import (
+    Cloning,
+    Sequence,
+    WindowAgent,
+    best_episode,
+    cloning_loss,
+    episode_tensors,
+    make_policy,
+    make_sampler,
+    run_method,
+    target_return,
+)
+from src.data import trajectories
+from src.evaluation.method import StrictProtocol, TrainingData
+from src.run.config import fraction, next_command, positive_int
+from src.run.errors import UserError, main_guard
+from src.run.loop import Optimisation
+from src.run.seeding import torch_generator
+from src.run.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """prompts"""
+
+    prompt_length: int = setting(5, "k: steps of the prompt", positive_int)
+    prompt_segment: str = setting("last", "which k steps of an episode", choices=["last", "random"])
+    prompt_source: str = setting("self", "own episodes; expert: the expert data, of test tasks too", choices=["self", "expert"])
+    prompt_dropout: float = setting(0.1, "share of batches without prompts (ours), for zero-shot", fraction)
+
+
+def build(data, run, model, prompts, optimisation):
+    """TrainingData, RunSettings, Sequence, Prompts, Optimisation -> Method."""
+    policy = make_policy(data, run, model, prompted=True)
+    sampler = make_sampler(data, run, model, prompts.prompt_length, prompts.prompt_segment)
+    target = target_return(data.episodes)
+
+    def cut(episodes, rows, generator):
+        return episodes.prompts(rows, prompts.prompt_length, 1, prompts.prompt_segment, generator)
+
+    expert = load_expert(run, data.train_tasks).select(data.train_tasks) if prompts.prompt_source == "expert" else None
+    if expert is not None:
+        shown = episode_tensors(expert, run.device)
+        tasks = torch.from_numpy(data.episodes.task_ids)
+
+    def loss(generator):
+        prompted = torch.rand(1, generator=generator).item() >= prompts.prompt_dropout
+        history, prompt = sampler.draw(optimisation.batch_size, generator, prompted)
+        if prompted and expert is not None:
+            rows = draw_of_tasks(expert, tasks[history["episodes"].cpu()].numpy(), generator)
+            prompt = cut(shown, torch.from_numpy(rows).to(run.device), generator)
+        return cloning_loss(policy, history, prompt)
+
+    def make_prompt(episodes):
+        best = best_episode(episodes, run.device)
+        rows = torch.arange(len(best.lengths), device=run.device)
+        return cut(best, rows, torch_generator(run.seed, "prompt", len(episodes)))
+
+    return Cloning(policy, run.seed, optimisation, loss, lambda: WindowAgent(policy, model.history_length, target, make_prompt))
+
+
+# -------------------------------------------------------------------------------------------- the original's expert prompts
+
+
+def draw_of_tasks(expert, tasks, generator):
+    """A uniformly drawn episode of each of `tasks` (B,): rows (B,) of the expert's Trajectories."""
+    share = torch.rand(len(tasks), generator=generator).numpy()
+    rows = [np.flatnonzero(expert.task_ids == task) for task in tasks]
+    return np.array([found[int(part * len(found))] for found, part in zip(rows, share, strict=True)])
+
+
+class ExpertPrompts(StrictProtocol):
+    """The original's evaluation: every episode's prompt is from an expert's episode on the test task itself."""
+
+    name = "expert_prompt"
+
+    def __init__(self, run, evaluation, test_tasks, expert):
+        super().__init__(run, evaluation, test_tasks)
+        self.expert = expert
+
+    def curve(self, agent, warmup):
+        return super().curve(self._shown(agent, self.evaluation.curve_episodes), 0)
+
+    def final(self, agent, warmup, keep=0, watch=None):
+        return super().final(self._shown(agent, self.evaluation.eval_episodes), 0, keep, watch)
+
+    def _shown(self, agent, episodes):
+        tasks = np.repeat(self.test_tasks, episodes)
+        chosen = self.expert.take(draw_of_tasks(self.expert, tasks, torch_generator(self.run.seed, "shown")))
+        names = ("observations", "actions", "rewards", "lengths")
+        agent.shown = [{name: getattr(chosen, name) for name in names}]
+        return agent
+
+
+def load_expert(run, tasks):
+    """Expert data of `tasks`. Raises UserError where some are missing."""
+    make = next_command(run, "get_datasets.py", "--data_type", "expert")
+    expert = trajectories.load(Path(run.output_dir) / "datasets", run.env_type, "expert", run.env, make)
+    missing = [task for task in tasks if task not in expert.tasks]
+    if missing:
+        raise UserError(f"the expert data lack task {missing[0]}; make it: {make}")
+    return expert
+
+
+def options(run, evaluation, model, prompts, optimisation):
+    """What --prompt_source expert changes in evaluation and results."""
+    if prompts.prompt_source == "self":
+        return {}
+    data = TrainingData(run)
+    expert = load_expert(run, data.test_tasks)
+    return {
+        "data": data,
+        "protocol": ExpertPrompts(run, evaluation, data.test_tasks, expert),
+        "regimes": {"few_shot": 0},
+        "folder": "expert_prompt",
+        "made_from": {"expert_sha256": expert.metadata["sha256"]},
+    }
+
+
+@main_guard
+def main(argv=None):
+    return run_method("prompt_dt", __doc__, build, (Sequence, Prompts, Optimisation), argv, options)
+
+
+if __name__ == "__main__":
+    main()
