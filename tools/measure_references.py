@@ -87,15 +87,15 @@ def main(argv=None):
             oracle[task], oracle_policies[task] = play(args, policies[name], [task])[2][0], name
     blind = play(args, policies[chosen], tasks)[2]
     levels = {"trivial": play(args, policies["no action"], tasks)[2], "task_blind": blind, "oracle": oracle}
-    measured = {name: values.mean(1).round(2).tolist() for name, values in levels.items()}
+    measured = {name: values.mean(1).tolist() for name, values in levels.items()}
     formulas = getattr(environment, "reference_levels", lambda *_: {})(environment.unwrapped.tasks, training)
-    per_task = measured | {name: np.round(values, 2).tolist() for name, values in formulas.items()}
+    per_task = measured | {name: np.asarray(values, dtype=float).tolist() for name, values in formulas.items()}
     document = {
         "env_type": args.env_type,
         "max_episode_steps": args.env.max_episode_steps,
         "eval_episodes": args.eval_episodes,
         "by_formula": sorted(formulas),
-        "task_blind": {"chosen": chosen, "training_tasks": {name: round(value, 2) for name, value in scores.items()}},
+        "task_blind": {"chosen": chosen, "training_tasks": scores},
         "measured_task_blind": measured["task_blind"],
         "oracle": oracle_policies,
         "per_task": per_task,

@@ -49,7 +49,7 @@ def overview_tables(rows):
     shown = [row for row in shown if row["ablation"] == "none" and not row["variant"]]
     recipes = Counter((row["method"], row["recipe"]) for row in shown)
     common = {}
-    for (method, recipe), _ in sorted(recipes.items(), key=lambda item: (item[1], item[0]), reverse=True):
+    for (method, recipe), _ in sorted(recipes.items(), key=lambda item: (-item[1], item[0])):
         common.setdefault(method, recipe)
     shown = [row for row in shown if common[row["method"]] == row["recipe"]]
     tables = (_group_table(name, [row for row in shown if row["regime"] in regimes]) for name, regimes in GROUPS.items())

@@ -344,7 +344,8 @@ def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):
     kept = read_json(tmp_path / "behaviour/point_robot/multitask/curve.json")
     assert len(kept["steps"]) == 4 and kept["steps"][0] == 240 and kept["steps"][-1] == 1600
     row = whole["steps"].index(kept["steps"][1])
-    assert kept["stochastic_returns"][1] == whole["stochastic_returns"][row]
+    assert np.shape(kept["stochastic_returns"])[-1] == 1 == np.shape(kept["random_returns"])[-1]  # means
+    np.testing.assert_allclose(np.mean(kept["stochastic_returns"][1], -1), np.mean(whole["stochastic_returns"][row], -1))
     made = dataset(tmp_path / "fresh", "expert")  # the best of the last fifth: of the four, the last
     assert "those that come with the repository play" in capsys.readouterr().err
     assert made.metadata["provenance"][0]["behaviour"]["0"]["checkpoint_steps"] == [1600]
@@ -368,10 +369,10 @@ def test_agents_of_single_tasks_may_be_committed_too(tmp_path, monkeypatch, caps
     for episodes in (len(trained["stochastic_returns"][0]), 5):  # measured again: the same draws, or more of them
         export_behaviour.main(["--env_type", "point_robot", "--output_dir", str(tmp_path), "--eval_episodes", str(episodes)])
         again = read_json(folder / "curve.json")
-        for key in ("stochastic_returns", "deterministic_returns"):
-            assert np.shape(again[key]) == (6, episodes)
-            if episodes != 5:
-                np.testing.assert_allclose(again[key], trained[key], rtol=1e-4)
+        assert np.shape(again["stochastic_returns"]) == (6, 1) and len((folder / "curve.json").read_text().splitlines()) < 60
+        if episodes != 5:
+            np.testing.assert_allclose(again["stochastic_returns"], trained["stochastic_returns"], rtol=1e-4)
+    assert np.abs(np.subtract(again["stochastic_returns"], trained["stochastic_returns"])).max() > 1e-3
     assert again["provenance"] == trained["provenance"] and "commit" in again["provenance_of_returns"]
     assert read_json(folder / "config.json")["eval_episodes"] == 5
     with pytest.raises(SystemExit):
