@@ -14,6 +14,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import os
 from pathlib import Path
 
 import h5py
@@ -227,8 +229,11 @@ def _read(file):
         raise ValueError(f"it has {len(file)} of {episodes} episodes")
     groups = [_episode(file, episode) for episode in range(episodes)]
     lengths, task_ids = (np.array([integer(group, name) for group in groups]) for name in (b"total_steps", b"options/task"))
-    if lengths.min() < 1 or lengths.max() != steps:
+    if lengths.min() < 1 or lengths.max() > steps:
         raise ValueError(f"its episodes have {lengths.min()} to {lengths.max()} steps, max_steps is {steps}")
+    needed = 4 * episodes * sum(map(math.prod, shapes.values()))
+    if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):  # zeros would cost nothing at first
+        raise ValueError(f"it says that it takes {needed >> 30} GiB, more than there is memory")
     arrays = {name: np.zeros((episodes, *shape), np.float32) for name, shape in shapes.items()}
     for episode, group in enumerate(groups):
         for name, array in arrays.items():
