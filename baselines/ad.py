@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from baselines.sequence import Cloning, Sequence, cloning_loss, episode_tensors, make_policy, run_method
+from src.data.scales import clipped, scale_of
 from src.models.transformer import attention_bias
 from src.run.config import positive_int
 from src.run.errors import UserError, main_guard
@@ -46,10 +47,10 @@ def draw_histories(histories, count, batch, generator):
 def context_of(episodes, rows, reward_scale):
     """Steps of whole episodes, one behind the other.
 
-    Args: episodes: EpisodeTensors. rows: (B, n). reward_scale: mean and standard deviation of the rewards.
+    Args: episodes: EpisodeTensors. rows: (B, n). reward_scale: see `scaled`.
     Returns: dict as `MetaDT.forward` takes it, (B, n T, ...): conditions are the last reward, time goes on over the context.
     """
-    rewards = (episodes.rewards[rows] - reward_scale[0]) / reward_scale[1]
+    rewards = scaled(episodes.rewards[rows], reward_scale)
     steps = {
         "conditions": F.pad(rewards, (1, -1))[..., None],  # 0 at an episode's first step, which no reward precedes
         "observations": episodes.observations[rows][:, :, :-1],
@@ -58,6 +59,12 @@ def context_of(episodes, rows, reward_scale):
     }
     timesteps = torch.arange(rewards[0].numel(), device=rows.device).expand(len(rows), -1)
     return {name: values.flatten(1, 2) for name, values in steps.items()} | {"timesteps": timesteps}
+
+
+def scaled(rewards, reward_scale):
+    """Rewards (...) in units of those of training; reward_scale: what `src.data.scales.scale_of` gives of them as a column."""
+    mean, divisor, bound = reward_scale
+    return clipped((rewards - mean) / divisor, bound)
 
 
 class HistoryAgent:
@@ -109,7 +116,7 @@ class HistoryAgent:
         """What the environment answered: (B, d_a) as they were played, (B,), (B, d_s)."""
         self.action_token = self._step_tokens(self._tensor(actions))[:, 2:]
         self.observations, self.step = self._tensor(next_observations), self.step + 1
-        self.reward = (self._tensor(rewards) - self.reward_scale[0]) / self.reward_scale[1]
+        self.reward = scaled(self._tensor(rewards), self.reward_scale)
 
     def _step_tokens(self, actions):
         """The three tokens of the current step, (B, 3, D)."""
@@ -130,7 +137,7 @@ def build(data, run, model, context, optimisation):
     if count > min(map(len, histories)):
         raise UserError(f"--context_episodes {count}: a task of these data has {min(map(len, histories))} episodes; lower it")
     rewards = episodes.rewards[episodes.inside]
-    reward_scale = rewards.mean().item(), rewards.std().item() + 1e-6
+    reward_scale = scale_of(rewards[:, None])
     batch = max(1, optimisation.batch_size * model.history_length // (count * length))
 
     def loss(generator):

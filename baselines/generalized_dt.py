@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from baselines.sequence import Cloning, Sequence, WindowAgent, best_episode, cloning_loss, make_policy, make_sampler, run_method
+from src.data.scales import clipped, scale_of
 from src.models.transformer import Transformer, attention_bias
 from src.run.config import fraction, positive_int
 from src.run.errors import main_guard
@@ -78,7 +79,7 @@ class Bidirectional(nn.Module):
         self.norm = nn.LayerNorm(model.width)
         self.transformer = Transformer(model.width, model.layers, model.heads, model.dropout)
         self.out = nn.Linear(model.width, self.size)
-        self.std, self.mean = torch.std_mean(episodes.observations[:, :-1][episodes.inside], 0)
+        self.scale = scale_of(episodes.observations[:, :-1][episodes.inside])
 
     def prepare(self, episodes):
         return episodes
@@ -87,9 +88,9 @@ class Bidirectional(nn.Module):
         """As Categorical.read; the window that is read begins at the first of `timesteps` that is not padding."""
         starts = timesteps[:, 0] if mask is None else timesteps.masked_fill(~mask, prepared.rewards.shape[1]).amin(1)
         window = prepared.gather(rows, starts, self.length, align_right=False)
-        tokens = self.norm(
-            self.states((window["observations"] - self.mean) / (self.std + 1e-6)) + self.timesteps(window["timesteps"])
-        )
+        mean, divisor, bound = self.scale
+        states = clipped((window["observations"] - mean) / divisor, bound)
+        tokens = self.norm(self.states(states) + self.timesteps(window["timesteps"]))
         hidden, _ = self.transformer(tokens.flip(1), attention_bias(window["mask"].flip(1)))
         places = (timesteps - starts[:, None]).clamp_min(0)
         return self.out(hidden.flip(1))[torch.arange(len(rows), device=rows.device)[:, None], places]

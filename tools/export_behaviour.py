@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from src.behaviour.measure import measure, measure_random
-from src.behaviour.store import SHARED, behaviour_directory, committed_directory, is_finished
+from src.behaviour.store import SHARED, behaviour_directory, committed_directory, is_finished, read_curve
 from src.run.config import next_command, parse_args, positive_int, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.files import load_tensors, read_json, save_tensors, write_json
@@ -49,7 +49,7 @@ def main(argv=None):
 
 def keep(args, source, target):
     """Copy --keep checkpoints of an agent, measured again with --eval_episodes."""
-    curve, tensors = read_json(source / "curve.json"), load_tensors(source / "checkpoints.safetensors")
+    curve, tensors = read_curve(source, source.name == SHARED), load_tensors(source / "checkpoints.safetensors")
     config, count = read_json(source / "config.json"), args.keep
     if args.eval_episodes:
         config["eval_episodes"] = args.eval_episodes

@@ -19,6 +19,7 @@ from src.behaviour.collect import training_command
 from src.behaviour.policies import BehaviourPolicies
 from src.behaviour.store import SHARED, find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
+from src.data.scales import clipped, scale_of
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import returns, rollout
@@ -121,7 +122,7 @@ def clone(args, observations, actions, space, batch=512, width=256):
     """Behaviour cloning of pooled data (E, T, ...) by a network that is not told the task: function observations -> actions."""
     torch.manual_seed(derive(args.seed, "cloning"))
     inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for a in (observations, actions))
-    mean, std = inputs.mean(0), inputs.std(0) + 1e-6
+    mean, std, bound = scale_of(inputs)
     scale = torch.from_numpy(np.maximum(np.abs(space.low), np.abs(space.high)))
     sizes = [inputs.shape[-1], width, width]
     layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
@@ -129,14 +130,14 @@ def clone(args, observations, actions, space, batch=512, width=256):
     optimizer, generator = torch.optim.Adam(model.parameters(), 1e-3), torch_generator(args.seed, "cloning")
     for _ in range(args.cloning_steps):
         rows = torch.randint(len(inputs), (batch,), generator=generator)
-        loss = (model((inputs[rows] - mean) / std) - targets[rows] / scale).square().mean()
+        loss = (model(clipped((inputs[rows] - mean) / std, bound)) - targets[rows] / scale).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
     @torch.inference_mode()
     def act(observations):
-        return (model((torch.from_numpy(observations) - mean) / std) * scale).numpy()
+        return (model(clipped((torch.from_numpy(observations) - mean) / std, bound)) * scale).numpy()
 
     return act
 

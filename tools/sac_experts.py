@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.behaviour.store import behaviour_directory, is_finished
+from src.behaviour.store import behaviour_directory, is_finished, read_curve
 from src.evaluation.references import reference_levels
 from src.run.config import parse_args, script_parser
 from src.run.errors import UserError, main_guard
@@ -27,7 +27,7 @@ def main(argv=None):
     folders = [folder for folder in sorted(saved.glob("task_*")) if is_finished(folder)]
     if not folders:
         raise UserError(f"no finished agents of single tasks in {saved}; train them with train_data_collection.py --algo sac")
-    curves = {str(int(folder.name.removeprefix("task_"))): read_json(folder / "curve.json") for folder in folders}
+    curves = {str(int(folder.name.removeprefix("task_"))): read_curve(folder) for folder in folders}
     levels = reference_levels(args.env, args.env.make(), [int(task) for task in curves])
     settings = read_json(folders[0] / "config.json")
     document = {

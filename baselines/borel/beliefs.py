@@ -7,6 +7,7 @@ has T + 1 of them, the last with the final observation (its flag cleared, as a p
     state    s_0, q_0   s_1, q_1        s_T, q_T          row t + 1 follows row t; the memory is never reset between episodes
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -18,7 +19,7 @@ import torch
 from baselines.borel.data import read_document
 from baselines.borel.vae import BeliefModel
 from src.run.errors import UserError
-from src.run.files import load_tensors, save_tensors, write_json
+from src.run.files import load_tensors, locked_file, save_tensors, write_json
 
 VAE_DONE = "finished.json"
 CHUNK = 512  # roll-outs per pass through the encoder
@@ -89,8 +90,9 @@ def load_belief_model(directory, problem, command):
     try:
         model = BeliefModel(config)
         model.load_state_dict(load_tensors(directory / "model.safetensors"))
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{directory}: model.json and model.safetensors disagree ({str(error).splitlines()[0]})") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{directory}: model.json and model.safetensors disagree ({reason})") from None
     return model.requires_grad_(False).eval()
 
 
@@ -156,6 +158,13 @@ class HyperCache:
 
     def _path(self, task):
         return self.directory / f"task_{task:03d}.safetensors"
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Own the cache: whoever else wants to fill or read it waits, and finds it whole."""
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked_file(self.directory.with_name(f".{self.directory.name}.lock")):
+            yield self
 
     def done(self):
         """Tasks whose data are complete."""

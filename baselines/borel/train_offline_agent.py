@@ -171,17 +171,18 @@ def load_hyper_states(args, model, name):
     tasks = range(*args.env.train_tasks)
     source = data_directory(args, data_name(args, args.data_dir))
     cache = HyperCache(source / args.relabelled_data_dir / name, identity(args, model))
-    if args.transform_data_bamdp:
-        if not args.resume:
-            cache.clear()
-        done = cache.done()
-        if not set(tasks) <= done:
-            rollouts = mix(args, *load_logs(args), " for the policy")
-            for row, task in enumerate(tasks):
-                if task not in done:
-                    arrays = {key: values[row] for key, values in rollouts.arrays().items()}
-                    cache.write(task, transform(args, model, task, arrays))
-    return cache.read(tasks)
+    with cache.locked():
+        if args.transform_data_bamdp:
+            if not args.resume:
+                cache.clear()
+            done = cache.done()
+            if not set(tasks) <= done:
+                rollouts = mix(args, *load_logs(args), " for the policy")
+                for row, task in enumerate(tasks):
+                    if task not in done:
+                        arrays = {key: values[row] for key, values in rollouts.arrays().items()}
+                        cache.write(task, transform(args, model, task, arrays))
+        return cache.read(tasks)
 
 
 def identity(args, model):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from src.data.scales import CLIP, EPSILON, clipped
 from src.models.heads import GaussianHead
 from src.models.transformer import Transformer, attention_bias
 
@@ -83,13 +84,15 @@ class Policy(nn.Module):
         else:
             self.head = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
         for name, size, value in (("observation_mean", observation_size, 0), ("observation_std", observation_size, 1),
+                                  ("observation_bound", observation_size, CLIP),
                                   ("action_centre", action_size, 0), ("action_range", action_size, 1)):  # fmt: skip
             self.register_buffer(name, torch.full((size,), float(value)))
 
-    def set_scales(self, mean, std, low, high):
-        """Statistics (d_s,) of the offline observations, bounds (d_a,) of the actions; frozen from here on."""
+    def set_scales(self, mean, std, bound, low, high):
+        """Statistics (d_s,) of the offline observations (`observation_statistics`), bounds (d_a,) of the actions; frozen then."""
         self.observation_mean.copy_(torch.as_tensor(mean))
-        self.observation_std.copy_(torch.as_tensor(std) + 1e-6)
+        self.observation_std.copy_(torch.as_tensor(std) + EPSILON)
+        self.observation_bound.copy_(torch.as_tensor(bound))
         self.action_centre.copy_(torch.as_tensor((low + high) / 2))
         self.action_range.copy_(torch.as_tensor((high - low) / 2))
 
@@ -101,7 +104,7 @@ class Policy(nn.Module):
         """
         hidden = self.body(
             window["returns_to_go"][..., None] / self.return_scale,
-            (window["observations"] - self.observation_mean) / self.observation_std,
+            clipped((window["observations"] - self.observation_mean) / self.observation_std, self.observation_bound),
             self.scaled(window["actions"]),
             window["timesteps"],
             window["mask"],

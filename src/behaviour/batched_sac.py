@@ -15,10 +15,10 @@ from src.behaviour.measure import measure, measure_random
 from src.behaviour.policies import unscale
 from src.behaviour.replay import Replay
 from src.behaviour.stacked_sac import StackedSAC
-from src.behaviour.store import History, is_finished, open_task, task_directory, write_behaviour
+from src.behaviour.store import History, is_finished, open_task, read_curve, task_directory, write_behaviour
 from src.evaluation.batch import make_batch
 from src.run.errors import UserError, require_finite
-from src.run.files import load_state, read_json, save_state
+from src.run.files import load_state, save_state
 from src.run.logger import Logger
 from src.run.loop import StopSignal
 from src.run.seeding import derive, torch_generator
@@ -43,7 +43,7 @@ def train_group(args, group, report):
             with StopSignal() as stop:
                 _Run(args, group, pending, state_file).train(directories, report, stop)
         state_file.unlink(missing_ok=True)
-        curves = [read_json(directory / "curve.json") for directory in directories.values()]
+        curves = [read_curve(directory) for directory in directories.values()]
     return {
         "return": np.mean([np.mean(curve["stochastic_returns"][-1]) for curve in curves]),
         "random": np.mean([np.mean(curve["random_returns"]) for curve in curves]),

@@ -16,11 +16,11 @@ from src.behaviour.measure import measure, measure_random
 from src.behaviour.policies import for_task, make_frame, task_features, unscale
 from src.behaviour.replay import Replay
 from src.behaviour.stacked_sac import StackedSAC
-from src.behaviour.store import SHARED, History, behaviour_directory, is_finished, write_behaviour
+from src.behaviour.store import SHARED, History, behaviour_directory, is_finished, read_curve, write_behaviour
 from src.evaluation.batch import make_batch
 from src.run.directory import run_directory
 from src.run.errors import UserError, require_finite
-from src.run.files import load_state, read_json, save_state
+from src.run.files import load_state, save_state
 from src.run.logger import Logger
 from src.run.loop import StopSignal
 from src.run.seeding import derive, numpy_generator, torch_generator
@@ -53,7 +53,7 @@ def train_family(args, tasks):
             with StopSignal() as stop:
                 _Run(args, list(tasks), directory).train(stop)
         (directory / "state.pt").unlink(missing_ok=True)
-        curve = read_json(directory / "curve.json")
+        curve = read_curve(directory, shared=True)
     return {"return": np.mean(curve["stochastic_returns"][-1]), "random": np.mean(curve["random_returns"])}
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from src.behaviour.measure import measure, measure_random
-from src.behaviour.store import History, is_finished, open_task, write_behaviour
-from src.run.files import load_state, read_json, save_state
+from src.behaviour.store import History, is_finished, open_task, read_curve, write_behaviour
+from src.run.files import load_state, save_state
 from src.run.logger import Logger
 from src.run.seeding import derive
 
@@ -26,7 +26,7 @@ def train_task(args, task, report):
         if not is_finished(directory):
             _train(args, task, directory, report)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
-        curve = read_json(directory / "curve.json")
+        curve = read_curve(directory)
     return {"return": np.mean(curve["stochastic_returns"][-1]), "random": np.mean(curve["random_returns"])}
 
 

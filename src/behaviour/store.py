@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from src.behaviour.policies import for_task, make_frame, task_features
-from src.run.config import CONFIG_DIR
+from src.run.config import CONFIG_DIR, num_tasks
 from src.run.directory import run_directory
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json, save_tensors, write_json
@@ -69,6 +69,31 @@ def write_behaviour(directory, history, random_returns, tensors=None, facts=None
     write_json(directory / "curve.json", {**curve, "provenance": provenance_record()})
 
 
+def read_curve(directory, shared=False):
+    """curve.json of behaviour policies: steps (C,), stochastic_returns (C, n), random_returns (n,); those of a shared agent
+    have an axis of tasks before the last one, and task_ids. Raises UserError where it is no such document."""
+    path = directory / "curve.json"
+    mend = f"delete the folder {directory} and train its policies again"
+    curve = read_json(path, "steps", "stochastic_returns", "random_returns", *["task_ids"] * shared, mend=mend)
+    depths = {"steps": 1, "stochastic_returns": 2 + shared, "random_returns": 1 + shared} | ({"task_ids": 1} if shared else {})
+    found = {key: _shape(curve[key], whole=key in ("steps", "task_ids")) for key in depths}
+    for key, depth in depths.items():
+        if len(found[key]) != depth or 0 in found[key]:
+            raise UserError(f"{path}: {key} are no numbers in {depth} axes: {mend}")
+    if found["steps"] != found["stochastic_returns"][:1] or (shared and found["task_ids"] != found["stochastic_returns"][1:2]):
+        raise UserError(f"{path}: its returns do not fit its steps and tasks: {mend}")
+    return curve
+
+
+def _shape(values, whole):
+    """Shape of nested lists of numbers (integers where `whole`); () where they are something else."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, RecursionError, OverflowError):
+        return ()
+    return array.shape if array.dtype.kind in ("iu" if whole else "iuf") else ()
+
+
 def is_finished(directory):
     """Whether the behaviour policies in `directory` are complete: curve.json is the last file written."""
     return all((directory / name).exists() for name in ("checkpoints.safetensors", "curve.json"))
@@ -119,7 +144,9 @@ class Source:
         """(first, last + 1) of the tasks that a shared agent serves: its own, and those that look the same to it. Else None."""
         if not self.shared:
             return None
-        known = read_json(self.directory / SHARED / "curve.json")["task_ids"]
+        known = read_curve(self.directory / SHARED, shared=True)["task_ids"]
+        if not 0 <= min(known) <= max(known) < num_tasks(environment):
+            raise UserError(f"{self.directory / SHARED} holds a shared agent of another task list: train it again")
         features = task_features(environment, known)
         served = [task for task, told in enumerate(features) if task in known or np.isclose(features[known], told).all(1).any()]
         return min(served), max(served) + 1
@@ -160,7 +187,7 @@ def load_behaviour(source, env, task, command):
     directory = source.directory / (SHARED if source.shared else f"task_{task:03d}")
     if not is_finished(directory):
         raise UserError(f"no finished behaviour policy of task {task} in {directory}; make it: {command}")
-    curve, weights = read_json(directory / "curve.json"), load_tensors(directory / "checkpoints.safetensors")
+    curve, weights = read_curve(directory, source.shared), load_tensors(directory / "checkpoints.safetensors")
     steps = weights.pop("steps", torch.empty(0)).tolist()
     if steps != curve.get("steps"):
         raise UserError(f"{directory}: curve.json and checkpoints.safetensors disagree; delete the folder and run: {command}")

@@ -14,15 +14,19 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 from gymnasium.envs.registration import EnvSpec
 
 from src.data.hdf5 import FAULTS, integer, json_attribute, subgroup
 from src.data.hdf5 import dataset as hdf5_dataset
 from src.data.qualities import QUALITIES
+from src.data.scales import EPSILON, bounds, spreads
 from src.run.errors import UserError
 from src.run.files import atomic_path, locked_file, open_regular, write_json
 
@@ -74,17 +78,24 @@ class Trajectories:
 
 
 def observation_statistics(trajectories):
-    """Mean and standard deviation (d_s,) float32 of the observations that a policy acts on: s_0 ... s_L-1."""
+    """What standardises the observations that a policy acts on, s_0 ... s_L-1, by src/data/scales.py: mean, standard deviation (1
+    where there is none) and bound of the standardised values, each (d_s,) float32."""
     inside = np.arange(trajectories.actions.shape[1]) < trajectories.lengths[:, None]
     count, total, squares = inside.sum(), 0.0, 0.0
+    lowest = highest = torch.from_numpy(trajectories.observations[0, 0])
     shift = trajectories.observations[0, 0].astype(np.float64)  # keeps the sum of squares well conditioned
     for observations, mask in zip(trajectories.observations, inside, strict=True):
-        difference = observations[:-1][mask] - shift
+        acted = observations[:-1][mask]
+        lowest = torch.minimum(lowest, torch.from_numpy(acted.min(0)))
+        highest = torch.maximum(highest, torch.from_numpy(acted.max(0)))
+        difference = acted - shift
         total = total + difference.sum(0)
         squares = squares + (difference**2).sum(0)
     mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return (mean + shift).astype(np.float32), std.astype(np.float32)
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    mean, deviation = (torch.from_numpy(values.astype(np.float32)) for values in (mean + shift, deviation))
+    std = spreads(deviation, torch.maximum(highest.abs(), lowest.abs()))
+    return mean.numpy(), std.numpy(), bounds(lowest, highest, mean, std + EPSILON).numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------- the checks
@@ -218,8 +229,11 @@ def _read(file):
         raise ValueError(f"it has {len(file)} of {episodes} episodes")
     groups = [_episode(file, episode) for episode in range(episodes)]
     lengths, task_ids = (np.array([integer(group, name) for group in groups]) for name in (b"total_steps", b"options/task"))
-    if lengths.min() < 1 or lengths.max() != steps:
+    if lengths.min() < 1 or lengths.max() > steps:
         raise ValueError(f"its episodes have {lengths.min()} to {lengths.max()} steps, max_steps is {steps}")
+    needed = 4 * episodes * sum(map(math.prod, shapes.values()))
+    if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):  # zeros would cost nothing at first
+        raise ValueError(f"it says that it takes {needed >> 30} GiB, more than there is memory")
     arrays = {name: np.zeros((episodes, *shape), np.float32) for name, shape in shapes.items()}
     for episode, group in enumerate(groups):
         for name, array in arrays.items():

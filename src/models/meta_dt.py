@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from src.data.scales import CLIP, EPSILON, clipped
 from src.models.heads import ActionDistribution, GaussianHead
 from src.models.transformer import Transformer, attention_bias
 from src.models.world_model import CONTEXT_SIZE
@@ -103,6 +104,7 @@ class MetaDT(nn.Module):
         self.head = GaussianHead(width, action_size, squash=True) if stochastic else nn.Linear(width, action_size)
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
+        self.register_buffer("observation_bound", torch.full((observation_size,), CLIP))
         self.register_buffer("action_scale", torch.ones(action_size) if action_scale is None else torch.as_tensor(action_scale))
 
     @classmethod
@@ -114,16 +116,18 @@ class MetaDT(nn.Module):
             settings.dropout, settings.prompt_context, scale, settings.head == "gaussian", settings.prompt_norm,
         )  # fmt: skip
 
-    def set_normaliser(self, mean, std):
-        """Observation statistics (d_s,) of the training tasks."""
+    def set_normaliser(self, mean, std, bound=None):
+        """Statistics (d_s,) of the observations of the training tasks, as `observation_statistics` gives them."""
         self.observation_mean.copy_(mean)
         self.observation_std.copy_(std)
+        if bound is not None:
+            self.observation_bound.copy_(bound)
 
     def _tokens(self, embedding, steps):
         """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> tokens (B, 3 L, D)."""
         tokens = embedding(
             steps["conditions"] if self.condition_size else steps["returns_to_go"][..., None] / self.return_scale,
-            (steps["observations"] - self.observation_mean) / (self.observation_std + 1e-6),
+            clipped((steps["observations"] - self.observation_mean) / (self.observation_std + EPSILON), self.observation_bound),
             steps["contexts"] if embedding.with_context else None,
             steps["actions"] / self.action_scale,
             steps["timesteps"],

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from src.data.scales import scale_of
 from src.evaluation.agent import random_agent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
@@ -43,7 +44,7 @@ def linear_probe(contexts, parameters, ridge=1e-3):
     defined: no episode, or all of one task.
     """
     flat = contexts.flatten(0, 1).double()
-    mean, std = flat.mean(0), flat.std(0) + 1e-6
+    mean, std, _ = scale_of(flat)
 
     def features(contexts):
         values = (contexts.flatten(0, 1).double() - mean) / std

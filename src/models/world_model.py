@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from src.data.scales import CLIP, clipped, statistics
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json
 
@@ -83,6 +84,8 @@ class WorldModel(nn.Module):
         for name, size in sizes.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
+            if name != "target":
+                self.register_buffer(f"{name}_bound", torch.full((size,), CLIP))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -94,16 +97,28 @@ class WorldModel(nn.Module):
         """Standardise inputs and targets by the statistics of training transitions (N, d_s), (N, d_a), (N, 1), (N, d_s), and of
         the changes of their rewards (N, 1) where these are read."""
         target = next_observations - observations if self.predict_change else observations
-        given = {"observation": observations, "action": actions, "reward": rewards, "target": target}
+        following = next_observations  # inputs of the reward decoder, and what the state decoder must say
+        given = {
+            "observation": statistics(observations, following),
+            "action": statistics(actions),
+            "reward": statistics(rewards),
+            "target": statistics(target) if self.predict_change else statistics(observations, following),
+        }
         if self.reward_change:
-            given["reward_change"] = changes
-        for name, values in given.items():
-            getattr(self, f"{name}_mean").copy_(values.mean(0))
-            getattr(self, f"{name}_std").copy_(values.std(0, correction=0) + 1e-6)
+            given["reward_change"] = statistics(changes)
+        for name, (mean, divisor, bound) in given.items():
+            getattr(self, f"{name}_mean").copy_(mean)
+            getattr(self, f"{name}_std").copy_(divisor)
+            if name != "target":
+                getattr(self, f"{name}_bound").copy_(bound)
 
     def standardise(self, name, values):
         """`name`: observation, action, reward, reward_change or target; values (..., size) -> standardised values."""
         return (values - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
+
+    def as_input(self, name, values):
+        """As `standardise`, clipped at what the training data reached (src/data/scales.py)."""
+        return clipped(self.standardise(name, values), getattr(self, f"{name}_bound"))
 
     def state_target(self, observations, next_observations):
         """What the state decoder must say of s and s' (..., d_s), in standardised units."""
@@ -117,13 +132,13 @@ class WorldModel(nn.Module):
     def embed(self, observations, actions, rewards, changes=None):
         """Transitions (..., d_s), (..., d_a), (..., 1), and `reward_changes` (..., 1) where the encoder reads them -> inputs of
         the GRU (..., 3 · embedding_size)."""
-        reward = self.standardise("reward", rewards)
+        reward = self.as_input("reward", rewards)
         if self.reward_change:
-            reward = torch.cat([reward, self.standardise("reward_change", changes)], -1)
+            reward = torch.cat([reward, self.as_input("reward_change", changes)], -1)
         return torch.cat(
             [
-                self.observation_embedding(self.standardise("observation", observations)),
-                self.action_embedding(self.standardise("action", actions)),
+                self.observation_embedding(self.as_input("observation", observations)),
+                self.action_embedding(self.as_input("action", actions)),
                 self.reward_embedding(reward),
             ],
             -1,
@@ -162,8 +177,8 @@ class WorldModel(nn.Module):
     def decode(self, observations, actions, next_observations, contexts):
         """Predictions in standardised units: rewards (B, 1) from (s, a, s', z) and states (B, d_s), see `state_target`, from
         (s, a, z)."""
-        observations, action = self.standardise("observation", observations), self.standardise("action", actions)
-        next_observations = self.standardise("observation", next_observations)
+        observations, action = self.as_input("observation", observations), self.as_input("action", actions)
+        next_observations = self.as_input("observation", next_observations)
         phi = self.reward_observation_embedding
         rewards = self.reward_decoder(
             torch.cat([phi(observations), self.reward_action_embedding(action), phi(next_observations), contexts], -1)

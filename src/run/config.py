@@ -18,6 +18,7 @@ from gymnasium.error import Error as GymnasiumError
 
 from src.run.environment import make_environment
 from src.run.errors import UserError
+from src.run.files import read_text
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 BASELINES_DIR = CONFIG_DIR.parent / "baselines"
@@ -270,6 +271,10 @@ def load_env(env_type, flag="--env_type"):
     return read_env(path, read_yaml(path))
 
 
+LARGEST_YAML = 1 << 20  # bytes
+MOST_NODES = 20_000  # keys and values, with aliases written out; ours have a few hundred
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error (plain YAML silently keeps the second); `<<: *name` takes over a block."""
 
@@ -289,18 +294,37 @@ def _strict_mapping(loader, node, deep=False):
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _strict_mapping)
 
 
+def _count_nodes(node):
+    """Raises ValueError where a document is larger than MOST_NODES once every alias is written out."""
+    left, waiting = MOST_NODES, [node]
+    while waiting:
+        node, left = waiting.pop(), left - 1
+        if left < 0:
+            raise ValueError(f"it has more than {MOST_NODES} entries with every alias written out")
+        if isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+
+
 def read_yaml(path):
     """One settings file as a dict. Raises UserError with the line of a mistake."""
     try:
-        document = yaml.load(Path(path).read_text(), _StrictLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        loader = _StrictLoader(read_text(path, LARGEST_YAML))
+        node = loader.get_single_node()
+        _count_nodes(node)
+        document = None if node is None else loader.construct_document(node)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # also a number or a date that is none
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:160]}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: {getattr(error, 'problem', error)}") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())[:160]
+        raise UserError(f"{path}{line}: {problem}") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} must be a mapping of keys to values")
     return document

@@ -117,7 +117,7 @@ def open_regular(path):
 def read_text(path, largest=LARGEST_JSON, errors="strict"):
     """A UTF-8 file as text (`errors` as of bytes.decode). Raises OSError, ValueError where it has more than `largest` bytes."""
     with open_regular(path) as file:
-        data = file.read(largest + 1)
+        data = file.read(min(os.fstat(file.fileno()).st_size, largest) + 1)
     if len(data) > largest:
         raise ValueError(f"it has more than {largest >> 20} MiB")
     return data.decode(errors=errors)

@@ -11,7 +11,7 @@ from multiprocessing import connection
 
 import torch
 
-from src.run.errors import UserError
+from src.run.errors import UserError, patient_streams
 
 
 def run_pool(function, items, workers, on_result, on_progress=lambda amount: None):
@@ -99,7 +99,7 @@ def _serve(pipe, function):
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # and one thread for the simulator (envs.mujoco_env reads it)
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError), patient_streams():
         while True:
             item = pipe.recv()
             try:

@@ -288,7 +288,9 @@ SETTINGS = {"embed_dim": 16, "n_layer": 2, "n_head": 2, "dropout": 0.0, "model_t
 def test_padding_never_changes_the_prediction(model_type):
     torch.manual_seed(0)
     policy = Policy(2, 1, {**SETTINGS, "model_type": model_type}, 9).eval()
-    policy.set_scales(np.ones(2, np.float32), np.full(2, 2, np.float32), np.float32([-2]), np.float32([2]))
+    policy.set_scales(
+        np.ones(2, np.float32), np.full(2, 2, np.float32), np.full(2, 10, np.float32), np.float32([-2]), np.float32([2])
+    )
     window = TrajectoryBuffer(*episodes([2, 7, 3]), 3, 9).gather(torch.tensor([0, 1, 2]), torch.tensor([0, 3, 1]), 4)
     mean, mask = policy(window).mean, window["mask"]
     for row in range(3):

@@ -85,9 +85,10 @@ def equal(a, b):
 def test_statistics_ignore_padding():
     t = make([0], lengths=(20, 3, 7))
     states = np.concatenate([t.observations[i, :n] for i, n in enumerate(t.lengths)])
-    mean, std = observation_statistics(t)
+    mean, std, bound = observation_statistics(t)
     np.testing.assert_allclose(mean, states.mean(0), atol=1e-6)
     np.testing.assert_allclose(std, states.std(0), atol=1e-6)
+    assert bound.tolist() == [10, 10]
 
 
 def test_checkpoints_by_hand():

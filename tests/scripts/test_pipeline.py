@@ -425,7 +425,8 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
     folder = models / SAVES / method / ("few_shot" if "few_trained_no_prompt" in regimes else "zero_shot") / "seed_0"
     assert not same_weights(folder, policy_root / POLICY, "model")
     state = load_state(folder / "state.pt")
-    names = [name for name in state["policy"] if name not in ("observation_mean", "observation_std", "action_scale")]
+    fixed = ("observation_mean", "observation_std", "observation_bound", "action_scale")
+    names = [name for name in state["policy"] if name not in fixed]
     moments = {names[index]: value["exp_avg"] for index, value in state["optimizer"]["state"].items()}
     if ablation == "no_context":  # nothing came through the columns that read z
         assert not moments["history.states.weight"][:, 16:].any() and moments["history.states.weight"][:, :16].any()
