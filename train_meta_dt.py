@@ -83,7 +83,7 @@ def main(argv=None):
         regimes["few_shot_policy_no_prompt"] = 0
     recipe = {key: parser.get_default(key) for key in (*MEASURED, "prompt_select")}
     ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
-    relabelled = imitation.other_tasks != "none" or context_config.get("relabel")
+    relabelled = imitation.other_tasks != "none" or context_config.get("decode") == "relabelled"
     return train_and_measure(
         "meta_dt", run, evaluation, settings(args), optimisation.steps, build, data=data, regimes=regimes,
         privileges="reward function" if relabelled else "none", ablation="+".join(ablation) or "none",

@@ -9,8 +9,8 @@ import torch
 from benchmarks.shapes import HORIZON, STEPS, make_arrays, make_world_model
 from benchmarks.timing import durations, matmul_peak, record, run
 from src.data.transitions import TransitionSampler
+from src.models.world_model_training import losses
 from src.run.seeding import torch_generator
-from train_context import losses
 
 EPISODES, TASKS = 450, 45
 

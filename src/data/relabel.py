@@ -38,7 +38,10 @@ def relabeller(environment, episodes, table=None):
     environment cannot tell the rewards, or not from what the dataset (Trajectories) recorded.
     """
     if not hasattr(environment, "compute_rewards"):
-        raise UserError(f"--relabel needs {type(environment).__name__}.compute_rewards, which it lacks: pass --no-relabel")
+        raise UserError(
+            f"relabelling needs {type(environment).__name__}.compute_rewards, which it lacks: choose another --decode "
+            "in stage 3, --other_tasks none in stage 4"
+        )
 
     table = environment.unwrapped.tasks if table is None else table
 
@@ -50,7 +53,10 @@ def relabeller(environment, episodes, table=None):
     try:
         relabel(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
     except (KeyError, ValueError) as error:
-        raise UserError(f"--relabel: {error}; make the dataset again so that it holds them, or pass --no-relabel") from None
+        raise UserError(
+            f"relabelling: {error}; make the dataset again so that it holds them, or choose another --decode in stage 3, "
+            "--other_tasks none in stage 4"
+        ) from None
     return relabel
 
 

@@ -1,7 +1,51 @@
 """Batches for the world model: context windows and the transitions to decode, with reward relabelling across tasks."""
 
+import dataclasses
+
 import numpy as np
 import torch
+
+from src.data.relabel import imagined_tasks, relabeller
+from src.run.config import fraction, natural
+from src.run.seeding import numpy_generator
+from src.run.settings import setting
+
+
+def tasks_to_pay(value):
+    """training, or how many imagined tasks join them."""
+    return value if value == "training" else natural(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """what is decoded"""
+
+    decode: str = setting(
+        "own", "the episode's next transition (the paper), any of the task, or any, under relabelled rewards (both ours)",
+        choices=["own", "task", "relabelled"],
+    )  # fmt: skip
+    relabel_share: float = setting(0.5, "share of the windows that --decode relabelled moves to another task", fraction)
+    other_tasks: str | int = setting(
+        "training",
+        "whose rewards --decode relabelled computes: the training tasks'; N: and N imagined tasks'",
+        tasks_to_pay,
+    )
+
+
+def make_sampler(episodes, horizon, decoding=Decoding(), environment=None, seed=0):
+    """TransitionSampler over Trajectories; relabelling needs the environment, and a seed for imagined tasks. Raises UserError."""
+    arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
+    if decoding.decode != "relabelled":
+        return TransitionSampler(*arrays, horizon, across_episodes=decoding.decode == "task")
+    infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
+    table, number = environment.unwrapped.tasks, 0 if decoding.other_tasks == "training" else decoding.other_tasks
+    known = len(next(iter(table.values())))
+    if number:
+        table = imagined_tasks(environment, np.unique(episodes.task_ids), number, numpy_generator(seed, "imagined_tasks"))
+    return TransitionSampler(
+        *arrays, horizon, relabeller(environment, episodes, table), decoding.relabel_share, infos,
+        imagined=range(known, known + number),
+    )  # fmt: skip
 
 
 class TransitionSampler:

@@ -102,10 +102,14 @@ class TrainingData:
         self.dataset = trajectories.load(Path(run.output_dir) / "datasets", run.env_type, run.data_quality, run.env, make)
         validation = range(*run.env.validation_tasks)
         wanted = [task for task in range(*run.env.train_tasks) if not (run.validation and task in validation)]
+        if not wanted:
+            raise UserError(f"--validation leaves no training task: give {run.env_type}.yaml validation_tasks inside train_tasks")
         self.train_tasks = [task for task in wanted if task in self.dataset.tasks]
         self.test_tasks = list(validation if run.validation else range(*run.env.test_tasks))
         if not self.train_tasks:
-            raise UserError("the dataset holds none of the training tasks: generate some of them")
+            raise UserError(f"the dataset holds none of the training tasks {wanted[0]}-{wanted[-1]}: generate some of them")
+        if len(self.train_tasks) < len(wanted):
+            print(f"note: the dataset holds {len(self.train_tasks)} of the {len(wanted)} training tasks")
         self.episodes = self.dataset.select(self.train_tasks)
         self.sha256 = self.dataset.metadata["sha256"]
 

@@ -3,12 +3,13 @@
 import numpy as np
 import torch
 
+from src.data.relabel import paid_by
 from src.data.scales import scale_of
 from src.evaluation.agent import random_agent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
 from src.models.world_model import episode_contexts
-from src.run.seeding import derive, numpy_generator
+from src.run.seeding import derive, numpy_generator, torch_generator
 
 
 def task_matrix(environment, task_ids):
@@ -68,3 +69,40 @@ def project(contexts):
     """First two principal components of contexts (N, 16): (N, 2)."""
     centred = contexts - contexts.mean(0)
     return centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+
+
+@torch.inference_mode()
+def diagnose(run, environment, model, held_out, unseen, relabelled, points=1000):
+    """Linear probes of the task parameters, and a projection of z for the picture.
+
+    The probe is fitted on half of the held-out episodes (Trajectories) of the training tasks; it is scored on the other half, and
+    on random walks in the simulator on the training tasks and on the tasks `unseen`. With `relabelled` also on the other half
+    paid by those unseen tasks: its agents walk where they should not, and z must tell what is paid and not where they walk. No
+    test-task data are read.
+    Args: run: RunSettings. model: WorldModel on the CPU.
+    Returns: {"probe": {episodes: {"r2"}}, "embedding": {"points", "task_ids", "task_parameters"}}.
+    """
+    arrays = [torch.from_numpy(getattr(held_out, name)) for name in ("observations", "actions", "rewards")]
+    contexts, parameters = full_contexts(model, *arrays), task_matrix(environment, held_out.task_ids)
+    odd = torch.arange(len(contexts)) % 2 == 1
+    score = linear_probe(contexts[~odd], parameters[~odd])
+    probes = {"dataset": score(contexts[odd], parameters[odd])}
+    for name, tasks in (("random_walk", sorted(held_out.tasks)), ("random_walk_unseen_tasks", unseen)):
+        *walk, ids = random_walk(run.env, list(tasks), 10, run.seed)
+        probes[name] = score(full_contexts(model, *walk), task_matrix(environment, ids))
+    if relabelled and odd.any():
+        astray = paid_by(environment, held_out.take(np.flatnonzero(odd)), unseen, numpy_generator(run.seed, "paid_by"))
+        arrays = [torch.from_numpy(getattr(astray, name)) for name in ("observations", "actions", "rewards")]
+        probes["relabelled_unseen_tasks"] = score(full_contexts(model, *arrays), task_matrix(environment, astray.task_ids))
+    pick = torch.randperm(contexts.shape[0] * contexts.shape[1], generator=torch_generator(run.seed, "embedding"))[:points]
+    shown = held_out.task_ids[(pick // contexts.shape[1]).numpy()]
+    tasks = np.unique(shown)
+    parameters = task_matrix(environment, tasks).numpy().round(4).tolist()
+    return {
+        "probe": {name: {"r2": None if value is None else round(value, 4)} for name, value in probes.items()},
+        "embedding": {
+            "points": project(contexts.flatten(0, 1)[pick]).numpy().round(4).tolist(),
+            "task_ids": shown.tolist(),
+            "task_parameters": dict(zip(map(str, tasks.tolist()), parameters, strict=True)),
+        },
+    }

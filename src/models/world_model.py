@@ -10,6 +10,7 @@ from its zero state. One pass over an episode gives all its contexts, and acting
 Because reward and dynamics do not depend on who acted, z describes the task and not the behaviour policy (Meta-DT, section 4.1).
 """
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -17,12 +18,24 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.data.scales import CLIP, clipped, statistics
+from src.run.config import natural, positive_int
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json
+from src.run.settings import setting
 
 CONTEXT_SIZE = 16  # z
-MODEL_KEYS = ("context_horizon", "embedding_size", "predict_change", "reward_change")  # settings, in the order of WorldModel
 HIDDEN_SIZE = 128  # GRU and decoders
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelSettings:
+    """model"""
+
+    context_horizon: int = setting(4, "h: past transitions that z reads; 0: the whole episode (ours)", natural)
+    embedding_size: int = setting(16, "width of the inputs' embeddings", positive_int)
+    predict_change: bool = setting(False, "decode s' - s in units of its own deviation, not s' (ours)")
+    reward_change: bool = setting(False, "the encoder reads r_t - r_(t-1) too (ours); with horizon 0")
+    standardise: bool = setting(True, "standardise inputs (the official code does not)")
 
 
 class Embedding(nn.Sequential):
@@ -92,6 +105,14 @@ class WorldModel(nn.Module):
                 nn.init.zeros_(module.bias)
         for name, parameter in self.gru.named_parameters():
             nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
+
+    @classmethod
+    def from_settings(cls, observation_size, action_size, settings):
+        """The untrained model of WorldModelSettings; its normaliser does nothing yet."""
+        return cls(
+            observation_size, action_size, settings.context_horizon, settings.embedding_size, settings.predict_change,
+            settings.reward_change,
+        )  # fmt: skip
 
     def set_normaliser(self, observations, actions, rewards, next_observations, changes=None):
         """Standardise inputs and targets by the statistics of training transitions (N, d_s), (N, d_a), (N, 1), (N, d_s), and of
@@ -328,11 +349,10 @@ def load_world_model(directory, which="best"):
     tensors = load_tensors(Path(directory) / f"{which}.safetensors")
     try:
         sizes = len(tensors["observation_mean"]), len(tensors["action_mean"])
-        options = {"reward_change": False, **config}  # models of before that option lack it
-        values = [options[key] for key in MODEL_KEYS]
-        if not all(isinstance(value, int) and value >= 0 for value in values):
+        values = {field.name: config[field.name] for field in dataclasses.fields(WorldModelSettings)}
+        if not all(isinstance(value, int) and value >= 0 for value in values.values()):
             raise TypeError
-        model = WorldModel(*sizes, *values)
+        model = WorldModel.from_settings(*sizes, WorldModelSettings(**values))
         model.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError):
         raise UserError(f"{directory} holds no world model of train_context.py; train it again with --no-resume") from None

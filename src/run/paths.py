@@ -3,11 +3,11 @@
 from pathlib import Path
 
 
-def context_directory(args):
-    """World model of an environment, quality, recipe and seed."""
-    return Path(args.output_dir, "saves", args.env_type, args.data_quality, f"context{args.suffix}", f"seed_{args.seed}")
+def context_directory(run):
+    """World model of an environment, quality, recipe and seed (RunSettings)."""
+    return Path(run.output_dir, "saves", run.env_type, run.data_quality, f"context{run.suffix}", f"seed_{run.seed}")
 
 
-def policy_directory(args, method, regime):
+def policy_directory(run, method, regime):
     """Policy of a method (for example meta_dt+fast) trained for a regime (few_shot, zero_shot)."""
-    return Path(args.output_dir, "saves", args.env_type, args.data_quality, method, regime, f"seed_{args.seed}")
+    return Path(run.output_dir, "saves", run.env_type, run.data_quality, method, regime, f"seed_{run.seed}")

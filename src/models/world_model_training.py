@@ -1,0 +1,156 @@
+"""The world model in training: its settings, the held-out episodes, its loss and its validation."""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+
+from src.data.transitions import make_sampler
+from src.models.world_model import WorldModel, balanced, reward_changes
+from src.run.config import fraction, nonnegative_float, positive_float, positive_int
+from src.run.errors import UserError, require_finite
+from src.run.files import save_tensors
+from src.run.loop import Loop, Optimisation
+from src.run.seeding import derive, numpy_generator, torch_generator
+from src.run.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelOptimisation(Optimisation):
+    """training"""
+
+    epochs: int = setting(301, "passes over the data, where --steps is not given", positive_int)
+    steps: int | None = setting(None, "gradient steps", positive_int)
+    batch_size: int = setting(128, "transitions per step", positive_int)
+    learning_rate: float = setting(1e-3, "of Adam", positive_float)
+    lr_warmup_steps: int = 0
+    weight_decay: float = setting(0.0, "decoupled (AdamW); 0 is plain Adam", nonnegative_float)
+    grad_clip: float = setting(1.0, "largest gradient norm", positive_float)
+    reward_weight: float = setting(1.0, "weight of the reward decoder's loss", nonnegative_float)
+    state_weight: float = setting(1.0, "weight of the state decoder's loss", nonnegative_float)
+    balance_steps: bool = setting(
+        False, "the reward's error counts alike at every time step, by its logarithm (ours); with horizon 0"
+    )  # fmt: skip
+
+    def over(self, transitions):
+        """The same with its gradient steps known: --epochs passes over so many transitions where --steps is not given."""
+        return dataclasses.replace(self, steps=self.steps or self.epochs * math.ceil(transitions / self.batch_size))
+
+    def weighted(self, reward, state):
+        """What is minimised, and on held-out episodes decides which weights are the best."""
+        return self.reward_weight * reward + self.state_weight * state
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """validation"""
+
+    validation_share: float = setting(0.1, "share of each training task's episodes held out", fraction)
+    eval_every: int = setting(1000, "gradient steps between validations and checkpoints", positive_int)
+
+
+class WorldModelTraining:
+    """The world model with its data.
+
+    Args:
+        run: RunSettings. data: TrainingData. model, optimisation, decoding: their settings. share: of the held-out episodes.
+    Attributes: model, held_out (Trajectories), optimisation with its number of steps, parts and weights as a Loop wants them.
+    """
+
+    def __init__(self, run, data, *, model, optimisation, decoding, share):
+        self.device = run.device
+        training, self.held_out = split_episodes(data.episodes, share, run.seed)
+        self.sampler = make_sampler(training, model.context_horizon, decoding, data.environment, run.seed)
+        self.validation = make_sampler(self.held_out, model.context_horizon)
+        self.optimisation = optimisation.over(self.sampler.size)
+        torch.manual_seed(derive(run.seed, "context"))
+        self.model = WorldModel.from_settings(training.observations.shape[-1], training.actions.shape[-1], model)
+        if model.standardise:
+            self.model.set_normaliser(*flat_transitions(training))
+        self.model.to(run.device)
+        self.optimizer = optimisation.optimizer(self.model.parameters())
+        self.generator = torch_generator(run.seed, "context_batches")
+        self.parts = {"model": self.model, "optimizer": self.optimizer, "generator": self.generator}
+        self.weights = {"last": self.model}
+
+    def update(self, step):
+        """One gradient step, number `step` from 1; returns the losses."""
+        self.optimisation.schedule(self.optimizer, step)
+        batch = self.sampler.draw(self.optimisation.batch_size, self.generator)
+        reward, state = losses(self.model, batch, self.device, self.optimisation.balance_steps)
+        loss = self.optimisation.weighted(reward, state)
+        self.optimisation.descend(self.optimizer, self.model.parameters(), loss)
+        return {"loss": loss.detach(), "reward_loss": reward.detach(), "state_loss": state.detach()}
+
+    def train(self, directory, every, tensorboard):
+        """Train to the last step, or go on from where the folder's state stands; returns the Loop.
+
+        Every `every` steps full validation; last.safetensors, and best.safetensors where the held-out loss is the lowest so far.
+        """
+        loop = Loop(directory, self.optimisation.steps, every, self.parts, self.weights, tensorboard)
+        for step in loop.steps():
+            values = self.update(step)
+            loop.loss = values.pop("loss")
+            if loop.due:
+                with loop.measuring():
+                    scores = validate(self.model, self.validation, self.device)
+                loop.record(**{f"train/{name}": value.item() for name, value in values.items()}, **scores)
+                *former, last = (self.optimisation.weighted(point["reward_loss"], point["state_loss"]) for point in loop.curve)
+                require_finite(last, f"the validation loss at step {step}")
+                if last < min(former, default=math.inf):
+                    save_tensors(directory / "best.safetensors", self.model.state_dict())
+        return loop
+
+
+def split_episodes(episodes, share, seed):
+    """Training and held-out episodes (Trajectories): of every task `share` of its whole episodes, drawn by the seed.
+
+    Raises UserError where either part is empty.
+    """
+    order = numpy_generator(seed, "validation_split").permutation(len(episodes))
+    held_out = np.zeros(len(episodes), bool)
+    for task in episodes.tasks:
+        rows = order[episodes.task_ids[order] == task]
+        held_out[rows[: round(share * len(rows))]] = True
+    if held_out.all() or not held_out.any():
+        raise UserError(f"--validation_share {share} leaves no episode to {'train on' if held_out.all() else 'validate on'}")
+    return episodes.take(np.flatnonzero(~held_out)), episodes.take(np.flatnonzero(held_out))
+
+
+def flat_transitions(episodes):
+    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1), (N, d_s), and the changes of their rewards (N, 1)."""
+    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    arrays = episodes.observations[:, :-1], episodes.actions, episodes.rewards[..., None], episodes.observations[:, 1:]
+    changes = reward_changes(torch.from_numpy(episodes.rewards[..., None]))
+    return [*(torch.from_numpy(array[inside]) for array in arrays), changes[torch.from_numpy(inside)]]
+
+
+def losses(model, batch, device, balance_steps=False):
+    """Losses (reward, state) of a batch of TransitionSampler: mean squared errors in standardised units; with `balance_steps` the
+    reward's is `balanced` over the time steps."""
+    window, transition = ([value.to(device) for value in part] for part in batch)
+    reward, state = model.errors(*transition, model.contexts(*window))
+    return balanced(reward, window[3]) if balance_steps else reward.mean(), state.mean()
+
+
+@torch.inference_mode()
+def validate(model, sampler, device, chunk=8192):
+    """Losses over every held-out transition, and the same as root mean squared errors in physical units.
+
+    reward_std and state_std are the errors of predicting the mean: what a decoder that learned nothing reaches.
+    """
+    sums, predicted, true = torch.zeros(2, dtype=torch.float64), [], []
+    for batch in sampler.chunks(chunk):
+        window, (observations, actions, rewards, after) = ([value.to(device) for value in part] for part in batch)
+        contexts = model.contexts(*window)
+        sums += torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(rewards)
+        reward, state = model.decode(observations, actions, after, contexts)
+        predicted.append((reward * model.reward_std + model.reward_mean, model.next_observations(observations, state)))
+        true.append((rewards, after))
+    scores = dict(zip(("reward_loss", "state_loss"), (sums / sampler.size).tolist(), strict=True))
+    for position, name in enumerate(("reward", "state")):
+        guess, truth = (torch.cat([pair[position] for pair in pairs]).double() for pairs in (predicted, true))
+        scores[f"{name}_rmse"] = (guess - truth).square().mean().sqrt().item()
+        scores[f"{name}_std"] = (truth - truth.mean(0)).square().mean().sqrt().item()
+    return scores
