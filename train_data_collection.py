@@ -13,7 +13,7 @@ Three algorithms:
     multitask_sac  one agent that is told the task and learns every transition for other tasks too: a family in minutes
 
 Point-Robot, 50 tasks of 2,000 steps, on one core: 15 minutes with sac, 4 with batched_sac. A MuJoCo task of 500,000
-steps: 70 and 22 minutes on one core. A MuJoCo family by `--recipe fast` (multitask_sac): benchmarks/gpu_queue.md has the
+steps: 70 and 22 minutes on one core. A MuJoCo family by `--recipe fast` (multitask_sac): docs/large_runs.md has the
 minutes of each. The same command continues an interrupted run and retries what failed.
 Writes saves/<env_type>/behaviour/; the format is described in saves/README.md. Next: get_datasets.py.
 """

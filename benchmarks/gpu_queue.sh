@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# One item of the queue in benchmarks/gpu_queue.md: go on with its training, stop in time, pack the result.
+# One item of the queue in docs/large_runs.md: go on with its training, stop in time, pack the result.
 #
 #   bash benchmarks/gpu_queue.sh ITEM [SECONDS]
 #
 # Stops itself after SECONDS (default 500), saved; the same command continues. Results of finished runs go to $OUT
 # (default runs/gpu_queue) as ITEM.tar, in parts of 15 MB where it is larger (join them with cat).
 set -u
-item=${1:?usage: gpu_queue.sh ITEM [SECONDS], see benchmarks/gpu_queue.md}
+item=${1:?usage: gpu_queue.sh ITEM [SECONDS], see docs/large_runs.md}
 seconds=${2:-500}
 out=${OUT:-runs/gpu_queue}
 families="cheetah_vel cheetah_dir ant_dir hopper_rand_params walker_rand_params"

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and of benchmarks/*.md from the result files, so that none of their returns is typed by hand.
+"""Write the tables of README.md and of the other pages from the result files, so that none of their returns is typed by hand.
 
     python -m tools.readme
     python -m tools.readme --check True
@@ -10,11 +10,14 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: gridworld -->                                one that is played for K episodes in sequence: their returns and sum
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
+    <!-- table: behaviour -->                                the behaviour agents that come with the repository
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
     <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
+    <!-- table: benchmarks/results/cross_play-<family>.json -->    behaviour policies on each other's tasks
     <!-- table: benchmarks/results/families-validation.json -->    runs that settings were chosen by
 
---check True changes nothing and fails where a page is not what the results say.
+The pages are README.md and the .md files of docs/, baselines/*/ and results/; --pages names others. Rows of runs from a checkout
+with uncommitted changes are marked. --check True changes nothing and fails where a page is not what the results say.
 """
 
 import re
@@ -28,18 +31,22 @@ from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json
 
 MARK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
-FACTS = ("method", "ablation", "variant")
+FACTS = ("method", "recipe", "ablation", "variant")
+PAGES = ("README.md", "docs/*.md", "baselines/*/*.md", "results/*.md")
+REGIMES = {"few_shot_policy_no_prompt": "few-shot policy, no prompt", "few_shot": "few-shot", "zero_shot": "zero-shot"}
+DIRTY = " †"
+DIRTY_NOTE = "\n† The checkout of at least one of these runs had changes that were not committed (`-dirty` in its result file).\n"
 NAME = re.compile(r"([\w-]+)(?:/([\w-]+))?(?:\+(\w+))?")  # family, kind of data, recipe
 
 
 @main_guard
 def main(argv=None):
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--pages", nargs="+", help="files whose tables are written (default: README.md and benchmarks/*.md)")
+    parser.add_argument("--pages", nargs="+", help=f"files whose tables are written (default: {', '.join(PAGES)})")
     parser.add_argument("--results", default="results", help="folder of the result files")
     parser.add_argument("--check", action="boolean", default=False, help="only compare")
     args = parser.parse_args(argv)
-    for path in map(Path, args.pages or ["README.md", *sorted(Path("benchmarks").glob("*.md"))]):
+    for path in map(Path, args.pages or [page for pattern in PAGES for page in sorted(Path().glob(pattern))]):
         if not path.is_file():
             raise UserError(f"--pages {path}: there is no such file")
         try:
@@ -65,6 +72,8 @@ def table(folder, env_types):
         raise UserError("a table has no name: write <!-- table: FAMILY -->")
     if env_types[0].endswith(".json"):
         return file_table(Path(env_types[0]))
+    if env_types == ["behaviour"]:
+        return behaviour_table(Path("behaviour"))
     matches = [NAME.fullmatch(name) for name in env_types]
     if not all(matches):
         raise UserError(f"table {' '.join(env_types)}: a name is FAMILY, FAMILY/DATA, FAMILY+RECIPE or FAMILY/DATA+RECIPE")
@@ -101,6 +110,8 @@ def file_table(path):
         return speed_table(document)
     if "trials" in document:
         return trial_table(document)
+    if "own_policy" in document:
+        return cross_play_table(document)
     raise UserError(f"table {path}: this is no result file of a benchmark; name one of benchmarks/results/")
 
 
@@ -150,6 +161,31 @@ def trial_table(document):
     return markdown(lines)
 
 
+def cross_play_table(document):
+    """One row: returns of expert behaviour policies on other tasks than their own (`python -m tools.cross_play`)."""
+    heads = {
+        "own policy": "own_policy",
+        "another's": "another_policy",
+        "that of the nearest parameters": "policy_of_nearest_parameters",
+        "one for all": "one_policy_for_all",
+    }
+    tried = [key for key in document if re.fullmatch(r"best_of_\d+_tried", key)]
+    lines = [["family", *heads, *(key.replace("_", " ") for key in tried)], [document["env_type"]]]
+    lines[1] += [number(document[key]) for key in (*heads.values(), *tried)]
+    return markdown(lines)
+
+
+def behaviour_table(folder):
+    """A row per shared agent that comes with the repository: the tasks it knows and its return, with its noise, at the end."""
+    lines = [["family", "trained on", "steps of the environment", "mean return at the end"]]
+    for path in sorted(folder.glob("*/multitask/curve.json")):
+        curve, tasks = read_json(path), read_json(path.with_name("config.json"))["task_ids"]
+        known = f"tasks {tasks[0]} to {tasks[-1]}" if tasks == list(range(tasks[0], tasks[-1] + 1)) else f"tasks {tasks}"
+        last = np.mean(curve["stochastic_returns"][-1])
+        lines.append([path.parts[-3], known, f"{curve['steps'][-1]:,}", number(last)])
+    return markdown(lines)
+
+
 def number(value):
     """Four digits, thousands separated."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
@@ -164,8 +200,8 @@ def family_table(sections):
             for level, values in results.reference_levels(methods).items():
                 levels.setdefault(level, {})[quality] = f"{values.mean():.2f}"
             for method, runs in methods.items():
-                name = f"{method}, {regime.replace('_', ' ')}" + ("" if protocol == "strict" else f", protocol {protocol}")
-                rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + further(runs)
+                name = f"{method}, {REGIMES.get(regime, regime)}" + ("" if protocol == "strict" else f", protocol {protocol}")
+                rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + further(runs) + mark(runs)
                 episodes = results.episode_scores(runs, regime)
                 if episodes is not None and runs[0]["ablation"] == "none" and not runs[0]["variant"]:
                     played = [*episodes.mean((0, 1)), results.scores_of(runs).mean()]
@@ -192,19 +228,19 @@ def sequence_table(sections):
     for method, runs in methods.items():
         played = np.array([run["returns"] for run in runs])  # (seeds, tasks, K)
         means = played.mean((0, 1))
-        rows.append([method, *(f"{value:.1f}" for value in means), score(played.sum(2), 1)])
+        rows.append([method, *(f"{value:.1f}" for value in means), score(played.sum(2), 1) + mark(runs)])
     return markdown([["", *(f"episode {k + 1}" for k in range(len(rows[0]) - 2)), "sum"], *rows])
 
 
 def overview_table(sections, env_types):
-    """One row per family and kind of data: few-shot and zero-shot of Meta-DT between the reference levels.
+    """One row per family and kind of data: Meta-DT between the reference levels.
 
-    Without context: the ablation without z and without prompts, a task-blind policy of the same data. The share says how much of
-    what the oracle gains over the task-blind level few-shot gains.
+    Without context: neither z nor prompts, a task-blind policy of the same data. Zero-shot: trained without prompts. Few-shot
+    policy, no prompt: trained with them, in its first episode. The score: which part of the oracle's gain over the task-blind
+    level few-shot has.
     """
-    shown = ("trivial", "task_blind", "dataset_mean", "oracle")
-    lines = [["family, data", "trivial", "task-blind", "data mean", "without context", "zero-shot", "few-shot", "oracle"]]
-    lines[0].append("share of the gain")
+    lines = [["family, data", "task-blind", "data mean", "without context", "zero-shot", REGIMES["few_shot_policy_no_prompt"]]]
+    lines[0] += ["few-shot", "oracle", "normalised score"]
     for section in sorted(sections, key=lambda section: (env_types.index(section.env_type), section.quality)):
         runs = {key: methods for key, methods in section.runs.items() if key[1] == "strict"}
         few = pick(runs, "few_shot")
@@ -213,18 +249,19 @@ def overview_table(sections, env_types):
         levels = {level: float(values.mean()) for level, values in results.reference_levels({"": few}).items()}
         blind, oracle = levels.get("task_blind"), levels.get("oracle")
         known = blind is not None and oracle is not None
-        gain = (results.scores_of(few).mean() - blind) / (oracle - blind) if known else None
-        without, zero = pick(runs, "zero_shot", "no_context"), pick(runs, "zero_shot") or pick(runs, "few_shot_policy_no_prompt")
-        *before, best = (f"{levels[name]:.1f}" if name in levels else "–" for name in shown)
-        share = "–" if gain is None else f"{gain:.0%}" if gain > 0 else "none"
-        played = [score(results.scores_of(found), 1) if found else "–" for found in (without, zero, few)]
-        lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, share])
+        gain = f"{(results.scores_of(few).mean() - blind) / (oracle - blind):.0%}" if known else "–"
+        without = pick(runs, "zero_shot", "no_context") or pick(runs, "few_shot_policy_no_prompt", "no_context")
+        shown = (without, *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")))
+        played = [score(results.scores_of(found), 1) + mark(found) if found else "–" for found in shown]
+        shown = (f"{levels[name]:.1f}" if name in levels else "–" for name in ("task_blind", "dataset_mean", "oracle"))
+        *before, best = shown
+        lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, gain])
     return markdown(lines)
 
 
 def pick(runs, regime, ablation="none"):
-    """Results of Meta-DT (or of an ablation of it) in a regime of the strict protocol, or None."""
-    wanted = ("meta_dt", ablation, {})
+    """Results of Meta-DT's recipe `fast` (or of an ablation of it) in a regime of the strict protocol, or None."""
+    wanted = ("meta_dt", "fast", ablation, {})
     methods = runs.get((regime, "strict"), {})
     return next((found for found in methods.values() if tuple(found[0][key] for key in FACTS) == wanted), None)
 
@@ -245,10 +282,16 @@ def further(runs):
     return f", normalised {100 * (scores.mean() - scale['minimum']) / (scale['maximum'] - scale['minimum']):.1f}"
 
 
+def mark(runs):
+    """The mark of a row with a run that its commit alone does not make."""
+    return DIRTY if any(run["commit"].endswith("-dirty") for run in runs) else ""
+
+
 def markdown(lines):
-    """Rows of cells, the first of them the head."""
+    """Rows of cells, the first of them the head. A note under the table explains the mark of a row."""
     rows = ["| " + " | ".join(line) + " |\n" for line in lines]
-    return "".join([rows[0], "|" + "---|" * len(lines[0]) + "\n", *rows[1:]])
+    note = DIRTY_NOTE if any(DIRTY in cell for line in lines for cell in line) else ""
+    return "".join([rows[0], "|" + "---|" * len(lines[0]) + "\n", *rows[1:], note])
 
 
 if __name__ == "__main__":

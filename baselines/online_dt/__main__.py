@@ -6,7 +6,7 @@
         --num_steps_per_iter 300 --online_buffer_size 300 --keep_best --exploration_std 0.5 --eval_interval 8
 
 On one core the first takes 5 minutes, the second 19. The flags are those of the unofficial code, whose two published commands
-run here as they stand (on a GPU; benchmarks/online_dt_runs.md). --env hopper is short for --env_type gym_hopper; any single-task
+run here as they stand (on a GPU; baselines/online_dt/README.md). --env hopper is short for --env_type gym_hopper; any single-task
 environment with a settings file will do. Data: train_data_collection.py and get_datasets.py, which also imports D4RL and Minari.
 
 Without --stochastic this is the plain Decision Transformer, with --model_type bc behaviour cloning. Ablations of the online
