@@ -1,14 +1,16 @@
 """Offline actor-critics conditioned on a task code z: IQL, the default, and BRAC with a dual KL, which the papers used.
 
 Observations are standardised, actions lie in [-1, 1], rewards are in units of their own deviation. A batch is a dict of
-observations (B, N, d_s), actions (B, N, d_a), rewards (B, N), next_observations (B, N, d_s) and terminated (B, N): N transitions
-of each of B tasks. Codes are (B, k), one for each task. No loss reaches the codes but the critics', and that only where they carry a
-gradient (CORRO's attention).
-Sources: IQL, Kostrikov et al. (ICLR 2022); BRAC, Wu et al. (2019), with the dual form of the KL as in FOCAL (Li et al., ICLR 2021).
+observations (B, N, d_s), actions (B, N, d_a), rewards (B, N), next_observations (B, N, d_s) and terminated (B, N): N
+transitions of each of B tasks. Codes are (B, k), one for each task. No loss reaches the codes but the critics', and that only
+where they carry a gradient (CORRO's attention).
+Sources: IQL, Kostrikov et al. (ICLR 2022); BRAC, Wu et al. (2019), with the dual form of the KL as in FOCAL (Li et al., ICLR
+2021).
 """
 
 import copy
 import dataclasses
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +47,7 @@ class ActorCriticSettings:
 def mlp(inputs, width, layers, outputs):
     """Multilayer perceptron with ReLU and so many hidden layers."""
     sizes = [inputs, *[width] * layers]
-    hidden = [module for a, b in zip(sizes, sizes[1:], strict=False) for module in (nn.Linear(a, b), nn.ReLU())]
+    hidden = [module for a, b in itertools.pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
 
 
@@ -147,8 +149,9 @@ class IQL:
 class BRAC:
     """Behaviour-regularised actor-critic, the divergence from the data estimated by a dual critic c(s, a, z).
 
-    Left out of the released codes: α ran without bounds (clipped here), the gradient penalty was one on the critic's output (here on its
-XX    Args as `IQL`. generator: torch.Generator (CPU), or None for torch's own.
+    Of the released codes' defects none is here: α ran without bounds, the gradient penalty fell on the critic's output, and the
+    value penalty, a switch of two families, was taken at s for a target at s' (there is none here).
+    Args as `IQL`. generator: torch.Generator (CPU), or None for torch's own.
     """
 
     def __init__(self, actor, sizes, settings, device, shared=(), generator=None):
@@ -166,12 +169,19 @@ XX    Args as `IQL`. generator: torch.Generator (CPU), or None for torch's own.
         self.actor_optimizer = torch.optim.Adam(actor.parameters(), settings.learning_rate, fused=True)
         self.dual_optimizer = torch.optim.Adam(self.dual.parameters(), settings.learning_rate / 3, fused=True)
         self.optimizers = [self.critic_optimizer, self.actor_optimizer, self.dual_optimizer]
-        modules = {"critic": self.critic, "value": self.value, "target": self.target, "dual": self.dual, "kl_weight": self.kl_weight}
+        modules = {
+            "critic": self.critic,
+            "value": self.value,
+            "target": self.target,
+            "dual": self.dual,
+            "kl_weight": self.kl_weight,
+        }
         names = ("critic_optimizer", "actor_optimizer", "dual_optimizer")
         self.parts = modules | dict(zip(names, self.optimizers, strict=True))
 
     def update(self, draw, codes):
-        """One step, and `dual_steps` of the dual critic before it. draw: function -> a batch. codes: (B, k) -> dict of losses."""
+        """One step, and `dual_steps` of the dual critic before it. draw: function -> a batch. codes: (B, k) -> dict of
+        losses."""
         fixed = codes.detach()
         for _ in range(self.settings.dual_steps):
             batch = draw()

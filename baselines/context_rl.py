@@ -1,15 +1,15 @@
 """What the context-based methods share: FOCAL, CSRO, CORRO and UNICORN differ in how their encoder learns, and in nothing else.
 
-A context is a set of transitions (s, a, r, s') of one task. An encoder makes a code of each, their pool is z, and an actor-critic acts on
-(s, z) (baselines/actor_critic.py). Training knows the training tasks' recorded data alone. On a test task z comes from what the agent
-has lived there:
+A context is a set of transitions (s, a, r, s') of one task. An encoder makes a code of each, their pool is z, and an
+actor-critic acts on (s, z) (baselines/actor_critic.py). Training knows the training tasks' recorded data alone. On a test task
+z comes from what the agent has lived there:
 
     zero-shot     the transitions of the running episode, at its first step the mean z of training
     few-shot(N)   all transitions of the N warm-up episodes, fixed during the evaluated one
 
-The papers draw contexts of one size, take them from the test task's recorded data, and so never meet a short one; here a context is the
-beginning of a few episodes lived one after the other, of any length, as an agent has it at some moment of its adaptation. So z is trained
-for what it is tested on.
+The papers draw contexts of one size, take them from the test task's recorded data, and so never meet a short one; here a
+context is the beginning of a few episodes lived one after the other, of any length, as an agent has it at some moment of its
+adaptation. So z is trained for what it is tested on.
 """
 
 import dataclasses
@@ -76,7 +76,8 @@ class Normaliser(nn.Module):
         return self.action_centre + self.action_range * actions
 
     def features(self, observations, actions, rewards, next_observations):
-        """(s, a, r, s' − s) of transitions, in units of their deviations: (..., d_s), (..., d_a), (...,), (..., d_s) -> (..., 2·d_s + d_a + 1)."""
+        """(s, a, r, s' − s) of transitions, in units of their deviations: (..., d_s), (..., d_a), (...,), (..., d_s) -> (...,
+        2·d_s + d_a + 1)."""
         rewards = (rewards - self.reward_mean) / self.reward_std
         changes = (next_observations - observations) / self.change_std
         return torch.cat([self.observations(observations), self.actions(actions), rewards[..., None], changes], -1)
@@ -125,8 +126,8 @@ class ContextData:
     def contexts(self, tasks):
         """A context for each of `tasks` (B,): features (B, n, f), and mask (B, n) of the places that hold a transition.
 
-        The first m transitions of `context_episodes` episodes of the task, drawn at random and laid one behind the other; m is uniform
-        between 1 and all of them, and where it is above `context_size` so many are drawn among the m.
+        The first m transitions of `context_episodes` episodes of the task, drawn at random and laid one behind the other; m is
+        uniform between 1 and all of them, and where it is above `context_size` so many are drawn among the m.
         """
         s = self.settings
         chosen = self.first[tasks][:, None] + self._below(self.count[tasks], s.context_episodes)  # (B, c)
@@ -149,7 +150,9 @@ class ContextData:
     def features(self, rows):
         """The encoder's input for transitions by their rows."""
         rows = rows.to(self.device)
-        return self.normaliser.features(*(self.arrays[name][rows] for name in ("observations", "actions", "rewards", "next_observations")))
+        return self.normaliser.features(
+            *(self.arrays[name][rows] for name in ("observations", "actions", "rewards", "next_observations"))
+        )
 
     def transitions(self, tasks):
         """`batch_size` transitions of each of `tasks` (B,), normalised: what an actor-critic learns from (`actor_critic`)."""
@@ -246,13 +249,14 @@ class ContextAgent:
 
 
 class ContextRL:
-    """A Method (src/evaluation/method.py): in every update the encoder takes a step of its own, then the actor-critic, z detached.
+    """A Method (src/evaluation/method.py): in every update the encoder takes a step of its own, then the actor-critic, z
+    detached.
 
     Args:
         data: TrainingData. settings: dict of "contexts" (ContextSettings), "rl" (ActorCriticSettings) and "learner".
         learner: class (sizes (d_s, d_a), its settings, learning rate, ContextData) with `encoder`, `optimizers`, `parts`, and
-            `update(tasks, features, mask)`, which takes its step and returns (dict of losses, codes of the transitions, detached). It
-            may have `agent(agent, warmup, space, seed)`, what the Agent does more than act on z.
+            `update(tasks, features, mask)`, which takes its step and returns (dict of losses, codes of the transitions,
+            detached). It may have `agent(agent, warmup, space, seed)`, what the Agent does more than act on z.
     """
 
     def __init__(self, data, settings, learner, device, seed):
@@ -302,10 +306,16 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
     parser = method_parser(docstring, ContextSettings, learner_settings, ActorCriticSettings)
     args = parse_args(parser, f"baselines.{name}", argv)
     keep_memory()
-    chosen = {"contexts": pick(ContextSettings, args), "rl": pick(ActorCriticSettings, args), "learner": pick(learner_settings, args)}
+    chosen = {
+        "contexts": pick(ContextSettings, args),
+        "rl": pick(ActorCriticSettings, args),
+        "learner": pick(learner_settings, args),
+    }
 
     def build(data):
         return ContextRL(data, chosen, learner, args.device, args.seed)
 
     run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
-    return train_and_measure(name, run, evaluation, settings(args), args.steps, build, variant=None if args.rl == "iql" else args.rl)
+    return train_and_measure(
+        name, run, evaluation, settings(args), args.steps, build, variant=None if args.rl == "iql" else args.rl
+    )

@@ -3,8 +3,8 @@
     python -m baselines.corro --env_type point_robot --data_quality replay
 
 Three parts learn side by side, one step each in an update (the original: one after the other):
-1. a CVAE of (r, s') given (s, a) over all training tasks (eq. 9), or noise on the reward (--negatives reward), makes the negatives: the
-   query's (s, a) with another outcome, so that the code cannot live on which (s, a) a task's policy prefers;
+1. a CVAE of (r, s') given (s, a) over all training tasks (eq. 9), or noise on the reward (--negatives reward), makes the
+   negatives: the query's (s, a) with another outcome, so that the code cannot live on which (s, a) a task's policy prefers;
 2. the encoder, codes of length 1, by InfoNCE (eq. 6): two transitions of a task against 16 negatives of the first;
 3. the actor-critic on z, a softmax-weighted sum of a context's codes, whose weights learn through the critics' loss alone.
 Which of the originals' defects are not here: the CVAE saw the test tasks' data; z came from the test task's recorded data; the
@@ -69,7 +69,8 @@ class CVAE(nn.Module):
         self.encoder, self.decoder = mlp(known + told, width, 1, 2 * size), mlp(size + known, width, 1, told)
 
     def loss(self, known, told, noise, kl_weight):
-        """Squared error of the outcome, summed over reward and state (means over their dimensions), and weight · KL(q ‖ N(0, 1))."""
+        """Squared error of the outcome, summed over reward and state (means over their dimensions), and weight · KL(q ‖ N(0,
+        1))."""
         mean, log_variance = self.encoder(torch.cat([known, told], -1)).chunk(2, -1)
         latent = mean + (log_variance / 2).exp() * noise
         errors = (self.decoder(torch.cat([latent, known], -1)) - told).square()

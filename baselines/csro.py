@@ -2,12 +2,13 @@
 
     python -m baselines.csro --env_type point_robot --data_quality replay
 
-Two terms train the encoder: FOCAL's metric loss (the paper's max term), and a bound from above (CLUB, Cheng et al. 2020) of the mutual
-information between a transition's code and its (s, a), by a variational q(z|s, a) (the min term, eq. 6). When an agent is to live N
-warm-up episodes, the first ⌈N/2⌉ of them take uniform actions, so that its first context is no prior's ("non-prior collection").
-Which of the originals' defects are not here: the meta-batch is drawn with replacement, or no two contexts were of one task and nothing
-was drawn together; the bound's pairs are summed in closed form, not in n² memory; the variance of q is not squeezed through a tanh;
-exploration counts as the N warm-up episodes. See baselines/actor_critic.py for BRAC's.
+Two terms train the encoder: FOCAL's metric loss (the paper's max term), and a bound from above (CLUB, Cheng et al. 2020) of the
+mutual information between a transition's code and its (s, a), by a variational q(z|s, a) (the min term, eq. 6). When an agent
+is to live N warm-up episodes, the first ⌈N/2⌉ of them take uniform actions, so that its first context is no prior's ("non-prior
+collection").
+Which of the originals' defects are not here: the meta-batch is drawn with replacement, or no two contexts were of one task and
+nothing was drawn together; the bound's pairs are summed in closed form, not in n² memory; the variance of q is not squeezed
+through a tanh; exploration counts as the N warm-up episodes. See baselines/actor_critic.py for BRAC's.
 """
 
 import dataclasses
@@ -31,7 +32,9 @@ SMALLEST_VARIANCE = 0.05  # of q; codes lie in [-1, 1]
 class CsroSettings(FocalSettings):
     """encoder"""
 
-    information_weight: float = setting(25.0, "λ, factor on the bound of the information between code and (s, a)", nonnegative_float)
+    information_weight: float = setting(
+        25.0, "λ, factor on the bound of the information between code and (s, a)", nonnegative_float
+    )
     non_prior: bool = setting(True, "uniform actions in the first half of the warm-up episodes")
 
 
@@ -81,7 +84,8 @@ def variational_loss(codes, mean, variance, mask):
 
 
 def information_bound(codes, mean, variance, mask):
-    """CLUB: mean_i[−(z_i − m_i)²/v_i] − mean_ij[−(z_j − m_i)²/v_i], i and j transitions of one context, means also over dimensions.
+    """CLUB: mean_i[−(z_i − m_i)²/v_i] − mean_ij[−(z_j − m_i)²/v_i], i and j transitions of one context, means also over
+    dimensions.
 
     codes, mean, variance (B, n, k), mask (B, n). The mean over j is in closed form: (z̄ − m_i)² + Var z.
     """

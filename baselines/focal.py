@@ -2,9 +2,9 @@
 
     python -m baselines.focal --env_type point_robot --data_quality replay
 
-The encoder is an MLP over transitions whose mean code is z; it learns by the metric loss alone (eq. 13), and the actor-critic takes z as
-given. Which of the originals' defects are not here: z comes from what the agent lives on a test task, not from that task's recorded
-data; see baselines/actor_critic.py for those of the released BRAC.
+The encoder is an MLP over transitions whose mean code is z; it learns by the metric loss alone (eq. 13), and the actor-critic
+takes z as given. Which of the originals' defects are not here: z comes from what the agent lives on a test task, not from that
+task's recorded data; see baselines/actor_critic.py for those of the released BRAC.
 """
 
 import dataclasses
@@ -31,8 +31,9 @@ class FocalSettings:
 def metric_loss(z, tasks):
     """FOCAL's distance metric loss over all pairs of z (B, k) with their tasks (B,).
 
-    With d the mean squared difference over dimensions: mean of sqrt(d + 1e-3) over pairs of one task, plus mean of 1 / (d + 0.1) over
-    pairs of different tasks. The paper's eq. 13 has d itself for the former and β/(dⁿᐟ² + ε) for the latter; this is its released form.
+    With d the mean squared difference over dimensions: mean of sqrt(d + 1e-3) over pairs of one task, plus mean of 1 / (d +
+    0.1) over pairs of different tasks. The paper's eq. 13 has d itself for the former and β/(dⁿᐟ² + ε) for the latter; this is
+    its released form.
     """
     first, second = torch.triu_indices(len(z), len(z), 1, device=z.device)
     distances = (z[first] - z[second]).square().mean(-1)

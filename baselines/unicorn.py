@@ -3,11 +3,12 @@
     python -m baselines.unicorn --env_type point_robot --data_quality replay
     python -m baselines.unicorn --metric_weight 0 ...       # UNICORN-SS-0, which uses no labels of tasks
 
-The encoder draws a Gaussian code for every transition, squashed by tanh; z is their mean. It learns by L = L_recon + w·L_FOCAL (eq. 10):
-L_recon is the negative log-likelihood of (r, s' − s) under Gaussian decoders that read (s, a, z). On test tasks z is of the mean codes.
-Which of the originals' defects are not here: the divergence of its actor-critic gave the policy no gradient and most families ran
-without one; w of the paper's table, not the released files' others; z from what the agent lives, not from the test task's recorded
-data. The flag of the episode's end, which never varies within an episode, is not encoded.
+The encoder draws a Gaussian code for every transition, squashed by tanh; z is their mean. It learns by L = L_recon + w·L_FOCAL
+(eq. 10): L_recon is the negative log-likelihood of (r, s' − s) under Gaussian decoders that read (s, a, z). On test tasks z is
+of the mean codes.
+Which of the originals' defects are not here: the divergence of its actor-critic gave the policy no gradient and most families
+ran without one; w of the paper's table, not the released files' others; z from what the agent lives, not from the test task's
+recorded data. The flag of the episode's end, which never varies within an episode, is not encoded.
 """
 
 import dataclasses
