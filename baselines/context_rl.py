@@ -316,6 +316,5 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
         return ContextRL(data, chosen, learner, args.device, args.seed)
 
     run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
-    return train_and_measure(
-        name, run, evaluation, settings(args), args.steps, build, variant=None if args.rl == "iql" else args.rl
-    )
+    other = {} if args.rl == "iql" else {"variant": {"rl": args.rl}, "folder": args.rl}  # of its own name and folder
+    return train_and_measure(name, run, evaluation, settings(args), args.steps, build, **other)
