@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from baselines.actor_critic import BRAC, IQL, Actor, ActorCriticSettings, mlp
+from src.data.relabel import relabeller
 from src.data.trajectories import observation_statistics
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 from src.run.config import fraction, parse_args, positive_float, positive_int, settings
@@ -39,6 +40,9 @@ class ContextSettings:
     context_size: int = setting(256, "most transitions of a context in training; of a longer one so many are drawn", positive_int)
     context_episodes: int = setting(3, "most episodes that a context in training goes through", positive_int)
     prior_share: float = setting(0.05, "share of contexts that are empty for the actor-critic, z the mean of training", fraction)
+    relabel: bool = setting(
+        False, "half of what is drawn is other tasks', paid by the true reward function (ours)"
+    )
     encoder_learning_rate: float = setting(3e-4, "of Adam, for the encoder", positive_float)
 
 
@@ -88,10 +92,11 @@ class ContextData:
 
     Args:
         episodes: Trajectories of the training tasks. normaliser: of these. generator: torch.Generator (CPU).
+        relabel: None, or a `relabeller` by which half of what is drawn are other tasks' transitions, paid as the task pays.
     Attributes: tasks (K,): their ids; in what follows a task is its place in it.
     """
 
-    def __init__(self, episodes, normaliser, settings, device, generator):
+    def __init__(self, episodes, normaliser, settings, device, generator, relabel=None):
         order = np.argsort(episodes.task_ids, kind="stable")
         episodes = episodes.take(order)
         inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
@@ -103,7 +108,9 @@ class ContextData:
             "terminated": episodes.infos.get("terminated", np.zeros_like(episodes.rewards))[inside].astype(np.float32),
         }
         self.arrays = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        self.infos = {key: values[inside] for key, values in episodes.infos.items()}
         self.normaliser, self.settings, self.device, self.generator = normaliser, settings, device, generator
+        self.relabel = relabel
         self.tasks, counts = np.unique(episodes.task_ids, return_counts=True)
         self.count = torch.from_numpy(counts)  # (K,) episodes of each task
         self.first = self.count.cumsum(0) - self.count  # (K,) the first of them
@@ -129,8 +136,8 @@ class ContextData:
         The first m transitions of `context_episodes` episodes of the task, drawn at random and laid one behind the other; m is
         uniform between 1 and all of them, and where it is above `context_size` so many are drawn among the m.
         """
-        s = self.settings
-        chosen = self.first[tasks][:, None] + self._below(self.count[tasks], s.context_episodes)  # (B, c)
+        s, sources = self.settings, self._sources(tasks)
+        chosen = self.first[sources][:, None] + self._below(self.count[sources], s.context_episodes)  # (B, c)
         lengths = self.length[chosen]
         ends = lengths.cumsum(1)
         used = 1 + self._below(ends[:, -1])  # (B,)
@@ -141,29 +148,44 @@ class ContextData:
         places = torch.where(used[:, None] > s.context_size, drawn, places * mask)
         episode = (places[..., None] >= ends[:, None]).sum(-1)  # (B, n)
         rows = (self.row[chosen] - (ends - lengths)).gather(1, episode) + places
-        return self.features(rows), mask.to(self.device)
+        return self.features(rows, tasks), mask.to(self.device)
+
+    def _sources(self, tasks):
+        """Whose transitions stand for `tasks` (B,): their own, or with `relabel` in half of the cases those of any task."""
+        if self.relabel is None:
+            return tasks
+        any_task = torch.randint(len(self.tasks), tasks.shape, generator=self.generator)
+        return torch.where(torch.rand(tasks.shape, generator=self.generator) < 0.5, any_task, tasks)
+
+    def _rewards(self, rows, tasks):
+        """What `tasks` (B,) paid for the transitions `rows` (B, n), or with `relabel` would pay."""
+        if self.relabel is None:
+            return self.arrays["rewards"][rows.to(self.device)]
+        arrays = [self.arrays[name].cpu().numpy()[rows] for name in ("observations", "actions", "next_observations")]
+        infos = {key: values[rows] for key, values in self.infos.items()}
+        ids = np.broadcast_to(self.tasks[tasks][:, None], rows.shape)
+        return torch.from_numpy(np.asarray(self.relabel(*arrays, infos, ids), np.float32)).to(self.device)
 
     def rows(self, tasks, count):
         """Rows of `count` transitions of each of `tasks` (B,), drawn uniformly: (B, count)."""
         return self.task_row[tasks][:, None] + self._below(self.task_size[tasks], count)
 
-    def features(self, rows):
-        """The encoder's input for transitions by their rows."""
-        rows = rows.to(self.device)
-        return self.normaliser.features(
-            *(self.arrays[name][rows] for name in ("observations", "actions", "rewards", "next_observations"))
-        )
+    def features(self, rows, tasks):
+        """The encoder's input for transitions by their rows (B, n), paid by `tasks` (B,): (B, n, f)."""
+        rewards, rows = self._rewards(rows, tasks), rows.to(self.device)
+        observations, actions, following = (self.arrays[name][rows] for name in ("observations", "actions", "next_observations"))
+        return self.normaliser.features(observations, actions, rewards, following)
 
     def transitions(self, tasks):
         """`batch_size` transitions of each of `tasks` (B,), normalised: what an actor-critic learns from (`actor_critic`)."""
-        rows = self.rows(tasks, self.settings.batch_size).to(self.device)
+        rows = self.rows(self._sources(tasks), self.settings.batch_size)
+        rewards, rows, n = self._rewards(rows, tasks), rows.to(self.device), self.normaliser
         batch = {name: array[rows] for name, array in self.arrays.items()}
-        n = self.normaliser
         return batch | {
             "observations": n.observations(batch["observations"]),
             "next_observations": n.observations(batch["next_observations"]),
             "actions": n.actions(batch["actions"]),
-            "rewards": batch["rewards"] / n.reward_std,
+            "rewards": rewards / n.reward_std,
         }
 
 
@@ -264,7 +286,8 @@ class ContextRL:
         self.space = data.environment.action_space
         normaliser = Normaliser(data.episodes, self.space).to(device)
         self.generator = torch_generator(seed, "batches")
-        self.data = ContextData(data.episodes, normaliser, self.settings, device, self.generator)
+        relabel = relabeller(data.environment, data.episodes) if self.settings.relabel else None
+        self.data = ContextData(data.episodes, normaliser, self.settings, device, self.generator, relabel)
         sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1]
         torch.manual_seed(derive(seed, "weights"))
         self.learner = learner(sizes, settings["learner"], self.settings.encoder_learning_rate, self.data)
@@ -316,5 +339,7 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
         return ContextRL(data, chosen, learner, args.device, args.seed)
 
     run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
-    other = {} if args.rl == "iql" else {"variant": {"rl": args.rl}, "folder": args.rl}  # of its own name and folder
+    named = {key: value for key, value in (("rl", args.rl), ("relabel", args.relabel)) if value not in ("iql", False)}
+    other = {"variant": named, "folder": "-".join(named)} if named else {}  # results and weights of their own
+    other["privileges"] = "reward function" if args.relabel else "none"
     return train_and_measure(name, run, evaluation, settings(args), args.steps, build, **other)

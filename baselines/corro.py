@@ -95,7 +95,7 @@ class Corro:
     def update(self, tasks, features, mask):
         s, data = self.settings, self.data
         drawn = torch.randint(len(data.tasks), (s.queries,), generator=data.generator)
-        pairs = data.features(data.rows(drawn, 2))  # (B, 2, f)
+        pairs = data.features(data.rows(drawn, 2), drawn)  # (B, 2, f)
         known, told = pairs[..., : self.known], pairs[..., self.known :]
         losses = {}
         if s.negatives == "generative":

@@ -18,8 +18,10 @@ from baselines.corro import CVAE, AttentionPool, Corro, CorroSettings, info_nce
 from baselines.csro import Csro, CsroSettings, NonPriorAgent, information_bound, variational_loss
 from baselines.focal import Focal, FocalSettings, metric_loss
 from baselines.unicorn import GaussianDecoder, Unicorn, UnicornSettings
+from src.data.relabel import relabeller
 from src.data.trajectories import Trajectories, load, save
 from src.evaluation.agent import PolicyAgent
+from src.run.files import read_json
 from src.run.logger import Logger
 from src.run.seeding import numpy_generator, torch_generator
 
@@ -238,6 +240,32 @@ def test_contexts_begin_with_whole_episodes_of_one_task():
     assert batch["actions"].abs().max() <= 1 and batch["terminated"].sum() > 0
 
 
+def test_relabelled_contexts_pay_as_their_task_does_and_half_of_them_are_others():
+    data = training_data()
+    goals = data.environment.unwrapped.tasks["goal"]
+    normaliser = Normaliser(data.episodes, data.environment.action_space)
+    settings = ContextSettings(tasks_per_step=300, context_size=30, batch_size=4, relabel=True)
+    relabel = relabeller(data.environment, data.episodes)
+    sampler = ContextData(data.episodes, normaliser, settings, "cpu", torch_generator(0), relabel)
+    tasks = sampler.draw_tasks()
+    batch = sampler.transitions(tasks)
+    positions = batch["next_observations"] * normaliser.observation_std + normaliser.observation_mean
+    distances = np.linalg.norm(positions.numpy() - goals[sampler.tasks[tasks]][:, None], axis=-1)
+    np.testing.assert_allclose(-batch["rewards"].numpy() * normaliser.reward_std.numpy(), distances, atol=1e-4)
+    own = np.abs(
+        data.episodes.observations[data.episodes.task_ids == sampler.tasks[0]][:, :20, 0, None]
+        - positions[tasks == 0, 0, 0].numpy()
+    )
+    assert 0.5 < (own.min((0, 1)) < 1e-5).mean() < 0.85  # its own half, and a third of the rest
+    features, mask = sampler.contexts(tasks)
+    paid = features[..., 4] * normaliser.reward_std + normaliser.reward_mean
+    after = (
+        features[..., 5:] * normaliser.change_std + features[..., :2] * normaliser.observation_std + normaliser.observation_mean
+    )
+    distances = np.linalg.norm(after.numpy() - goals[sampler.tasks[tasks]][:, None], axis=-1)
+    np.testing.assert_allclose(-paid.numpy()[mask], distances[mask], atol=1e-4)
+
+
 # ------------------------------------------------------------------------------------------------------------------ acting
 
 
@@ -357,7 +385,8 @@ def test_a_method_from_the_shell_again_stopped_and_without_test_data(name, data_
     assert weights(other, name) == weights(whole, name)
 
 
-def test_brac_has_a_result_of_its_own(data_root, tmp_path):
+def test_brac_and_relabelling_have_results_of_their_own(data_root, tmp_path):
     (tmp_path / "datasets").symlink_to(data_root / "datasets")
-    written = run("focal", tmp_path) + run("focal", tmp_path, "--rl", "brac")
-    assert len(set(written)) == 4
+    plain, relabelled = run("focal", tmp_path), run("focal", tmp_path, "--relabel")
+    assert len({*plain, *relabelled, *run("focal", tmp_path, "--rl", "brac")}) == 6
+    assert [read_json(path)["privileges"] for path in (plain[0], relabelled[0])] == ["none", "reward function"]
