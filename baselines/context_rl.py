@@ -1,0 +1,345 @@
+"""What the context-based methods share: FOCAL, CSRO, CORRO and UNICORN differ in how their encoder learns, and in nothing else.
+
+A context is a set of transitions (s, a, r, s') of one task. An encoder makes a code of each, their pool is z, and an
+actor-critic acts on (s, z) (baselines/actor_critic.py). Training knows the training tasks' recorded data alone. On a test task
+z comes from what the agent has lived there:
+
+    zero-shot     the transitions of the running episode, at its first step the mean z of training
+    few-shot(N)   all transitions of the N warm-up episodes, fixed during the evaluated one
+
+The papers draw contexts of one size, take them from the test task's recorded data, and so never meet a short one; here a
+context is the beginning of a few episodes lived one after the other, of any length, as an agent has it at some moment of its
+adaptation. So z is trained for what it is tested on.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import nn
+
+from baselines.actor_critic import BRAC, IQL, Actor, ActorCriticSettings, mlp
+from src.data.relabel import relabeller
+from src.data.trajectories import observation_statistics
+from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
+from src.run.config import fraction, parse_args, positive_float, positive_int, settings
+from src.run.devices import keep_memory, schedule_factor
+from src.run.seeding import derive, torch_generator
+from src.run.settings import pick, setting
+
+MEMORY_OF_PRIOR = 0.99  # of the running mean of z
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextSettings:
+    """contexts"""
+
+    steps: int = setting(200_000, "updates, each one step of every network", positive_int)
+    tasks_per_step: int = setting(16, "tasks of an update, drawn with replacement, each with a context of its own", positive_int)
+    batch_size: int = setting(256, "transitions of each of these tasks for the actor-critic", positive_int)
+    context_size: int = setting(256, "most transitions of a context in training; of a longer one so many are drawn", positive_int)
+    context_episodes: int = setting(3, "most episodes that a context in training goes through", positive_int)
+    prior_share: float = setting(0.05, "share of contexts that are empty for the actor-critic, z the mean of training", fraction)
+    relabel: bool = setting(
+        False, "half of what is drawn is other tasks', paid by the true reward function (ours)"
+    )
+    encoder_learning_rate: float = setting(3e-4, "of Adam, for the encoder", positive_float)
+
+
+class Normaliser(nn.Module):
+    """Statistics of the training tasks' data, with which every network is fed. Saved with the policy."""
+
+    def __init__(self, episodes, space):
+        super().__init__()
+        inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+        changes = np.diff(episodes.observations, axis=1)[inside]
+        mean, std = observation_statistics(episodes)
+        rewards = episodes.rewards[inside].astype(np.float64)
+        values = {
+            "observation_mean": mean,
+            "observation_std": std + 1e-6,
+            "change_std": changes.std(0) + 1e-6,
+            "reward_mean": rewards.mean(),
+            "reward_std": rewards.std() + 1e-6,
+            "action_centre": (space.high + space.low) / 2,
+            "action_range": (space.high - space.low) / 2,
+        }
+        for name, value in values.items():
+            self.register_buffer(name, torch.as_tensor(np.asarray(value, np.float32)))
+
+    def observations(self, observations):
+        """Standardised."""
+        return (observations - self.observation_mean) / self.observation_std
+
+    def actions(self, actions):
+        """From the environment's bounds to [-1, 1]."""
+        return (actions - self.action_centre) / self.action_range
+
+    def played(self, actions):
+        """From [-1, 1] to the environment's bounds."""
+        return self.action_centre + self.action_range * actions
+
+    def features(self, observations, actions, rewards, next_observations):
+        """(s, a, r, s' − s) of transitions, in units of their deviations: (..., d_s), (..., d_a), (...,), (..., d_s) -> (...,
+        2·d_s + d_a + 1)."""
+        rewards = (rewards - self.reward_mean) / self.reward_std
+        changes = (next_observations - observations) / self.change_std
+        return torch.cat([self.observations(observations), self.actions(actions), rewards[..., None], changes], -1)
+
+
+class ContextData:
+    """Draws contexts and transitions from episodes of the training tasks.
+
+    Args:
+        episodes: Trajectories of the training tasks. normaliser: of these. generator: torch.Generator (CPU).
+        relabel: None, or a `relabeller` by which half of what is drawn are other tasks' transitions, paid as the task pays.
+    Attributes: tasks (K,): their ids; in what follows a task is its place in it.
+    """
+
+    def __init__(self, episodes, normaliser, settings, device, generator, relabel=None):
+        order = np.argsort(episodes.task_ids, kind="stable")
+        episodes = episodes.take(order)
+        inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+        arrays = {
+            "observations": episodes.observations[:, :-1][inside],
+            "actions": episodes.actions[inside],
+            "rewards": episodes.rewards[inside],
+            "next_observations": episodes.observations[:, 1:][inside],
+            "terminated": episodes.infos.get("terminated", np.zeros_like(episodes.rewards))[inside].astype(np.float32),
+        }
+        self.arrays = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        self.infos = {key: values[inside] for key, values in episodes.infos.items()}
+        self.normaliser, self.settings, self.device, self.generator = normaliser, settings, device, generator
+        self.relabel = relabel
+        self.tasks, counts = np.unique(episodes.task_ids, return_counts=True)
+        self.count = torch.from_numpy(counts)  # (K,) episodes of each task
+        self.first = self.count.cumsum(0) - self.count  # (K,) the first of them
+        self.length = torch.from_numpy(episodes.lengths)  # (E,) steps of each episode
+        self.row = self.length.cumsum(0) - self.length  # (E,) row of its first step
+        ends = self.row + self.length
+        self.task_row = self.row[self.first]  # (K,) row of the task's first step
+        self.task_size = ends[self.first + self.count - 1] - self.task_row  # (K,) steps of each task
+
+    def _below(self, bounds, *shape):
+        """Uniform integers in [0, bounds), bounds (B,) or (B, ...) broadcast to (B, *shape)."""
+        bounds = bounds.reshape(*bounds.shape, *[1] * (1 + len(shape) - bounds.dim()))
+        drawn = torch.rand(bounds.shape[0], *shape, generator=self.generator, dtype=torch.float64)
+        return (drawn * bounds).long()
+
+    def draw_tasks(self):
+        """(B,) tasks of an update, with replacement: a task that comes twice is what metric losses bring together."""
+        return torch.randint(len(self.tasks), (self.settings.tasks_per_step,), generator=self.generator)
+
+    def contexts(self, tasks):
+        """A context for each of `tasks` (B,): features (B, n, f), and mask (B, n) of the places that hold a transition.
+
+        The first m transitions of `context_episodes` episodes of the task, drawn at random and laid one behind the other; m is
+        uniform between 1 and all of them, and where it is above `context_size` so many are drawn among the m.
+        """
+        s, sources = self.settings, self._sources(tasks)
+        chosen = self.first[sources][:, None] + self._below(self.count[sources], s.context_episodes)  # (B, c)
+        lengths = self.length[chosen]
+        ends = lengths.cumsum(1)
+        used = 1 + self._below(ends[:, -1])  # (B,)
+        size = min(s.context_size, int(used.max()))
+        places = torch.arange(size).expand(len(tasks), -1)
+        drawn = self._below(used, size)
+        mask = places < used[:, None]
+        places = torch.where(used[:, None] > s.context_size, drawn, places * mask)
+        episode = (places[..., None] >= ends[:, None]).sum(-1)  # (B, n)
+        rows = (self.row[chosen] - (ends - lengths)).gather(1, episode) + places
+        return self.features(rows, tasks), mask.to(self.device)
+
+    def _sources(self, tasks):
+        """Whose transitions stand for `tasks` (B,): their own, or with `relabel` in half of the cases those of any task."""
+        if self.relabel is None:
+            return tasks
+        any_task = torch.randint(len(self.tasks), tasks.shape, generator=self.generator)
+        return torch.where(torch.rand(tasks.shape, generator=self.generator) < 0.5, any_task, tasks)
+
+    def _rewards(self, rows, tasks):
+        """What `tasks` (B,) paid for the transitions `rows` (B, n), or with `relabel` would pay."""
+        if self.relabel is None:
+            return self.arrays["rewards"][rows.to(self.device)]
+        arrays = [self.arrays[name].cpu().numpy()[rows] for name in ("observations", "actions", "next_observations")]
+        infos = {key: values[rows] for key, values in self.infos.items()}
+        ids = np.broadcast_to(self.tasks[tasks][:, None], rows.shape)
+        return torch.from_numpy(np.asarray(self.relabel(*arrays, infos, ids), np.float32)).to(self.device)
+
+    def rows(self, tasks, count):
+        """Rows of `count` transitions of each of `tasks` (B,), drawn uniformly: (B, count)."""
+        return self.task_row[tasks][:, None] + self._below(self.task_size[tasks], count)
+
+    def features(self, rows, tasks):
+        """The encoder's input for transitions by their rows (B, n), paid by `tasks` (B,): (B, n, f)."""
+        rewards, rows = self._rewards(rows, tasks), rows.to(self.device)
+        observations, actions, following = (self.arrays[name][rows] for name in ("observations", "actions", "next_observations"))
+        return self.normaliser.features(observations, actions, rewards, following)
+
+    def transitions(self, tasks):
+        """`batch_size` transitions of each of `tasks` (B,), normalised: what an actor-critic learns from (`actor_critic`)."""
+        rows = self.rows(self._sources(tasks), self.settings.batch_size)
+        rewards, rows, n = self._rewards(rows, tasks), rows.to(self.device), self.normaliser
+        batch = {name: array[rows] for name, array in self.arrays.items()}
+        return batch | {
+            "observations": n.observations(batch["observations"]),
+            "next_observations": n.observations(batch["next_observations"]),
+            "actions": n.actions(batch["actions"]),
+            "rewards": rewards / n.reward_std,
+        }
+
+
+class MeanPool(nn.Module):
+    """z: the mean of the codes of a context."""
+
+    def forward(self, codes, mask):
+        """codes (B, n, k), mask (B, n) with at least one place each -> (B, k)."""
+        weights = mask.to(codes.dtype)
+        return (codes * weights[..., None]).sum(-2) / weights.sum(-1, keepdim=True)
+
+
+class Encoder(nn.Module):
+    """Codes of transitions by one MLP, and their pool, which does not know their order.
+
+    Args:
+        sizes: (d_s, d_a) of the transitions. size: k of z. final: what squashes a code. pool: module (codes, mask) -> z.
+    """
+
+    def __init__(self, sizes, size, width, layers, final=torch.tanh, pool=None):
+        super().__init__()
+        self.body, self.final, self.size = mlp(2 * sizes[0] + sizes[1] + 1, width, layers, size), final, size
+        self.pool = pool or MeanPool()
+
+    def forward(self, features):
+        """(..., f) -> (..., k)."""
+        return self.final(self.body(features))
+
+
+class ContextPolicy(nn.Module):
+    """All that acts, and all that is kept: normaliser, encoder, actor, and `prior`, the mean z of training."""
+
+    def __init__(self, normaliser, encoder, actor):
+        super().__init__()
+        self.normaliser, self.encoder, self.actor = normaliser, encoder, actor
+        self.register_buffer("prior", torch.zeros(encoder.size))
+
+
+class ContextAgent:
+    """A ContextPolicy as an Agent (src/evaluation/agent.py): the mean action for z, see the head of this file."""
+
+    def __init__(self, policy, device):
+        self.policy, self.device = policy, device
+
+    def _tensor(self, array):
+        return torch.as_tensor(np.asarray(array, np.float32), device=self.device)
+
+    @torch.inference_mode()
+    def adapt(self, episodes):
+        """z from all transitions of `episodes`, up to each row's end; without any, from the running episode."""
+        self.pool, self.codes = bool(episodes), []
+        if not self.pool:
+            return
+        masks = [np.arange(episode["rewards"].shape[1]) < episode["lengths"][:, None] for episode in episodes]
+        codes = [
+            self._codes(episode["observations"][:, :-1], episode["actions"], episode["rewards"], episode["observations"][:, 1:])
+            for episode in episodes
+        ]
+        mask = torch.from_numpy(np.concatenate(masks, 1)).to(self.device)
+        self.z = self.policy.encoder.pool(torch.cat(codes, 1), mask)
+
+    def _codes(self, *transitions):
+        return self.policy.encoder(self.policy.normaliser.features(*map(self._tensor, transitions)))
+
+    def start(self, observations):
+        self.observations = observations
+        if not self.pool:
+            self.codes, self.z = [], self.policy.prior.expand(len(observations), -1)
+
+    @torch.inference_mode()
+    def act(self):
+        normaliser = self.policy.normaliser
+        actions = self.policy.actor(normaliser.observations(self._tensor(self.observations)), self.z).centre()
+        return normaliser.played(actions).cpu().numpy()
+
+    @torch.inference_mode()
+    def observe(self, actions, rewards, next_observations):
+        if not self.pool:
+            self.codes.append(self._codes(self.observations, actions, rewards, next_observations))
+            codes = torch.stack(self.codes, 1)
+            self.z = self.policy.encoder.pool(codes, torch.ones(codes.shape[:2], dtype=torch.bool, device=self.device))
+        self.observations = next_observations
+
+
+class ContextRL:
+    """A Method (src/evaluation/method.py): in every update the encoder takes a step of its own, then the actor-critic, z
+    detached.
+
+    Args:
+        data: TrainingData. settings: dict of "contexts" (ContextSettings), "rl" (ActorCriticSettings) and "learner".
+        learner: class (sizes (d_s, d_a), its settings, learning rate, ContextData) with `encoder`, `optimizers`, `parts`, and
+            `update(tasks, features, mask)`, which takes its step and returns (dict of losses, codes of the transitions,
+            detached). It may have `agent(agent, warmup, space, seed)`, what the Agent does more than act on z.
+    """
+
+    def __init__(self, data, settings, learner, device, seed):
+        self.settings, self.rl, self.device, self.seed = settings["contexts"], settings["rl"], device, seed
+        self.space = data.environment.action_space
+        normaliser = Normaliser(data.episodes, self.space).to(device)
+        self.generator = torch_generator(seed, "batches")
+        relabel = relabeller(data.environment, data.episodes) if self.settings.relabel else None
+        self.data = ContextData(data.episodes, normaliser, self.settings, device, self.generator, relabel)
+        sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1]
+        torch.manual_seed(derive(seed, "weights"))
+        self.learner = learner(sizes, settings["learner"], self.settings.encoder_learning_rate, self.data)
+        encoder = self.learner.encoder
+        actor = Actor(sizes[0], encoder.size, sizes[1], self.rl).to(device)
+        self.policy = ContextPolicy(normaliser, encoder, actor).to(device)
+        algorithm = {"iql": IQL, "brac": BRAC}[self.rl.rl]
+        shared = list(encoder.pool.parameters())
+        self.actor_critic = algorithm(actor, (*sizes, encoder.size), self.rl, device, shared, self.generator)
+        self.parts = {"model": self.policy, "batches": self.generator, **self.learner.parts, **self.actor_critic.parts}
+        self.weights = {"model": self.policy}
+        optimizers = (*self.learner.optimizers, *self.actor_critic.optimizers)
+        self.rates = [(optimizer, optimizer.param_groups[0]["lr"]) for optimizer in optimizers]
+
+    def update(self, step):
+        """Update number `step` (from 1) -> dict of detached losses, "loss" their sum."""
+        factor = schedule_factor(step - 1, self.settings.steps, 0, self.rl.lr_schedule)
+        for optimizer, rate in self.rates:
+            optimizer.param_groups[0]["lr"] = rate * factor
+        tasks = self.data.draw_tasks()
+        features, mask = self.data.contexts(tasks)
+        losses, codes = self.learner.update(tasks, features, mask)
+        z = self.policy.encoder.pool(codes.detach(), mask)
+        self.policy.prior.lerp_(z.detach().mean(0), 1 - min(MEMORY_OF_PRIOR, (step - 1) / step))
+        empty = torch.rand(len(z), 1, generator=self.generator).to(self.device) < self.settings.prior_share
+        z = torch.where(empty, self.policy.prior, z)
+        losses |= self.actor_critic.update(lambda: self.data.transitions(tasks), z)
+        return losses | {"loss": sum(losses.values())}
+
+    def agent(self, warmup):
+        """The current policy as a new Agent that is to live `warmup` episodes before the evaluated one."""
+        agent = ContextAgent(self.policy, self.device)
+        more = getattr(self.learner, "agent", None)
+        return more(agent, warmup, self.space, self.seed) if more else agent
+
+
+def run_context_rl(name, docstring, learner, learner_settings, argv=None):
+    """The main function of a method of this kind: flags, training, results. Args as `ContextRL`; name: of its file."""
+    parser = method_parser(docstring, ContextSettings, learner_settings, ActorCriticSettings)
+    args = parse_args(parser, f"baselines.{name}", argv)
+    keep_memory()
+    chosen = {
+        "contexts": pick(ContextSettings, args),
+        "rl": pick(ActorCriticSettings, args),
+        "learner": pick(learner_settings, args),
+    }
+
+    def build(data):
+        return ContextRL(data, chosen, learner, args.device, args.seed)
+
+    run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
+    named = {key: value for key, value in (("rl", args.rl), ("relabel", args.relabel)) if value not in ("iql", False)}
+    other = {"variant": named, "folder": "-".join(named)} if named else {}  # results and weights of their own
+    other["privileges"] = "reward function" if args.relabel else "none"
+    return train_and_measure(name, run, evaluation, settings(args), args.steps, build, **other)
