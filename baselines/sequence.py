@@ -72,7 +72,8 @@ def episode_tensors(episodes, device):
 def make_policy(data, run, model, return_scale=1.0, max_steps=None, **options):
     """MetaDT without z; its first weights depend on the seed alone.
 
-    Args: data: TrainingData. run: RunSettings. model: Sequence. return_scale: of returns-to-go. max_steps: entries of the time table (default: T).
+    Args: data: TrainingData. run: RunSettings. model: Sequence. return_scale: of returns-to-go.
+        max_steps: entries of the time table (default: T).
         options: see MetaDT.
     """
     torch.manual_seed(derive(run.seed, "policy"))

@@ -124,7 +124,7 @@ def test_histograms_by_hand():
 
 def test_the_reader_sums_up_a_state_and_what_follows():
     method = method_of("bidirectional", training_data(short=False))
-    reader, episode = method.model["statistic"].eval(), tensors(lived(1, rows=1)[0])
+    reader, episode = method.model["statistic"].eval(), tensors(lived(1)[0])
     timesteps = torch.arange(2, 2 + K)[None]
     before = reader.read(episode, torch.tensor([0]), timesteps)
     for step in range(T):
