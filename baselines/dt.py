@@ -12,6 +12,7 @@ Left out of the original: its data script, which drops the last episode; other p
 
 from baselines.sequence import (
     Cloning,
+    Returns,
     Sequence,
     WindowAgent,
     cloning_loss,
@@ -24,9 +25,9 @@ from src.run.errors import main_guard
 from src.run.loop import Optimisation
 
 
-def build(data, run, model, optimisation):
-    """TrainingData, RunSettings, Sequence, Optimisation -> Method."""
-    policy, sampler = make_policy(data, run, model), make_sampler(data, run, model)
+def build(data, run, model, returns, optimisation):
+    """TrainingData, RunSettings, Sequence, Returns, Optimisation -> Method."""
+    policy, sampler = make_policy(data, run, model, returns.return_scale), make_sampler(data, run, model)
     target = target_return(data.episodes)
 
     def loss(generator):
@@ -38,7 +39,7 @@ def build(data, run, model, optimisation):
 
 @main_guard
 def main(argv=None):
-    return run_method("dt", __doc__, build, (Sequence, Optimisation), argv)
+    return run_method("dt", __doc__, build, (Sequence, Returns, Optimisation), argv)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 
 from baselines.sequence import (
     Cloning,
+    Returns,
     Sequence,
     WindowAgent,
     best_episode,
@@ -50,9 +51,9 @@ class Prompts:
     prompt_dropout: float = setting(0.1, "share of batches without prompts (ours), for zero-shot", fraction)
 
 
-def build(data, run, model, prompts, optimisation):
-    """TrainingData, RunSettings, Sequence, Prompts, Optimisation -> Method."""
-    policy = make_policy(data, run, model, prompted=True)
+def build(data, run, model, returns, prompts, optimisation):
+    """TrainingData, RunSettings, Sequence, Returns, Prompts, Optimisation -> Method."""
+    policy = make_policy(data, run, model, returns.return_scale, prompted=True)
     sampler = make_sampler(data, run, model, prompts.prompt_length, prompts.prompt_segment)
     target = target_return(data.episodes)
 
@@ -123,7 +124,7 @@ def load_expert(run, tasks):
     return expert
 
 
-def options(run, evaluation, model, prompts, optimisation):
+def options(run, evaluation, model, returns, prompts, optimisation):
     """What --prompt_source expert changes in evaluation and results."""
     if prompts.prompt_source == "self":
         return {}
@@ -140,7 +141,7 @@ def options(run, evaluation, model, prompts, optimisation):
 
 @main_guard
 def main(argv=None):
-    return run_method("prompt_dt", __doc__, build, (Sequence, Prompts, Optimisation), argv, options)
+    return run_method("prompt_dt", __doc__, build, (Sequence, Returns, Prompts, Optimisation), argv, options)
 
 
 if __name__ == "__main__":

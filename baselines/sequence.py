@@ -27,11 +27,17 @@ class Sequence:
     """model"""
 
     history_length: int = setting(20, "K: steps of history", positive_int)
-    return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
     width: int = setting(128, "of the transformer", positive_int)
     layers: int = setting(3, "transformer blocks", positive_int)
     heads: int = setting(1, "attention heads", positive_int)
     dropout: float = setting(0.1, "on inputs, attention weights and residual branches", proper_fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class Returns:
+    """returns-to-go"""
+
+    return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
 
 
 def run_method(name, docstring, build, kinds, argv=None, options=None):
@@ -63,15 +69,16 @@ def episode_tensors(episodes, device):
     return EpisodeTensors(*(torch.as_tensor(array, device=device) for array in arrays))
 
 
-def make_policy(data, run, model, max_steps=None, **options):
+def make_policy(data, run, model, return_scale=1.0, max_steps=None, **options):
     """MetaDT without z; its first weights depend on the seed alone.
 
-    Args: data: TrainingData. run: RunSettings. model: Sequence. max_steps: entries of the time table (default: T).
+    Args: data: TrainingData. run: RunSettings. model: Sequence. return_scale: of returns-to-go.
+        max_steps: entries of the time table (default: T).
         options: see MetaDT.
     """
     torch.manual_seed(derive(run.seed, "policy"))
     sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1], max_steps or run.env.max_episode_steps
-    sizes = (*sizes, model.return_scale, model.width, model.layers, model.heads, model.dropout)
+    sizes = (*sizes, return_scale, model.width, model.layers, model.heads, model.dropout)
     policy = MetaDT(*sizes, **{"context": False, "prompted": False} | options)
     policy.set_normaliser(*(torch.from_numpy(values) for values in observation_statistics(data.episodes)))
     return policy.to(run.device)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CONTEXT, POLICY, RESULTS, ROOT, SAVES, listing, point_robot, run_stage, shell, words
+from helpers import CONTEXT, KILL, POLICY, RESULTS, ROOT, SAVES, listing, point_robot, run_stage, shell, words
 
 import train_context
 import train_meta_dt
@@ -28,19 +28,6 @@ from src.run.logger import Logger, read_metrics
 from tools import report
 
 PROVENANCE = ("command", "commit", "hardware", "versions", "wall_clock_s", "config")
-KILL = """
-import os, runpy, signal, sys
-count, sys.argv = int(sys.argv[1]), sys.argv[2:]
-flush = os.fsync
-def fsync(file):
-    global count
-    count -= 1
-    if count == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    flush(file)
-os.fsync = fsync
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""  # every artifact is flushed once, just before it gets its name
 
 
 @pytest.fixture
