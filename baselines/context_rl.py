@@ -40,9 +40,7 @@ class ContextSettings:
     context_size: int = setting(256, "most transitions of a context in training; of a longer one so many are drawn", positive_int)
     context_episodes: int = setting(3, "most episodes that a context in training goes through", positive_int)
     prior_share: float = setting(0.05, "share of contexts that are empty for the actor-critic, z the mean of training", fraction)
-    relabel: bool = setting(
-        False, "half of what is drawn is other tasks', paid by the true reward function (ours)"
-    )
+    relabel: bool = setting(False, "half of what is drawn is other tasks', paid by the true reward function (ours)")
     encoder_learning_rate: float = setting(3e-4, "of Adam, for the encoder", positive_float)
 
 
