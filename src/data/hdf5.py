@@ -78,23 +78,29 @@ def dataset(group, name):
     return found
 
 
-def read_array(group, name, largest):
-    """An array of numbers in an h5py.Group, at most `largest` bytes, or None where it holds something else than numbers."""
+class Room:
+    """Bytes that the arrays of a file may take together, see UNPACKED."""
+
+    def __init__(self, path):
+        self.left = UNPACKED * Path(path).stat().st_size + SPARE
+
+    def take(self, size, name):
+        """Raises ValueError where nothing is left."""
+        self.left -= size
+        if self.left < 0:
+            raise ValueError(f"with {name} it says that it has {size} bytes more than the file can hold; store it uncompressed")
+
+
+def read_array(group, name, room):
+    """An array of numbers in an h5py.Group, or None where it holds something else than numbers."""
     found = dataset(group.id, name.encode())
     if found.dtype.kind not in NUMBERS or found.dtype.hasobject:
         return None
-    size = math.prod(found.shape) * found.dtype.itemsize
-    if size > largest:
-        raise ValueError(f"{name} says that it has {size} bytes, more than the file can hold")
+    room.take(math.prod(found.shape) * found.dtype.itemsize, name)
     values = np.empty(found.shape, found.dtype)
     if values.size:
         found.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     return values
-
-
-def largest_array(path):
-    """How many bytes an array in the file may take, see UNPACKED."""
-    return UNPACKED * Path(path).stat().st_size + SPARE
 
 
 def integer(group, name):

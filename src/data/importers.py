@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src.data.hdf5 import FAULTS, NUMBERS, largest_array, members, open_hdf5, read_array, subgroup
+from src.data.hdf5 import FAULTS, NUMBERS, Room, members, open_hdf5, read_array, subgroup
 from src.data.layouts import FIELDS, episodes_of
 from src.data.pickles import read_pickle
 from src.data.relabel import relabeller, rewards_on
@@ -59,7 +59,10 @@ def import_trajectories(source, env, tasks, task_id=None):
         found, lost = episodes_of(content, path, env)
         if lost:
             notes.append(f"{lost} steps of {path} are left out, whose next observation or end is unknown")
-        episodes += [(of_task(episode, task, path, environment), episode) for episode in found]
+        told = [(of_task(episode, task, path, environment), episode) for episode in found]
+        episodes += [(task, episode) for task, episode in told if task in tasks]
+    if not episodes:
+        raise UserError(f"{source} holds no episode of the tasks {tasks.start} to {tasks.stop - 1}")
     if folder:
         _compare_goals(source, environment, files)
     facts = {"imported_from": {str(task): [path.name, _sha256(path)] for task, path in files.items()}}
@@ -123,37 +126,37 @@ def _refuse_other_storage(source):
 def read_hdf5(path):
     """An HDF5 file: a dict of its arrays, or a list of dicts where it has a group per episode (Minari, robomimic and others)."""
     with open_hdf5(path) as file:
-        largest = largest_array(path)
+        room = Room(path)
         names = members(file)
         parent = subgroup(file, "data") if isinstance(file.get("data"), h5py.Group) else file
         groups = [name for name in members(parent) if isinstance(parent[name], h5py.Group)]
         groups = [name for name in groups if any(action in parent[name] for action in FIELDS["actions"])]
         if not groups or any(isinstance(file.get(name), h5py.Dataset) for name in FIELDS["actions"] if name in names):
-            return _arrays(file, largest)
+            return _arrays(file, room)
         order = sorted(groups, key=lambda name: (int("".join(filter(str.isdigit, name))[:18] or 0), name))
-        return [_episode(subgroup(parent, name), f"{path}: {name}", largest) for name in order]
+        return [_episode(subgroup(parent, name), f"{path}: {name}", room) for name in order]
 
 
-def _arrays(group, largest):
+def _arrays(group, room):
     """The arrays of numbers in a group; those of anything else are left out."""
-    arrays = {name: read_array(group, name, largest) for name in members(group) if isinstance(group[name], h5py.Dataset)}
+    arrays = {name: read_array(group, name, room) for name in members(group) if isinstance(group[name], h5py.Dataset)}
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _episode(group, where, largest):
+def _episode(group, where, room):
     """The arrays of one episode, with what is known of its task in "options" and further facts of its steps in "infos"."""
-    arrays = _arrays(group, largest)
+    arrays = _arrays(group, room)
     for field in ("observations", "next_observations", "actions"):
         for name in FIELDS[field]:
             if isinstance(group.get(name), h5py.Group):  # several arrays, of which one that is alone is what is meant
-                inner = _arrays(subgroup(group, name), largest)
+                inner = _arrays(subgroup(group, name), room)
                 if len(inner) != 1:
                     raise UserError(f"{where}: {name} are {len(inner)} arrays ({', '.join(inner)[:100]}): join them into one")
                 arrays[name] = next(iter(inner.values()))
     if group.name.startswith("/data/demo_"):  # robomimic: its dones mark successes, and may mark several steps
         arrays.pop("dones", None)
     options = {key.removeprefix("options/"): group.attrs[key] for key in group.attrs if key.startswith("options/")}
-    infos = _arrays(subgroup(group, "infos"), largest) if isinstance(group.get("infos"), h5py.Group) else {}
+    infos = _arrays(subgroup(group, "infos"), room) if isinstance(group.get("infos"), h5py.Group) else {}
     task = options.pop("task", None)
     if task is not None and np.asarray(task).dtype.kind not in "iu":
         raise UserError(f"{where} names its task {str(task)[:60]!r}: give the row of the environment's task table instead")
@@ -162,12 +165,11 @@ def _episode(group, where, largest):
 
 def read_npz(path):
     """The arrays of a .npz file: a dict by name. Arrays of objects are pickles and are refused."""
-    largest, arrays = largest_array(path), {}
+    room, arrays = Room(path), {}
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > largest:
-                raise UserError(f"{path} unpacks to far more than it holds: save it by np.savez, uncompressed")
             for entry in archive.infolist():
+                room.take(entry.file_size, entry.filename)
                 with archive.open(entry) as member:
                     arrays[entry.filename.removesuffix(".npy")] = _read_npy(member, entry.file_size)
     except FileNotFoundError:

@@ -279,6 +279,13 @@ def _cut(stream, path, env):
         first = max((int(end) for end in ends if end < place), default=0)
         last = min((int(end) for end in ends if end > place), default=count)
         raise UserError(f"{path}: steps {first} to {last} are not one episode (next observations do not follow at step {place})")
+    inner = ends[ends < count]
+    over = np.setdiff1d(inner, breaks) if breaks is not None else []
+    if len(over) and (stream["observations"] != np.round(stream["observations"])).any():  # whole numbers may meet by chance
+        raise UserError(
+            f"{path}: an episode ends at step {int(over[0])}, and the next observation there is the first of the episode that "
+            "follows: if its end is right leave next_observations out, which are not those of the ended episode"
+        )
     return _episodes(stream, ends, path, env)
 
 

@@ -263,6 +263,21 @@ def test_a_trajectory_that_is_several(tmp_path):
             lengths_of(put(tmp_path / "a.pkl", [content | more]))
 
 
+def test_an_observation_of_the_next_episode_is_refused(tmp_path):
+    """Vector environments that reset by themselves store the new start; success flags mark steps inside of an episode."""
+    content, last = flat(walk((20, 20)))
+    reset = {**content, "next_observations": content["next_observations"].copy(), "timeouts": last}
+    reset["next_observations"][19] = content["observations"][20]
+    message = "ends at step 20, and the next observation there is the first of the episode that follows"
+    with pytest.raises(UserError, match=message):
+        lengths_of(put(tmp_path / "a.npz", reset))
+    success = last | np.isin(np.arange(40), (12, 13))
+    with pytest.raises(UserError, match="an episode ends at step 13, and the next observation"):
+        lengths_of(put(tmp_path / "a.npz", content | {"dones": success}))
+    del reset["next_observations"]
+    assert lengths_of(put(tmp_path / "a.npz", reset)).lengths.tolist() == [19, 19]
+
+
 def test_names_that_contradict_each_other(tmp_path):
     content, last = flat(walk())
     with pytest.raises(UserError, match="terminals and terminations contradict each other"):
@@ -323,6 +338,14 @@ def test_lists_and_flat_arrays_of_many_tasks(tmp_path):
     parts[0]["task"] = 50
     with pytest.raises(UserError, match="holds episodes of task 50, and the environment has 50 tasks"):
         lengths_of(put(tmp_path / "a.pkl", parts), task_id=None)
+
+
+def test_a_range_of_the_tasks(tmp_path):
+    parts = [{**walk((20,), task, task)[0], "task": task} for task in (9, 4, 11)]
+    path = put(tmp_path / "a.pkl", parts)
+    assert import_trajectories(path, ENV, range(4, 10))[0].task_ids.tolist() == [4, 9]
+    with pytest.raises(UserError, match="holds no episode of the tasks 20 to 29"):
+        import_trajectories(path, ENV, range(20, 30))
 
 
 def test_swapped_and_doubled_tasks_are_named(tmp_path):
