@@ -123,7 +123,10 @@ class IQL:
         """One step. draw: function -> a batch. codes: (B, k) -> dict of detached losses."""
         batch = draw()
         codes = codes[:, None].expand(-1, batch["rewards"].shape[1], -1)
-        losses = self.losses(batch, codes, codes)
+        return self.step(self.losses(batch, codes, codes))
+
+    def step(self, losses):
+        """Down the sum of `losses`, and the target network after the critics; returns them detached."""
         self.optimizer.zero_grad()
         sum(losses.values()).backward()
         self.optimizer.step()

@@ -20,7 +20,7 @@ from torch import nn
 
 from baselines.actor_critic import BRAC, IQL, Actor, ActorCriticSettings, mlp
 from src.data.relabel import relabeller
-from src.data.trajectories import observation_statistics
+from src.data.scales import clipped, scale_of
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 from src.run.config import fraction, parse_args, positive_float, positive_int, settings
 from src.run.devices import keep_memory, schedule_factor
@@ -45,29 +45,25 @@ class ContextSettings:
 
 
 class Normaliser(nn.Module):
-    """Statistics of the training tasks' data, with which every network is fed. Saved with the policy."""
+    """Statistics of the training tasks' data (src/data/scales.py), with which every network is fed. Saved with the policy."""
 
     def __init__(self, episodes, space):
         super().__init__()
         inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
-        changes = np.diff(episodes.observations, axis=1)[inside]
-        mean, std = observation_statistics(episodes)
-        rewards = episodes.rewards[inside].astype(np.float64)
-        values = {
-            "observation_mean": mean,
-            "observation_std": std + 1e-6,
-            "change_std": changes.std(0) + 1e-6,
-            "reward_mean": rewards.mean(),
-            "reward_std": rewards.std() + 1e-6,
-            "action_centre": (space.high + space.low) / 2,
-            "action_range": (space.high - space.low) / 2,
-        }
-        for name, value in values.items():
-            self.register_buffer(name, torch.as_tensor(np.asarray(value, np.float32)))
+        before, after = episodes.observations[:, :-1][inside], episodes.observations[:, 1:][inside]
+        for name, values in (
+            ("observation", np.concatenate([before, after])),
+            ("change", after - before),
+            ("reward", episodes.rewards[inside][:, None]),
+        ):
+            for part, value in zip(("mean", "std", "bound"), scale_of(torch.from_numpy(values)), strict=True):
+                self.register_buffer(f"{name}_{part}", value)
+        self.register_buffer("action_centre", torch.as_tensor((space.high + space.low) / 2))
+        self.register_buffer("action_range", torch.as_tensor((space.high - space.low) / 2))
 
     def observations(self, observations):
         """Standardised."""
-        return (observations - self.observation_mean) / self.observation_std
+        return clipped((observations - self.observation_mean) / self.observation_std, self.observation_bound)
 
     def actions(self, actions):
         """From the environment's bounds to [-1, 1]."""
@@ -80,9 +76,9 @@ class Normaliser(nn.Module):
     def features(self, observations, actions, rewards, next_observations):
         """(s, a, r, s' − s) of transitions, in units of their deviations: (..., d_s), (..., d_a), (...,), (..., d_s) -> (...,
         2·d_s + d_a + 1)."""
-        rewards = (rewards - self.reward_mean) / self.reward_std
-        changes = (next_observations - observations) / self.change_std
-        return torch.cat([self.observations(observations), self.actions(actions), rewards[..., None], changes], -1)
+        rewards = clipped((rewards[..., None] - self.reward_mean) / self.reward_std, self.reward_bound)
+        changes = clipped((next_observations - observations - self.change_mean) / self.change_std, self.change_bound)
+        return torch.cat([self.observations(observations), self.actions(actions), rewards, changes], -1)
 
 
 class ContextData:
@@ -134,19 +130,31 @@ class ContextData:
         The first m transitions of `context_episodes` episodes of the task, drawn at random and laid one behind the other; m is
         uniform between 1 and all of them, and where it is above `context_size` so many are drawn among the m.
         """
+        rows, used = self._histories(tasks)
+        size = min(self.settings.context_size, int(used.max()))
+        places, drawn = torch.arange(size).expand(len(tasks), -1), self._below(used, size)
+        mask = places < used[:, None]
+        places = torch.where(used[:, None] > self.settings.context_size, drawn, places * mask)
+        return self.features(rows.gather(1, places), tasks), mask.to(self.device)
+
+    def histories(self, tasks):
+        """As `contexts`, but nothing is drawn: the first `context_size` transitions at most. Also a batch as
+        `transitions` gives, (B, n, ...), of the very transitions of the history."""
+        rows, used = self._histories(tasks)
+        rows = rows[:, : min(self.settings.context_size, int(used.max()))]
+        mask = torch.arange(rows.shape[1]) < used[:, None]
+        return self.features(rows, tasks), mask.to(self.device), self._batch(rows, tasks)
+
+    def _histories(self, tasks):
+        """Rows (B, n) of `context_episodes` episodes of each task, one behind the other, and how many of them are used (B,)."""
         s, sources = self.settings, self._sources(tasks)
         chosen = self.first[sources][:, None] + self._below(self.count[sources], s.context_episodes)  # (B, c)
         lengths = self.length[chosen]
         ends = lengths.cumsum(1)
-        used = 1 + self._below(ends[:, -1])  # (B,)
-        size = min(s.context_size, int(used.max()))
-        places = torch.arange(size).expand(len(tasks), -1)
-        drawn = self._below(used, size)
-        mask = places < used[:, None]
-        places = torch.where(used[:, None] > s.context_size, drawn, places * mask)
+        places = torch.arange(int(ends.max())).expand(len(tasks), -1)
+        places = torch.minimum(places, ends[:, -1:] - 1)
         episode = (places[..., None] >= ends[:, None]).sum(-1)  # (B, n)
-        rows = (self.row[chosen] - (ends - lengths)).gather(1, episode) + places
-        return self.features(rows, tasks), mask.to(self.device)
+        return (self.row[chosen] - (ends - lengths)).gather(1, episode) + places, 1 + self._below(ends[:, -1])
 
     def _sources(self, tasks):
         """Whose transitions stand for `tasks` (B,): their own, or with `relabel` in half of the cases those of any task."""
@@ -176,7 +184,9 @@ class ContextData:
 
     def transitions(self, tasks):
         """`batch_size` transitions of each of `tasks` (B,), normalised: what an actor-critic learns from (`actor_critic`)."""
-        rows = self.rows(self._sources(tasks), self.settings.batch_size)
+        return self._batch(self.rows(self._sources(tasks), self.settings.batch_size), tasks)
+
+    def _batch(self, rows, tasks):
         rewards, rows, n = self._rewards(rows, tasks), rows.to(self.device), self.normaliser
         batch = {name: array[rows] for name, array in self.arrays.items()}
         return batch | {
