@@ -189,11 +189,12 @@ def test_the_readme_is_short_and_links_lead_somewhere():
 
 
 def commands():
-    """{script or module: flags} of all commands in the pages' blocks of shell, loops and continued lines among them."""
+    """{script or module: flags} of all commands in the pages' blocks of shell, loops among them, and of those inside a line."""
     found = {}
     for page in PAGES:
         kinds = page.read_text().split("```")  # text, block, text, block, …
-        for block in (block.partition("\n")[2] for block in kinds[1::2] if re.match(r"(shell|sh)?\n", block)):
+        blocks = [block.partition("\n")[2] for block in kinds[1::2] if re.match(r"(shell|sh)?\n", block)]
+        for block in (*blocks, *(command for text in kinds[::2] for command in re.findall(r"`(python [^`<]+)`", text))):
             block, named = block.replace("\\\n", " "), {}
             for line in block.splitlines():
                 line = re.sub(r"\$([A-Z]+)", lambda match: named.get(match[1], match[0]), line)  # noqa: B023
@@ -214,6 +215,8 @@ def test_every_command_of_the_pages_has_a_script_that_knows_its_flags(capsys):
     for script, flags in found.items():
         name = script.removesuffix(".py")
         module = importlib.import_module("baselines.online_dt.__main__" if name == "baselines.online_dt" else name)
+        if not flags:
+            continue
         with pytest.raises(SystemExit):
             module.main(["--help"])
         known = {flag.replace("_", "-") for flag in re.findall(r"--[\w-]+", capsys.readouterr().out)}
