@@ -1,23 +1,33 @@
-"""The README's tables are what the committed results say; the tool that writes them keeps the rest of the text."""
+"""The tables of README and docs are what the committed results say; their commands and links are right."""
 
+import importlib
 import json
+import re
+import shlex
 
 import pytest
 from helpers import ROOT, shell
 
+from src.evaluation.results import write_result
 from src.run.errors import UserError
 from tools import readme
 
+PAGES = [page for pattern in readme.PAGES for page in sorted(ROOT.glob(pattern))]
+REFERENCE = {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "oracle": [10, 14]}
 
-def write(folder, env_type, quality, regime, seed, returns, method="meta_dt+fast", **more):
-    path = folder / env_type / quality / method / f"{regime}-strict" / f"seed_{seed}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = {
-        "env_type": env_type, "quality": quality, "method": method, "regime": regime, "protocol": "strict", "seed": seed,
-        "task_ids": [8, 9], "returns": returns, "command": "python x.py",
-        "reference": {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "oracle": [10, 14]}, **more,
-    }  # fmt: skip
-    path.write_text(json.dumps(document))
+
+def write(
+    folder, env_type, quality, regime, seed, returns, recipe="fast", ablation="none", method="meta_dt", commit="0123456789",
+    task_ids=(8, 9), reference=None, warmup_returns=None, **more,
+):  # fmt: skip
+    path = write_result(
+        folder.parent, env_type, quality, method=method, recipe=recipe, ablation=ablation, regime=regime, protocol="strict",
+        privileges="none", seed=seed, task_ids=list(task_ids), training={}, made_from={}, config={},
+        measured={"returns": returns, "warmup_returns": warmup_returns},
+        reference=REFERENCE if reference is None else reference, **more,
+    )  # fmt: skip
+    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": commit}))
+    return path
 
 
 @pytest.fixture
@@ -32,9 +42,11 @@ def folder(tmp_path):
         warmup_returns=[[[2, 4], [2, 4]], [[4, 4], [4, 4]]],
     )
     write(tmp_path / "results", "slide", "medium", "zero_shot", 0, [[4, 4], [5, 5]])
-    write(tmp_path / "results", "slide", "medium", "zero_shot", 0, [[3, 3], [2, 2]], method="meta_dt+fast-no_context")
+    write(tmp_path / "results", "slide", "medium", "zero_shot", 0, [[3, 3], [2, 2]], ablation="no_context")
     write(tmp_path / "results", "slope", "replay", "few_shot", 0, [[6, 8], [7, 7]])
     write(tmp_path / "results", "slope", "replay", "few_shot", 1, [[8, 8], [8, 8]])
+    write(tmp_path / "results", "slope", "replay", "few_shot_policy_no_prompt", 0, [[3, 3], [4, 4]])
+    write(tmp_path / "results", "slope", "replay", "few_shot", 0, [[20, 20], [20, 20]], recipe="other")  # not in the overview
     text = (
         "before\n<!-- table: slide -->\nold\n<!-- end of table -->\nbetween\n<!-- table: slide slope -->\n<!-- end of table -->\n"
     )
@@ -55,43 +67,56 @@ def test_tables_are_written_between_their_marks(folder, capsys):
     assert lines[0] == "before" and "between" in lines and "old" not in lines
     assert "| trivial | 0.00 |" in lines and "| oracle | 12.00 |" in lines
     assert (
-        "| meta_dt+fast, few shot | 7.00, 1 seed, IQM 7.00 |" in lines
-        and "| meta_dt+fast, zero shot | 4.50, 1 seed, IQM 4.50 |" in lines
+        "| meta_dt+fast, few-shot | 7.00, 1 seed, IQM 7.00 |" in lines
+        and "| meta_dt+fast, zero-shot | 4.50, 1 seed, IQM 4.50 |" in lines
     )
-    assert "| meta_dt+fast, few shot: by episode | 3.0, 4.0, 7.0 |" in lines
-    # (7 - 2) / (12 - 2) of the gain; the second family has two seeds, means 7 and 8, and no zero-shot result
-    assert "| slide, medium | 0.0 | 2.0 | 2.5 | 2.5, 1 seed | 4.5, 1 seed | 7.0, 1 seed | 12.0 | 50% |" in lines
+    assert "| meta_dt+fast, few-shot: by episode | 3.0, 4.0, 7.0 |" in lines
+    # (7 - 2) / (12 - 2) of the gain; the second family has two seeds, means 7 and 8, and no zero-shot policy
+    assert "| slide, medium | 2.0 | 2.5 | 2.5, 1 seed | 4.5, 1 seed | – | 7.0, 1 seed | 12.0 | 50% |" in lines
     assert any(
-        line.startswith("| slope, replay | 0.0 | 2.0 | 2.5 | – | – | 7.5 [") and line.endswith("| 12.0 | 55% |") for line in lines
+        line.startswith("| slope, replay | 2.0 | 2.5 | – | – | 3.5, 1 seed | 7.5 [") and line.endswith("| 12.0 | 55% |")
+        for line in lines
     )
     readme.main([*flags, "--check", "True"])
 
 
+def test_rows_of_a_checkout_with_uncommitted_changes_are_marked(folder):
+    clean = readme.table(folder / "results", ["slope"])
+    assert "†" not in clean
+    write(folder / "results", "slope", "replay", "few_shot", 1, [[8, 8], [8, 8]], commit="0123456789-dirty")
+    lines = readme.table(folder / "results", ["slope"]).splitlines()
+    marked = [line for line in lines if line.endswith(" † |")]
+    assert len(marked) == 1 and marked[0].startswith("| meta_dt+fast, few-shot |") and lines[-1].startswith("† The checkout")
+    overview = readme.table(folder / "results", ["slide", "slope"])
+    assert overview.count(" † |") == 1 and "-dirty" in overview
+
+
 def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
+    folder = tmp_path / "results"
+    references = {"oracle": [[6, 6], [8, 8]], "trivial": [[0, 0], [0, 0]]}
     for seed, returns in ((0, [[1, 4], [3, 4]]), (1, [[2, 5], [4, 5]])):
-        references = {"oracle": [[6, 6], [8, 8]], "trivial": [[0, 0], [0, 0]]}
-        levels = {level: [6.0, 8.0] if level == "oracle" else [0.0, 0.0] for level in references}
-        write(tmp_path, "maze", "log", "bamdp", seed, returns, reference=levels, reference_episodes=references)
-    lines = readme.table(tmp_path, ["maze"]).splitlines()
+        write(folder, "maze", "log", "bamdp", seed, returns, reference=references)
+    lines = readme.table(folder, ["maze"]).splitlines()
     assert lines[0] == "|  | episode 1 | episode 2 | sum |" and "| trivial | 0.0 | 0.0 | 0.0 |" in lines
     assert "| oracle | 7.0 | 7.0 | 14.0 |" in lines
     assert lines[-1].startswith("| meta_dt+fast | 2.5 | 4.5 | 7.0 [") and lines[-1].endswith("], 2 seeds |")
-    write(tmp_path, "maze", "online", "bamdp", 0, [[6, 6], [8, 8]], method="online", reference_episodes=references)
-    assert readme.table(tmp_path, ["maze"]).splitlines()[-2:] == [lines[-1], "| online | 7.0 | 7.0 | 14.0, 1 seed |"]
-    assert readme.table(tmp_path, ["maze/log"]).splitlines() == lines
+    online = write(folder, "maze", "online", "bamdp", 0, [[6, 6], [8, 8]], method="online", reference=references)
+    assert readme.table(folder, ["maze"]).splitlines()[-2:] == [lines[-1], "| online+fast | 7.0 | 7.0 | 14.0, 1 seed |"]
+    assert readme.table(folder, ["maze/log"]).splitlines() == lines
     with pytest.raises(UserError, match="no such results"):
-        readme.table(tmp_path, ["maze/replay"])
+        readme.table(folder, ["maze/replay"])
     for name in ("maze/log", "maze+fast"):
         with pytest.raises(UserError, match="of one family only"):
-            readme.table(tmp_path, [name, "maze"])
-    write(tmp_path, "maze", "online", "bamdp", 0, [[6, 6]], method="small", task_ids=[8], reference={}, reference_episodes={})
+            readme.table(folder, [name, "maze"])
+    small = write(folder, "maze", "online", "bamdp", 0, [[6, 6]], method="small", task_ids=[8], reference={})
     with pytest.raises(UserError, match="the methods of maze/online were scored on different tasks"):
-        readme.table(tmp_path, ["maze"])
-    assert readme.table(tmp_path, ["maze/log"]).splitlines() == lines
-    (tmp_path / "maze/online/small/bamdp-strict/seed_0.json").unlink()
-    write(tmp_path, "maze", "replay", "bamdp", 0, [[6, 6], [8, 8]], reference_episodes=references)  # a name that "log" has too
+        readme.table(folder, ["maze"])
+    assert readme.table(folder, ["maze/log"]).splitlines() == lines
+    small.unlink()
+    write(folder, "maze", "replay", "bamdp", 0, [[6, 6], [8, 8]], reference=references)  # a name that "log" has too
     with pytest.raises(UserError, match="show maze/<kind of data>"):
-        readme.table(tmp_path, ["maze"])
+        readme.table(folder, ["maze"])
+    assert online.exists()
 
 
 @pytest.mark.parametrize(
@@ -119,8 +144,8 @@ def test_broken_marks_are_refused_and_nothing_is_lost(folder, capsys, text, mess
 
 
 def test_a_table_of_one_recipe_stands_beside_the_paper_s(folder):
-    for method in ("meta_dt", "meta_dt+slow", "meta_dt+fast-no_prompt"):
-        write(folder / "results", "slide", "medium", "few_shot", 1, [[6, 8], [7, 7]], method=method)
+    for recipe, ablation in (("paper", "none"), ("slow", "none"), ("fast", "no_prompt")):
+        write(folder / "results", "slide", "medium", "few_shot", 1, [[6, 8], [7, 7]], recipe=recipe, ablation=ablation)
     names = {
         line.split(" |")[0].removeprefix("| ").split(",")[0]
         for line in readme.table(folder / "results", ["slide+fast"]).splitlines()
@@ -134,11 +159,66 @@ def test_a_table_of_one_recipe_stands_beside_the_paper_s(folder):
 
 def test_scores_are_normalised_where_the_runs_say_how(tmp_path):
     scale = {"minimum": 2.0, "maximum": 12.0, "source": "the data"}
-    write(tmp_path, "robot", "medium", "pretrained", 0, [[6, 8], [7, 7]], normalisation=scale)
-    assert "| meta_dt+fast, pretrained | 7.00, 1 seed, normalised 50.0 |" in readme.table(tmp_path, ["robot"]).splitlines()
+    folder = tmp_path / "results"
+    write(folder, "robot", "medium", "pretrained", 0, [[6, 8], [7, 7]], normalisation=scale)
+    assert "| meta_dt+fast, pretrained | 7.00, 1 seed, normalised 50.0 |" in readme.table(folder, ["robot"]).splitlines()
 
 
-def test_the_readme_shows_the_committed_results():
+def test_behaviour_agents_are_told_by_their_tasks_and_last_returns(tmp_path):
+    agent = tmp_path / "slide" / "multitask"
+    agent.mkdir(parents=True)
+    (agent / "config.json").write_text(json.dumps({"task_ids": [0, 1, 2]}))
+    curve = {"steps": [500, 1000], "stochastic_returns": [[[0], [0], [0]], [[1, 3], [4, 4], [6, 6]]]}
+    (agent / "curve.json").write_text(json.dumps(curve))
+    assert readme.behaviour_table(tmp_path).splitlines()[-1] == "| slide | tasks 0 to 2 | 1,000 | 4 |"
+
+
+def test_the_pages_show_the_committed_results():
     done = shell("-m tools.readme", "--check", "True")
     assert done.returncode == 0, done.stderr
-    assert "<!-- table: point_robot+fast -->" in (ROOT / "README.md").read_text()
+    assert "README.md: 1 tables agree" in done.stdout and "RESULTS.md" in done.stdout
+
+
+def test_the_readme_is_short_and_links_lead_somewhere():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 220
+    for page in PAGES:
+        text = page.read_text()
+        links = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
+        missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+        assert not missing, f"{page.name}: {missing}"
+
+
+def commands():
+    """{script or module: flags} of all commands in the pages' blocks of shell, loops among them, and of those inside a line."""
+    found = {}
+    for page in PAGES:
+        kinds = page.read_text().split("```")  # text, block, text, block, …
+        blocks = [block.partition("\n")[2] for block in kinds[1::2] if re.match(r"(shell|sh)?\n", block)]
+        for block in (*blocks, *(command for text in kinds[::2] for command in re.findall(r"`(python [^`<]+)`", text))):
+            block, named = block.replace("\\\n", " "), {}
+            for line in block.splitlines():
+                line = re.sub(r"\$([A-Z]+)", lambda match: named.get(match[1], match[0]), line)  # noqa: B023
+                for part in re.split(r";|\|\|", line.partition(" #")[0]):
+                    words = shlex.split(part.strip().removeprefix("do "))
+                    if words and (assigned := re.fullmatch(r"([A-Z]+)=(.*)", words[0])):
+                        named[assigned[1]] = assigned[2]
+                    if words[:1] == ["python"]:
+                        script = words[2] if words[1] == "-m" else words[1]
+                        flags = {word.split("=")[0] for word in words if word.startswith("--")}
+                        found.setdefault(script, set()).update(flags)
+    return found
+
+
+def test_every_command_of_the_pages_has_a_script_that_knows_its_flags(capsys):
+    found = commands()
+    assert {"train_meta_dt.py", "baselines.borel.train_vae_offline", "tools.report"} < found.keys()
+    for script, flags in found.items():
+        name = script.removesuffix(".py")
+        module = importlib.import_module("baselines.online_dt.__main__" if name == "baselines.online_dt" else name)
+        if not flags:
+            continue
+        with pytest.raises(SystemExit):
+            module.main(["--help"])
+        known = {flag.replace("_", "-") for flag in re.findall(r"--[\w-]+", capsys.readouterr().out)}
+        unknown = {flag for flag in flags if not {flag.replace("_", "-"), "--" + flag[5:].replace("_", "-")} & known}
+        assert not unknown, f"{script} does not know {unknown}"
