@@ -114,5 +114,5 @@ def test_an_environment_that_cannot_tell_is_named(episodes):
 
     environment = Silent()
     environment.unwrapped = environment
-    with pytest.raises(UserError, match=r"--relabel needs Silent\.compute_rewards.*--no-relabel"):
+    with pytest.raises(UserError, match=r"relabelling needs Silent\.compute_rewards.*--decode .*--other_tasks none"):
         relabeller(environment, episodes)

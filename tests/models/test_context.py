@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import parsed, point_robot, random_episodes, tiny_policy, tiny_world_model
+from helpers import point_robot, random_episodes, tiny_policy, tiny_world_model
 
 import train_context
 from src.data import trajectories
 from src.data.relabel import imagined_tasks, paid_by, relabeller
-from src.data.transitions import TransitionSampler, context_windows
+from src.data.transitions import Decoding, TransitionSampler, context_windows, make_sampler
+from src.models import world_model_training
 from src.models.meta_dt_agent import MetaDTAgent
 from src.models.world_model import (
     RunningContexts,
@@ -23,10 +24,10 @@ from src.models.world_model import (
     load_world_model,
     prediction_errors,
 )
+from src.models.world_model_training import flat_transitions, split_episodes, validate
 from src.run.errors import UserError
-from src.run.files import read_json, write_json
+from src.run.files import load_state, load_tensors
 from src.run.seeding import numpy_generator
-from train_context import make_sampler, split_episodes, validate
 
 HORIZON = 4
 
@@ -152,8 +153,9 @@ def test_the_first_context_is_one_vector(horizon):
 @pytest.mark.parametrize("horizon", [3, 0])
 def test_acting_and_training_know_the_same_contexts(horizon):
     model, (observations, actions, rewards) = tiny_world_model(horizon=horizon), random_episodes(steps=9)
-    agent = MetaDTAgent(tiny_policy(), model, 5, 2)
-    agent.start(observations[:, 0].numpy(), np.zeros(3))
+    agent = MetaDTAgent(tiny_policy(), model, 5, 2, 0.0)
+    agent.adapt([])
+    agent.start(observations[:, 0].numpy())
     for step in range(9):
         agent.act()
         agent.observe(actions[:, step].numpy(), rewards[:, step].numpy(), observations[:, step + 1].numpy())
@@ -285,7 +287,7 @@ def test_balanced_training_learns(model_root, monkeypatch):
         seen.append(balanced(errors, mask))
         return seen[-1]
 
-    monkeypatch.setattr(train_context, "balanced", noted)
+    monkeypatch.setattr(world_model_training, "balanced", noted)
     flags = ["--env_type", "point_robot", "--recipe", "debug", "--output_dir", str(model_root), "--no-tensorboard"]
     flags += ["--data_quality", "random", "--context_horizon", "0", "--balance_steps", "--seed", "6", "--steps", "60"]
     train_context.main(flags)
@@ -428,7 +430,6 @@ def test_windows_and_targets_are_paid_under_one_task(share, infos):
 
 def test_relabelled_rewards_are_those_of_the_environment(data_root):
     dataset = trajectories.load(data_root / "datasets", "point_robot", "random")
-    args = parsed("train_context", "--recipe", "debug", "--relabel_share", "0", "--context_horizon", "4")
     environment = point_robot().make()
     few = dataset.select([3, 30])
     relabel = relabeller(environment, few)
@@ -439,25 +440,26 @@ def test_relabelled_rewards_are_those_of_the_environment(data_root):
     other = relabel(few.observations[:, :-1], few.actions, few.observations[:, 1:], {}, np.full_like(tasks, 7))
     np.testing.assert_allclose(other, -np.linalg.norm(few.observations[:, 1:] - goals[7], axis=-1), atol=1e-6)
 
-    sampler = make_sampler(args, environment, few, relabel=True)  # share 0: the data's own rewards, at the right steps
-    plain = make_sampler(args, environment, few)
+    sampler = make_sampler(few, HORIZON, Decoding("relabelled", 0.0), environment)  # share 0: the data's own rewards
+    plain = make_sampler(few, HORIZON)
     found, _ = sampler.draw(500, torch.Generator().manual_seed(0))
     expected, _ = plain.draw(500, torch.Generator().manual_seed(0))
     for a, b, mask in zip(found[:3], expected[:3], [expected[3]] * 3, strict=True):
         torch.testing.assert_close(a[mask], b[mask], atol=1e-6, rtol=1e-6)
 
-    args.relabel_share = 1.0  # every target is the reward of task 3 or of task 30 for that very transition
-    _, (_, _, rewards, after) = make_sampler(args, environment, few, relabel=True).draw(500, torch.Generator().manual_seed(0))
+    # share 1: every target is the reward of task 3 or of task 30 for that very transition
+    moved = make_sampler(few, HORIZON, Decoding("relabelled", 1.0), environment)
+    _, (_, _, rewards, after) = moved.draw(500, torch.Generator().manual_seed(0))
     options = -np.linalg.norm(after.numpy()[:, None] - goals[[3, 30]], axis=-1)
     assert np.isclose(options, rewards.numpy(), atol=1e-6).any(1).all()
 
 
 def test_imagined_tasks_are_paid_as_training_tasks_are(data_root):
     few = trajectories.load(data_root / "datasets", "point_robot", "random").select([3, 30])
-    args = parsed("train_context", "--recipe", "debug", "--relabel_share", "1", "--imagined_tasks", "8")
     environment = point_robot().make()
-    _, (_, _, rewards, after) = make_sampler(args, environment, few, relabel=True).draw(2000, torch.Generator().manual_seed(0))
-    table = imagined_tasks(environment, [3, 30], 8, numpy_generator(args.seed, "imagined_tasks"))["goal"]
+    sampler = make_sampler(few, HORIZON, Decoding("relabelled", 1.0, 8), environment, seed=2)
+    _, (_, _, rewards, after) = sampler.draw(2000, torch.Generator().manual_seed(0))
+    table = imagined_tasks(environment, [3, 30], 8, numpy_generator(2, "imagined_tasks"))["goal"]
     distances = -np.linalg.norm(after.numpy()[:, None] - table[[3, 30, *range(50, 58)]], axis=-1)
     fits = np.isclose(distances, rewards.numpy(), atol=1e-6)
     assert fits.any(1).all() and fits.any(0).all()  # each reward is that of one of the ten tasks, and every task is met
@@ -489,39 +491,49 @@ def test_relabelling_uses_recorded_facts_and_names_what_lacks_them():
     values = {"observations": observations, "actions": actions, "rewards": rewards, "lengths": lengths, "task_ids": tasks}
     values = {name: value.numpy() for name, value in values.items()}
     with_infos = trajectories.Trajectories(**values, infos={"speed": rewards.numpy() + 0.5})
-    args = parsed("train_context", "--recipe", "debug", "--relabel_share", "1")
-    _, (place, _, paid, _) = make_sampler(args, Environment(), with_infos, True).draw(50, torch.Generator().manual_seed(0))
+    sampler = make_sampler(with_infos, HORIZON, Decoding("relabelled", 1.0), Environment())
+    _, (place, _, paid, _) = sampler.draw(50, torch.Generator().manual_seed(0))
     options = (place + 0.75) * torch.tensor([1.0, math.cos(1.0)])
     assert torch.isclose(paid, options, rtol=1e-5).any(1).all()
-    with pytest.raises(UserError, match=r"speed.*--no-relabel"):
-        make_sampler(args, Environment(), trajectories.Trajectories(**values), True).draw(5, torch.Generator())
+    with pytest.raises(UserError, match=r"speed.*another --decode"):
+        make_sampler(trajectories.Trajectories(**values), HORIZON, Decoding("relabelled"), Environment())
 
 
 # -------------------------------------------------------------------------------------------------------------- the run
 
 
-@pytest.mark.parametrize("validation", [False, True])
-def test_whole_episodes_of_the_training_tasks_are_held_out(data_root, validation):
-    dataset = trajectories.load(data_root / "datasets", "point_robot", "random")
-    flags = ["--recipe", "debug", "--validation_share", "0.3", *(["--validation"] if validation else [])]
-    training, held_out = split_episodes(parsed("train_context", *flags), dataset)
-    tasks = [task for task in range(45) if not (validation and 30 <= task < 40)]
+def test_whole_episodes_of_every_task_are_held_out(data_root):
+    dataset = trajectories.load(data_root / "datasets", "point_robot", "random").select(range(0, 45, 3))
+    training, held_out = split_episodes(dataset, 0.3, seed=0)
     for part, count in ((training, 7), (held_out, 3)):
-        np.testing.assert_array_equal(np.bincount(part.task_ids, minlength=50), [count * (task in tasks) for task in range(50)])
-        assert sorted(part.tasks) == tasks
+        np.testing.assert_array_equal(np.bincount(part.task_ids), [count * (task % 3 == 0) for task in range(43)])
+        assert sorted(part.tasks) == list(range(0, 45, 3))
     both = np.concatenate([training.observations, held_out.observations])
-    known = dataset.select(tasks).observations
-    assert len(np.unique(both, axis=0)) == len(both) == len(known)
-    assert np.array_equal(np.unique(both, axis=0), np.unique(known, axis=0))
-    again = split_episodes(parsed("train_context", *flags), dataset)[1]
-    other = split_episodes(parsed("train_context", *flags, "--seed", "1"), dataset)[1]
-    assert np.array_equal(again.observations, held_out.observations)
-    assert not np.array_equal(other.observations, held_out.observations)
+    assert len(np.unique(both, axis=0)) == len(both) == len(dataset)
+    assert np.array_equal(np.unique(both, axis=0), np.unique(dataset.observations, axis=0))
+    assert np.array_equal(split_episodes(dataset, 0.3, seed=0)[1].observations, held_out.observations)
+    assert not np.array_equal(split_episodes(dataset, 0.3, seed=1)[1].observations, held_out.observations)
+
+
+def test_the_best_weights_are_those_of_the_lowest_validation_loss(model_root, tmp_path):
+    """A learning rate so high that the loss only grows after the first steps."""
+    flags = ["--env_type", "point_robot", "--data_quality", "random", "--recipe", "debug", "--no-tensorboard"]
+    flags += ["--learning_rate", "0.2", "--reward_weight", "2", "--eval_every", "1", "--steps", "12", "--seed", "7"]
+    train_context.main([*flags, "--output_dir", str(model_root)])
+    directory = model_root / "saves/point_robot/random/context+debug/seed_7"
+    points = load_state(directory / "state.pt")["curve"]
+    losses = [2 * point["reward_loss"] + point["state_loss"] for point in points]
+    best = int(np.argmin(losses))
+    assert best < 11, "a case in which the last weights are not the best"
+    short = shutil.copytree(model_root / "datasets", tmp_path / "datasets").parent
+    train_context.main([*flags, "--output_dir", str(short), "--steps", str(best + 1)])
+    found = [load_tensors(root / directory.relative_to(model_root) / f"{name}.safetensors")
+             for root, name in ((model_root, "best"), (short, "last"))]  # fmt: skip
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_a_world_model_that_reads_changes_is_saved_whole(model_root):
-    """train_context --reward_change by its script; statistics of all the episodes' changes, unequal lengths too; an older
-    folder, whose settings lack the option, is read as before."""
+    """train_context --reward_change by its script; statistics of all the episodes' changes, unequal lengths too."""
     flags = ["--env_type", "point_robot", "--data_quality", "random", "--recipe", "debug", "--output_dir", str(model_root)]
     train_context.main([*flags, "--context_horizon", "0", "--reward_change", "--seed", "5", "--no-tensorboard"])
     directory = model_root / "saves/point_robot/random/context+debug/seed_5"
@@ -531,13 +543,7 @@ def test_a_world_model_that_reads_changes_is_saved_whole(model_root):
     assert model.reward_embedding[0].in_features == 2
     assert model.reward_change_std.item() == pytest.approx(changes.std(), rel=0.05)  # nine tenths of the episodes
     shorter = dataclasses.replace(dataset.take([0, 1]), lengths=np.array([3, 20]))
-    np.testing.assert_array_equal(train_context.flat_transitions(shorter)[4][:5, 0], [*changes[0, :3], *changes[1, :2]])
-    old = model_root / "saves/point_robot/random/context+debug/seed_0"
-    config = read_json(old / "config.json")
-    assert config.pop("reward_change") is False
-    write_json(model_root / "old/config.json", config)
-    shutil.copy(old / "best.safetensors", model_root / "old")
-    assert not load_world_model(model_root / "old")[0].reward_change
+    np.testing.assert_array_equal(flat_transitions(shorter)[4][:5, 0], [*changes[0, :3], *changes[1, :2]])
 
 
 def test_the_saved_world_model_is_the_trained_one(model_root):
