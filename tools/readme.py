@@ -253,8 +253,8 @@ def overview_table(sections, env_types):
         without = pick(runs, "zero_shot", "no_context") or pick(runs, "few_shot_policy_no_prompt", "no_context")
         shown = (without, *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")))
         played = [score(results.scores_of(found), 1) + mark(found) if found else "–" for found in shown]
-        shown = (f"{levels[name]:.1f}" if name in levels else "–" for name in ("task_blind", "dataset_mean", "oracle"))
-        *before, best = shown
+        names = ("task_blind", "dataset_mean", "oracle")
+        *before, best = (f"{round(levels[name], 1) + 0.0:.1f}" if name in levels else "–" for name in names)  # no -0.0
         lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, gain])
     return markdown(lines)
 
