@@ -189,7 +189,7 @@ def test_the_readme_is_short_and_links_lead_somewhere():
 
 
 def commands():
-    """{script or module: flags} of all commands in the pages' blocks of shell, loops among them, and of those in lines of text."""
+    """{script or module: flags} of the commands in the pages' blocks of shell, loops among them, and in lines of text."""
     found = {}
     for page in PAGES:
         kinds = page.read_text().split("```")  # text, block, text, block, …
