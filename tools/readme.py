@@ -149,7 +149,7 @@ def speed_table(document):
 
 def trial_table(document):
     """A row per run that settings were chosen by: what differed, what z tells, the returns on training and validation tasks."""
-    heads = ["data", "world model", "R² of z, own / astray", "policy", "training tasks", "zero-shot", "few-shot"]
+    heads = ["data", "world model", "R² of z, own / astray", "policy", "training tasks", "first episode", "few-shot"]
     lines = [[*heads, "data mean", "oracle"]]
     returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "oracle")
     for trial in document["trials"]:
