@@ -125,7 +125,7 @@ def test_malformed_json_is_one_line(tmp_path, text):
 
 
 def test_what_is_written_is_json(tmp_path):
-    document = {1: {2: (3, None)}, "a": [[1, 2], {"b": 1.5}], True: [], "c": {}}
+    document = {1: {2: (3, None)}, "a": [[1, 2], {"b": 1.5}], 2.5: [], "c": {}}
     write_json(tmp_path / "a.json", document)
     assert read_json(tmp_path / "a.json") == json.loads(json.dumps(document))
 
