@@ -131,7 +131,7 @@ def write_json(path, document):
 
     A line holds an entry of an object, or an item of a list of lists or objects; so a list of numbers is one line.
     """
-    text = _layout(document, 0)
+    text = _layout(json.loads(json.dumps(document, allow_nan=False)), 0)  # keys are texts in JSON, tuples are lists
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n")
 

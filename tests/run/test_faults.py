@@ -124,6 +124,12 @@ def test_malformed_json_is_one_line(tmp_path, text):
     assert parse_json("[1.5, 1e3]") == [1.5, 1000]
 
 
+def test_what_is_written_is_json(tmp_path):
+    document = {1: {2: (3, None)}, "a": [[1, 2], {"b": 1.5}], 2.5: [], "c": {}}
+    write_json(tmp_path / "a.json", document)
+    assert read_json(tmp_path / "a.json") == json.loads(json.dumps(document))
+
+
 def test_json_is_read_up_to_a_size_and_with_its_keys(tmp_path):
     write_json(tmp_path / "a.json", {"a": list(range(100))})
     assert read_json(tmp_path / "a.json", "a")["a"][3] == 3
