@@ -17,6 +17,7 @@ from baselines.context_rl import ContextAgent, ContextData, ContextRL, ContextSe
 from baselines.corro import CVAE, AttentionPool, Corro, CorroSettings, info_nce
 from baselines.csro import Csro, CsroSettings, NonPriorAgent, information_bound, variational_loss
 from baselines.focal import Focal, FocalSettings, metric_loss
+from baselines.iql import HistoryIQL, HistorySettings
 from baselines.unicorn import GaussianDecoder, Unicorn, UnicornSettings
 from src.data.relabel import relabeller
 from src.data.trajectories import Trajectories, load, save
@@ -259,9 +260,8 @@ def test_relabelled_contexts_pay_as_their_task_does_and_half_of_them_are_others(
     assert 0.5 < (own.min((0, 1)) < 1e-5).mean() < 0.85  # its own half, and a third of the rest
     features, mask = sampler.contexts(tasks)
     paid = features[..., 4] * normaliser.reward_std + normaliser.reward_mean
-    after = (
-        features[..., 5:] * normaliser.change_std + features[..., :2] * normaliser.observation_std + normaliser.observation_mean
-    )
+    before = features[..., :2] * normaliser.observation_std + normaliser.observation_mean
+    after = before + features[..., 5:] * normaliser.change_std + normaliser.change_mean
     distances = np.linalg.norm(after.numpy() - goals[sampler.tasks[tasks]][:, None], axis=-1)
     np.testing.assert_allclose(-paid.numpy()[mask], distances[mask], atol=1e-4)
 
@@ -310,6 +310,28 @@ def test_what_follows_an_episode_s_end_is_not_read():
     assert torch.equal(agent.z, z)
 
 
+def test_histories_are_read_in_acting_as_in_training():
+    settings = ContextSettings(tasks_per_step=4, context_size=30, steps=9), ActorCriticSettings(width=8, layers=1)
+    method = HistoryIQL(training_data(), *settings, HistorySettings(memory_size=6), torch.device("cpu"), seed=0)
+    before = [parameter.clone() for parameter in method.policy.parameters()]
+    method.update(1)
+    assert not any(torch.equal(a, b) for a, b in zip(before, method.policy.parameters(), strict=True))  # the GRU's too
+    agent, first, second = method.agent(1), lived(length=8), lived(seed=1)
+    agent.adapt([first])
+    agent.start(second["observations"][:, 0])
+    for step in range(20):
+        agent.observe(second["actions"][:, step], second["rewards"][:, step], second["observations"][:, step + 1])
+    both = []
+    for episode, length in ((first, 8), (second, 20)):
+        parts = episode["observations"][:, :length], episode["actions"][:, :length], episode["rewards"][:, :length]
+        following = episode["observations"][:, 1 : length + 1]
+        both.append(method.policy.normaliser.features(*map(torch.from_numpy, (*parts, following))))
+    torch.testing.assert_close(agent.hidden[0], method.policy.hidden(torch.cat(both, 1))[:, -1])
+    agent.adapt([])
+    agent.start(second["observations"][:, 0])
+    assert not agent.hidden.any()
+
+
 def test_csro_explores_the_first_half_of_its_warm_up_episodes():
     method = tiny_method("csro")
     space = method.space
@@ -353,7 +375,7 @@ def changed_test_tasks(root, target):
     save(changed, target / "datasets", env, "random", {"seed": 0})
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", [*LEARNERS, "iql"])
 def test_a_method_from_the_shell_again_stopped_and_without_test_data(name, data_root, tmp_path, monkeypatch):
     whole, stopped, other = (tmp_path / folder for folder in ("whole", "stopped", "other"))
     for root in (whole, stopped):
