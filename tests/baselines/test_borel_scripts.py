@@ -28,6 +28,7 @@ from baselines.borel.evaluate import BeliefAgent, evaluate
 from baselines.borel.mixing import relabel_rewards
 from baselines.borel.problem import play
 from baselines.borel.settings import parse
+from src.evaluation.results import read_pictures, read_result
 from src.report.results import read_results
 from src.run.files import load_tensors, read_json
 from src.run.seeding import numpy_generator
@@ -36,17 +37,19 @@ from tools import report
 
 def test_pipeline_by_shell(grid):
     folder, _ = grid
-    (result,) = read_results(folder / "results")
-    assert (result["method"], result["quality"], result["regime"]) == ("borel+debug", "log", "bamdp")
+    ((result,), _) = read_results(folder / "results")
+    assert (result["label"], result["quality"], result["regime"]) == ("borel+debug", "log", "bamdp")
+    assert result["privileges"] == "reward function"
     assert np.shape(result["returns"]) == np.shape(result["success"]) == (21, 4)
     levels = {"trivial", "oracle", "thompson", "walk_and_redraw", "bayes_optimal", "single_task_agents"}
     assert set(result["reference"]) >= levels
     assert sum(np.mean(result["reference_episodes"]["bayes_optimal"], axis=0)) == pytest.approx(37.214, abs=1e-3)
-    assert len(result["belief"]["spread"]) == 61 and result["curve"]["gradient_steps"] == [6, 12]
-    paths = result["trajectories"]["0"]
+    drawn = read_pictures(folder, result)
+    assert len(drawn["belief"]["spread"]) == 61 and result["curve"]["gradient_steps"] == [6, 12]
+    paths = drawn["trajectories"]["0"]
     assert np.shape(paths) == (4, 16, 2) and paths[0][0] == [0, 0]  # defect 17: evaluations start at the origin
     done = shell("tools.report", "--results", str(folder / "results"), "--output", str(folder / "report"))
-    assert "bayes_optimal" in done.stdout
+    assert "borel+debug" in done.stdout and "bayes_optimal" in (folder / "report/tables.md").read_text()
     assert len(list((folder / "report").glob("*.png"))) >= 4
 
 
@@ -102,7 +105,7 @@ def test_settings_of_the_stages_do_not_mix(grid):
     """Defect 11: each stage keeps its own seed and settings; the belief model's do not override the policy's."""
     folder, flags = grid
     offline.main([*flags, "--seed", "5", "--transform-data-bamdp", "True", "--vae-model-name", "relabel+debug__seed_0"])
-    result = read_json(folder / "results/gridworld/log/borel+debug/bamdp-strict/seed_5.json")
+    result = read_result(folder / "results/gridworld/log/borel+debug/bamdp-strict/seed_5.json")
     assert result["seed"] == 5 and result["config"]["seed"] == 5 and result["env_type"] == "gridworld"
     assert read_json(folder / "saves/gridworld/log/borel/vae/relabel+debug__seed_0/config.json")["seed"] == 0
     (folder / "results/gridworld/log/borel+debug/bamdp-strict/seed_5.json").unlink()
@@ -138,8 +141,9 @@ def test_relabelling_is_on_or_off_in_both_stages(grid, tmp_path):
     with pytest.raises(SystemExit):
         offline.main([*plain, "--transform-data-bamdp", "True", "--hindsight-relabelling", "True"])
     shell(*follow, "--tensorboard", "False")
-    (result,) = read_results(tmp_path / "results")
-    assert result["method"] == "borel-no_relabelling+debug" and result["config"]["hindsight_relabelling"] is False
+    ((result,), _) = read_results(tmp_path / "results")
+    assert (result["label"], result["privileges"]) == ("borel+debug-no_relabelling", "none")
+    assert result["config"]["hindsight_relabelling"] is False
 
 
 def test_hyper_states(grid):
@@ -244,7 +248,7 @@ def test_best_policy_is_kept(grid, monkeypatch):
     keeping += ["--log-interval", "1", "--save-interval", "1"]
     offline.main(keeping)
     policy = finished_data(folder, "best+debug")[0]
-    result = read_json(folder / "results/gridworld/log/best+debug/bamdp-strict/seed_0.json")
+    result = read_result(folder / "results/gridworld/log/best+debug/bamdp-strict/seed_0.json")
     curve = result["curve"]["train_return"]
     assert max(curve) > curve[-1] and np.argmax(curve) < 5 and np.mean(result["returns"]) == pytest.approx(max(curve), abs=1e-4)
     interrupted(monkeypatch, offline, [*keeping, "--no-resume"], 5)
@@ -264,7 +268,7 @@ def test_online_training_with_sac_and_tensorboard(tmp_path):
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {"train/alpha_loss", "belief/state_loss", "test_return/sum", "train_return/sum"} <= records[-1].keys()
     assert list((run / "tensorboard").iterdir())
-    (result,) = read_results(tmp_path / "results")
+    ((result,), _) = read_results(tmp_path / "results")
     assert result["task_ids"] == split["eval"] and result["quality"] == "online"
 
 
@@ -276,12 +280,12 @@ def test_online_seeds_share_their_tasks_and_stand_beside_other_tasks(tmp_path, c
         online_training.main([*flags, "--seed", seed])
     all_tasks = ["--num-train-tasks", "21", "--num-eval-tasks", "21", "--method", "all"]
     online_training.main([*flags, *all_tasks])
-    first, second, other = (result["task_ids"] for result in sorted(read_results(tmp_path / "results"), key=lambda result: (
+    first, second, other = (result["task_ids"] for result in sorted(read_results(tmp_path / "results")[0], key=lambda result: (
         len(result["task_ids"]), result["seed"])))  # fmt: skip
     assert first == second and len(first) == 5 and other == list(range(21))
     report.main(["--results", str(tmp_path / "results"), "--table_only"])
     shown = capsys.readouterr().out
-    assert "Test tasks (1) 0–20; (2) " in shown and "bamdp, strict protocol, tasks (2)" in shown
+    assert "gridworld · online, tasks 0–20" in shown and shown.count("gridworld · online, tasks") == 2
     path = tmp_path / "saves/gridworld/log/borel/online/borel-online+debug/seed_1/split.json"
     path.write_text(json.dumps({"train": list(range(16)), "eval": list(range(16, 21))}))  # as its seed once said
     assert_refused(capsys, online_training, [*flags, "--seed", "1"], "holds a run with other tasks: pass --no-resume")

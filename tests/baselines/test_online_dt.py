@@ -15,13 +15,14 @@ import pytest
 import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from baselines.online_dt.__main__ import main, method_name, parse
+from baselines.online_dt.__main__ import main, parse, result_facts
 from baselines.online_dt.lamb import Lamb
 from baselines.online_dt.policy import Agent, Policy
 from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
 from baselines.online_dt.training import Learner, Trainer
 from get_datasets import main as get_datasets
 from src.data.trajectories import load
+from src.evaluation.results import label, read_result
 from src.models.heads import TEMPERATURE_RANGE, ActionDistribution, GaussianHead, Temperature
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors, save_state, save_tensors, write_json
@@ -87,7 +88,7 @@ def toy(tmp_path, monkeypatch):
 
 
 def result(folder, method="online_dt", phase="pretrained"):
-    return json.loads((folder / f"results/balance/random/{method}/{phase}-strict/seed_0.json").read_text())
+    return read_result(folder / f"results/balance/random/{method}/{phase}-strict/seed_0.json")
 
 
 def weights(folder, method="online_dt", phase="pretrained"):
@@ -395,7 +396,7 @@ def test_published_commands_are_understood(tmp_path, monkeypatch, capsys):
         3600,
     )
     assert first.stochastic and first.stochastic_tanh and first.remove_pos_embs and not first.use_entropy
-    assert method_name(first, online=False) == "online_dt"
+    assert label(result_facts(first, online=False)) == "online_dt"
     with pytest.raises(UserError, match=r"make it: python -m baselines\.online_dt --env_type gym_hopper"):
         parse([*PUBLISHED[1].split(), "--output_dir", str(tmp_path)])
     assert "cuda:2 is not available" in capsys.readouterr().err or torch.cuda.device_count() > 2
@@ -411,9 +412,13 @@ def test_published_commands_run(tmp_path, capsys):
     follow = shlex.split(capsys.readouterr().out.split("next: python -m baselines.online_dt ")[1].splitlines()[0])
     main([*PUBLISHED[1].split(), *short])  # the sizes are those of the pre-trained model
     written = tmp_path / "results/gym_hopper/medium/online_dt"
-    assert json.loads((written / "pretrained-strict/seed_0.json").read_text())["gradient_steps"] == 2
-    tuned = json.loads((written / "finetuned-strict/seed_0.json").read_text())
-    assert tuned["gradient_steps"] == 4 and tuned["environment_steps"] > 0 and tuned["normalisation"]["maximum"] > 2000
+    assert read_result(written / "pretrained-strict/seed_0.json")["training"]["gradient_steps"] == 2
+    tuned = read_result(written / "finetuned-strict/seed_0.json")
+    assert (
+        tuned["training"]["gradient_steps"] == 4
+        and tuned["training"]["environment_steps"] > 0
+        and tuned["normalisation"]["maximum"] > 2000
+    )
     main([*follow, *short, "--no-resume"])
 
 
@@ -486,7 +491,9 @@ def test_both_phases_end_to_end(toy, capsys):
     assert "never published" in capsys.readouterr().err
     finetuned = result(folder, phase="finetuned")
     assert finetuned["curve"]["environment_steps"][0] == 0 and len(finetuned["curve"]["environment_steps"]) == 3
-    assert finetuned["environment_steps"] >= 12 and finetuned["gradient_steps"] == 300 + 6 * 20  # one schedule
+    assert (
+        finetuned["training"]["environment_steps"] >= 12 and finetuned["training"]["gradient_steps"] == 300 + 6 * 20
+    )  # one schedule
     assert all(value > 0 for value in finetuned["curve"]["temperature"][1:])
     assert np.mean(finetuned["returns"]) > 1.3 * data.returns.mean()
 
@@ -563,7 +570,7 @@ def test_ablations_run(toy, name, pretraining, words):
     main([*flags, *tiny, *pretraining])
     main([*flags, *tiny, "--online_training", *words])
     found = result(folder, name, "finetuned")
-    assert found["method"] == name and found["environment_steps"] > 0
+    assert label(found) == name and found["training"]["environment_steps"] > 0
     state = torch.load(folder / f"saves/balance/random/{name}/finetuned/seed_0/state.pt", weights_only=True)
     wanted = 0.5 if "--weight_decay" in words else 1e-4  # inherited unless the command says otherwise
     assert state["learner"]["optimizer"]["param_groups"][0]["weight_decay"] == wanted
@@ -673,7 +680,7 @@ def test_finetuned_results_say_what_they_came_from(toy, capsys):
         main([*flags, *TINY, f"--{flag}", value])
         online = ["--online_training", "--pretrained_model", pretrained_folder(folder).replace("online_dt", name)]
         main([*flags, *TINY, *online])
-        assert result(folder, name, "finetuned")["method"] == name
+        assert label(result(folder, name, "finetuned")) == name
         with pytest.raises(SystemExit):
             main([*flags, *TINY, *online, f"--{flag}", other])
         assert f"was made with --{flag} {value}, this command says {other}" in capsys.readouterr().err
