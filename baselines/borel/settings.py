@@ -168,9 +168,11 @@ def next_command(args, script, *extra):
 
 def configured(args, script, key):
     """What the settings file, with this run's recipe, says of another script's flag; None where it sets nothing."""
-    document = read_yaml(config.find_config(args))
-    recipe = (document.get("recipes") or {}).get(args.recipe)
-    found = [(find_section(layer, f"baselines.borel.{script}") or {}).get(key) for layer in (recipe, document)]
+    path = config.find_config(args)
+    document = read_yaml(path)
+    recipe = [] if args.recipe == "paper" else config.recipe_layers(path, document, args.recipe)
+    layers = [document, *(layer for _, layer, _ in recipe)]
+    found = [(find_section(layer, f"baselines.borel.{script}") or {}).get(key) for layer in reversed(layers)]
     return next((value for value in found if value is not None), None)
 
 
