@@ -17,6 +17,7 @@ import yaml
 from gymnasium.envs.registration import parse_env_id
 from gymnasium.error import Error as GymnasiumError
 
+from src.run.devices import use_threads
 from src.run.environment import make_environment
 from src.run.errors import UserError
 from src.run.files import read_text
@@ -157,6 +158,7 @@ def script_parser(docstring):
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=natural, default=0, help="every random generator of the run derives from it")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    run.add_argument("--threads", type=positive_int, default=1, help="of torch and simulator; small models gain little from more")
     run.add_argument("--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written")
     run.add_argument("--resume", action="boolean", default=True, help="continue an interrupted run; --no-resume starts again")
     run.add_argument("--tensorboard", action="boolean", default=True, help="write TensorBoard events beside metrics.jsonl")
@@ -222,6 +224,7 @@ def parse_args(parser, script, argv=None):
     if getattr(args, "validation", False):  # never in the place of a model or result of the test tasks
         args.suffix += "-validation"
     args.device = find_device(args.device)
+    use_threads(args.threads)
     return args
 
 
