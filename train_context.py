@@ -24,7 +24,7 @@ from src.run.errors import UserError, main_guard
 from src.run.paths import context_directory
 from src.run.settings import add_settings, pick
 
-VOLATILE = ("resume", "device", "output_dir", "tensorboard", "data_quality")  # settings that a resumed run may change
+VOLATILE = ("resume", "device", "threads", "output_dir", "tensorboard", "data_quality")  # settings that a resumed run may change
 
 
 def make_parser():

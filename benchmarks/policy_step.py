@@ -18,7 +18,7 @@ EPISODES, TASKS = 450, 45
 NO_TEXT = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None}  # tokens come as embeddings
 
 
-def make_step(forward, parameters, policy, dtype):
+def make_step(forward, parameters, policy, dtype, batch=BATCH):
     """The function that makes one update, as train_meta_dt.py does."""
     optimizer = torch.optim.AdamW(parameters, 5e-5, weight_decay=1e-4, fused=True)
     tasks = torch.arange(EPISODES) % TASKS
@@ -26,7 +26,7 @@ def make_step(forward, parameters, policy, dtype):
     generator = torch_generator(0, "benchmark")
 
     def step():
-        history, prompt = sampler.draw(BATCH, generator, True)
+        history, prompt = sampler.draw(batch, generator, True)
         with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             predicted = forward(history, prompt)
         loss = action_loss(predicted, history["actions"], history["mask"], policy.action_scale)

@@ -31,22 +31,27 @@ def flop_per_sample(model):
     return total
 
 
+def make_step(horizon, batch):
+    """The function that makes one update, as train_context.py does."""
+    model = make_world_model(horizon)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.0, fused=True)
+    sampler = TransitionSampler(*make_arrays(EPISODES), torch.arange(EPISODES) % TASKS, horizon)
+    generator = torch_generator(0, "benchmark")
+
+    def step():
+        reward_loss, state_loss = losses(model, sampler.draw(batch, generator), torch.device("cpu"))
+        optimizer.zero_grad()
+        (reward_loss + state_loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
 def measure():
     for name, horizon, batch in (("batch 128", HORIZON, 128), ("batch 512", HORIZON, 512), ("16 whole episodes", 0, 16 * STEPS)):
-        model = make_world_model(horizon)
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.0, fused=True)
-        sampler = TransitionSampler(*make_arrays(EPISODES), torch.arange(EPISODES) % TASKS, horizon)
-        generator = torch_generator(0, "benchmark")
-
-        def step(batch=batch, model=model, optimizer=optimizer, sampler=sampler, generator=generator):
-            reward_loss, state_loss = losses(model, sampler.draw(batch, generator), torch.device("cpu"))
-            optimizer.zero_grad()
-            (reward_loss + state_loss).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-
-        seconds, peak = durations(step, 4.0, 20), matmul_peak()
-        flop = batch * flop_per_sample(model)
+        seconds, peak = durations(make_step(horizon, batch), 4.0, 20), matmul_peak()
+        flop = batch * flop_per_sample(make_world_model(horizon))
         yield record(f"world model, {name}", seconds, flop, peak, unit="samples/s", aim=50_000, items=batch)
 
 

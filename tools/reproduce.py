@@ -27,7 +27,7 @@ from src.behaviour.store import committed_directory
 from src.data.qualities import QUALITIES
 from src.data.trajectories import dataset_directory
 from src.evaluation.results import result_path
-from src.run.config import CONFIG_DIR, Parser, find_config, natural, positive_int, read_env, read_yaml, report_command
+from src.run.config import Parser, find_config, natural, positive_int, read_env, read_yaml, recipe_layers, report_command
 from src.run.errors import UserError, main_guard
 from src.run.files import locked_file, read_json
 from src.run.paths import context_directory, policy_directory
@@ -277,10 +277,9 @@ def load_family(env_type, wanted):
     """EnvConfig of a family. Raises UserError where it lacks one of the recipes."""
     path = find_config(argparse.Namespace(env_type=env_type, env_name=None, config=None))
     document = read_yaml(path)
-    known = ["paper", *(document.get("recipes") or {}), *(file.stem for file in (CONFIG_DIR / "recipes").glob("*.yaml"))]
     for recipe in wanted:
-        if recipe not in known:
-            raise UserError(f"{path.name} has no recipe {recipe!r}: choose {', '.join(dict.fromkeys(known))}")
+        if recipe != "paper":
+            recipe_layers(path, document, recipe)  # whether there is such a recipe
     return read_env(path, document)
 
 

@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-import torch
-
 from baselines.borel.agents import DQN, SAC
 from baselines.borel.problem import Problem
 from src.run import config
@@ -43,7 +41,6 @@ def borel_parser(docstring):
     parser.add_argument("--log-tensorboard", dest="tensorboard", action="boolean", default=True, help="as --tensorboard")
     problem = parser.add_argument_group("problem")
     problem.add_argument("--max-rollouts-per-task", type=positive_int, default=2, help="K, episodes of a roll-out")
-    problem.add_argument("--threads", type=positive_int, default=1, help="of torch; more hardly help networks this small")
     files = parser.add_argument_group("folders, below --output_dir")
     files.add_argument("--main-data-dir", "--main-save-dir", default=USUAL["main"], help="main folder of the data")
     files.add_argument("--agent-log-dir", default="saves", help="main folder of training logs and checkpoints")
@@ -72,7 +69,6 @@ def add_agent_flags(parser, policy, batch_size):
 def parse(parser, script, argv):
     """The namespace of src/run/config.py, and the Problem in `problem`. Raises UserError."""
     args = config.parse_args(parser, f"baselines.borel.{script}", argv)
-    torch.set_num_threads(args.threads)
     require_settings(args, script)
     args.problem, args.script = Problem(args.env, args.max_rollouts_per_task), script
     if hasattr(args, "policy") and (args.policy == "dqn") != args.problem.discrete:
@@ -168,9 +164,11 @@ def next_command(args, script, *extra):
 
 def configured(args, script, key):
     """What the settings file, with this run's recipe, says of another script's flag; None where it sets nothing."""
-    document = read_yaml(config.find_config(args))
-    recipe = (document.get("recipes") or {}).get(args.recipe)
-    found = [(find_section(layer, f"baselines.borel.{script}") or {}).get(key) for layer in (recipe, document)]
+    path = config.find_config(args)
+    document = read_yaml(path)
+    recipe = [] if args.recipe == "paper" else config.recipe_layers(path, document, args.recipe)
+    layers = [document, *(layer for _, layer, _ in recipe)]
+    found = [(find_section(layer, f"baselines.borel.{script}") or {}).get(key) for layer in reversed(layers)]
     return next((value for value in found if value is not None), None)
 
 

@@ -68,7 +68,9 @@ D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
     "gym_halfcheetah": (-280.178953, 12135.0),
     "gym_walker2d": (1.629008, 4592.3),
 }
-VOLATILE = ("max_iters", "device", "resume", "tensorboard", "log_to_wandb", "output_dir", "eval_only", "pretrained_model")
+VOLATILE = (
+    "max_iters", "device", "threads", "resume", "tensorboard", "log_to_wandb", "output_dir", "eval_only", "pretrained_model",
+)  # fmt: skip
 
 
 def make_parser():

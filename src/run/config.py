@@ -1,7 +1,8 @@
 """Settings: one argparse parser per script, environment YAML files, strict checks.
 
-Precedence: flag > named recipe of the YAML > YAML > default in the code. An unknown flag or key, a wrong type or an impossible
-value ends the script with one line on stderr and exit status 2, before anything is written.
+Precedence: flag > named recipe of the YAML > the recipe of that name in configs/recipes/ > YAML > default in the code. An
+unknown flag or key, a wrong type or an impossible value ends the script with one line on stderr and exit status 2, before
+anything is written.
 """
 
 import argparse
@@ -16,11 +17,13 @@ import yaml
 from gymnasium.envs.registration import parse_env_id
 from gymnasium.error import Error as GymnasiumError
 
+from src.run.devices import use_threads
 from src.run.environment import make_environment
 from src.run.errors import UserError
 from src.run.files import read_text
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+RECIPE_DIR = CONFIG_DIR / "recipes"
 BASELINES_DIR = CONFIG_DIR.parent / "baselines"
 SCRIPTS = ("train_data_collection", "get_datasets", "train_context", "train_meta_dt")
 
@@ -148,11 +151,14 @@ def script_parser(docstring):
     which.add_argument("--env_name", help="gymnasium-style name, for example PointRobot-v0; selects the same file")
     which.add_argument("--config", help="path of a settings file outside configs/ (an environment of your own)")
     which.add_argument(
-        "--recipe", default="paper", help="named block of the settings file, laid over its base; 'paper' is the base"
+        "--recipe",
+        default="paper",
+        help="named settings over the file's base, from its own block and configs/recipes/; 'paper' is the base, 'debug' tiny",
     )
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=natural, default=0, help="every random generator of the run derives from it")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
+    run.add_argument("--threads", type=positive_int, default=1, help="of torch and simulator; small models gain little from more")
     run.add_argument("--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written")
     run.add_argument("--resume", action="boolean", default=True, help="continue an interrupted run; --no-resume starts again")
     run.add_argument("--tensorboard", action="boolean", default=True, help="write TensorBoard events beside metrics.jsonl")
@@ -201,16 +207,15 @@ def parse_args(parser, script, argv=None):
     env = read_env(path, document)
     apply_section(parser, path, find_section(document, script), script)
     if chosen.recipe not in (None, "paper"):
-        recipes = document.get("recipes") or {}
-        if chosen.recipe not in recipes:
-            raise UserError(f"{path.name} has no recipe {chosen.recipe!r}: choose {', '.join(['paper', *recipes])}")
-        section = find_section(recipes[chosen.recipe], script)
-        if section is None and script.startswith(("train_", "baselines.")):
+        layers = recipe_layers(path, document, chosen.recipe)
+        sections = [(file, find_section(recipe, script), f"{name}{script}") for file, recipe, name in layers]
+        if not any(section for _, section, _ in sections) and script.startswith(("train_", "baselines.")):
             print(
                 f"note: recipe {chosen.recipe} of {path.name} sets nothing for {script}: sizes are those without it",
                 file=sys.stderr,
             )
-        apply_section(parser, path, section, f"recipes.{chosen.recipe}.{script}")
+        for file, section, name in sections:
+            apply_section(parser, file, section, name)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(f"unknown argument {unknown[0]}{_nearest(unknown[0].split('=')[0], _flags(parser))}; see --help")
@@ -219,6 +224,7 @@ def parse_args(parser, script, argv=None):
     if getattr(args, "validation", False):  # never in the place of a model or result of the test tasks
         args.suffix += "-validation"
     args.device = find_device(args.device)
+    use_threads(args.threads)
     return args
 
 
@@ -331,7 +337,10 @@ def read_yaml(path):
 
 
 def read_env(path, document):
-    """The environment block of a settings file -> EnvConfig. Raises UserError that names the key."""
+    """The environment block of a settings file -> EnvConfig; modules beside the file become importable, for its entry point.
+
+    Raises UserError that names the key.
+    """
     fields = {field.name for field in dataclasses.fields(EnvConfig)} - {"env_type"}
     known = fields | set(SCRIPTS) | {"recipes", "baselines"}
     for key in document:
@@ -344,12 +353,7 @@ def read_env(path, document):
         raise UserError(f"{path}: recipes.paper is the name of the file's base: choose another")
     check_baselines(path, document.get("baselines"), "baselines")
     for name, recipe in (document.get("recipes") or {}).items():
-        if not isinstance(recipe, dict):
-            raise UserError(f"{path}: recipes.{name} must be a mapping of scripts to settings")
-        for key in recipe:
-            if key not in (*SCRIPTS, "baselines"):
-                raise UserError(f"{path}: recipes.{name}: unknown script {key!r}{_nearest(str(key), SCRIPTS)}")
-        check_baselines(path, recipe.get("baselines"), f"recipes.{name}.baselines")
+        check_recipe(path, recipe, f"recipes.{name}")
     values = {"validation_tasks": document.get("train_tasks"), "terminates": False}
     values |= {key: document[key] for key in fields & document.keys()}
     for key in sorted(fields - values.keys()):
@@ -366,6 +370,9 @@ def read_env(path, document):
     if type(values["max_episode_steps"]) is not int or values["max_episode_steps"] < 1:
         raise UserError(f"{path}: max_episode_steps must be an integer of at least 1, not {values['max_episode_steps']!r}")
     _check_ranges(path, values)
+    folder = str(Path(path).resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # behind ours, so that nothing there takes the place of a module of the project
     return EnvConfig(env_type=Path(path).stem, **values)
 
 
@@ -397,6 +404,38 @@ def check_baselines(path, section, name, folder=BASELINES_DIR):
         elif not inner.is_dir() and not (folder / f"{key}.py").is_file():
             known = [entry.stem for entry in folder.iterdir() if entry.stem[0] not in "._"]
             raise UserError(f"{path}: {name}: unknown baseline {key!r}{_nearest(str(key), known)}")
+
+
+def recipe_names(document):
+    """Recipes that a settings file (as a dict) can be asked for: "paper", its own, and those that all files share."""
+    shared = sorted(path.stem for path in RECIPE_DIR.glob("*.yaml"))
+    return list(dict.fromkeys(["paper", *(document.get("recipes") or {}), *shared]))
+
+
+def recipe_layers(path, document, name):
+    """[(file, {script: settings}, prefix of keys in messages)] of a recipe: the shared one, then the file's own over it.
+
+    Raises UserError where neither configs/recipes/ nor the settings file (at `path`, read as `document`) knows the recipe.
+    """
+    if name not in recipe_names(document):
+        raise UserError(f"{path.name} has no recipe {name!r}: choose {', '.join(recipe_names(document))}")
+    layers, shared = [], RECIPE_DIR / f"{name}.yaml"
+    if shared.exists():
+        layers.append((shared, read_yaml(shared), ""))
+        check_recipe(shared, layers[0][1])
+    own = (document.get("recipes") or {}).get(name)
+    return layers + ([(path, own, f"recipes.{name}.")] if own is not None else [])
+
+
+def check_recipe(path, recipe, name=""):
+    """Whether a recipe is a mapping of scripts to settings; `name`: where it stands in the file. Raises UserError."""
+    where = f"{path}: {name}" if name else f"{path}"
+    if not isinstance(recipe, dict):
+        raise UserError(f"{where} must be a mapping of scripts to settings")
+    for key in recipe:
+        if key not in (*SCRIPTS, "baselines"):
+            raise UserError(f"{where}: unknown script {key!r}{_nearest(str(key), SCRIPTS)}")
+    check_baselines(path, recipe.get("baselines"), f"{name}.baselines" if name else "baselines")
 
 
 def find_section(document, script):

@@ -3,10 +3,17 @@
 import contextlib
 import ctypes
 import math
+import os
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+def use_threads(number):
+    """Threads of this process: of torch, and of the simulator (envs/mujoco_env.py reads OMP_NUM_THREADS)."""
+    torch.set_num_threads(number)
+    os.environ["OMP_NUM_THREADS"] = str(number)
 
 
 def keep_memory():

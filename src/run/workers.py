@@ -11,6 +11,7 @@ from multiprocessing import connection
 
 import torch
 
+from src.run.devices import use_threads
 from src.run.errors import UserError, patient_streams
 
 
@@ -97,8 +98,7 @@ class _Worker:
 def _serve(pipe, function):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # and one thread for the simulator (envs.mujoco_env reads it)
+    use_threads(1)
     with contextlib.suppress(EOFError), patient_streams():
         while True:
             item = pipe.recv()

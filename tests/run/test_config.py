@@ -195,16 +195,35 @@ def test_mistakes_in_a_recipe_are_named(tmp_path):
     path = write(tmp_path / "toy.yaml", {"recipes": {"fast": {"train_meta_dt": {"stesp": 1}}}})
     assert read(path).steps == 100_000
     refused(path, "toy.yaml: recipes.fast.train_meta_dt: unknown key 'stesp'.*steps", "train_meta_dt", "--recipe", "fast")
-    refused(path, "has no recipe 'fats': choose paper, fast", "train_meta_dt", "--recipe", "fats")
+    refused(path, "has no recipe 'fats': choose paper, fast, debug", "train_meta_dt", "--recipe", "fats")
 
 
 def test_a_recipe_without_a_section_is_told(tmp_path, capsys):
-    path = write(tmp_path / "toy.yaml", {"recipes": {"fast": {"train_meta_dt": {"steps": 7}}}})
-    read(path, "train_meta_dt", "--recipe", "fast")
-    read(path, "get_datasets", "--recipe", "fast")
+    path = write(tmp_path / "toy.yaml", {"recipes": {"slow": {"train_meta_dt": {"steps": 7}}}})
+    read(path, "train_meta_dt", "--recipe", "slow")
+    read(path, "get_datasets", "--recipe", "slow")
+    read(path, "train_context", "--recipe", "fast")  # every file has what configs/recipes/fast.yaml says of this script
     assert not capsys.readouterr().err
-    assert read(path, "train_context", "--recipe", "fast").suffix == "+fast"
-    assert "note: recipe fast of toy.yaml sets nothing for train_context" in capsys.readouterr().err
+    assert read(path, "train_context", "--recipe", "slow").suffix == "+slow"
+    assert "note: recipe slow of toy.yaml sets nothing for train_context" in capsys.readouterr().err
+
+
+def test_a_shared_recipe_lies_under_the_files_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "RECIPE_DIR", tmp_path / "recipes")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "small.yaml").write_text("train_meta_dt: {batch_size: 16, width: 48}\n")
+    base = {"batch_size": 32, "width": 64, "layers": 5}
+    path = write(tmp_path / "toy.yaml", {"train_meta_dt": base, "recipes": {"small": {"train_meta_dt": {"width": 24}}}})
+    args = read(path, "train_meta_dt", "--recipe", "small")
+    assert (args.batch_size, args.width, args.layers, args.suffix) == (16, 24, 5, "+small")
+    own = write(tmp_path / "mine.yaml", {})
+    assert read(own, "train_meta_dt", "--recipe", "small").width == 48
+    for text, message in (
+        ("train_meta_dt: {widht: 1}\n", "small.yaml: train_meta_dt: unknown key 'widht' .did you mean width"),
+        ("train_meta_td: {}\n", "small.yaml: unknown script 'train_meta_td' .did you mean train_meta_dt"),
+    ):
+        (tmp_path / "recipes" / "small.yaml").write_text(text)
+        refused(own, message, "train_meta_dt", "--recipe", "small")
 
 
 def test_a_recipe_may_build_on_another(tmp_path):
@@ -215,10 +234,6 @@ def test_a_recipe_may_build_on_another(tmp_path):
     )
     slow = read(path, "train_meta_dt", "--recipe", "slow")
     assert (slow.steps, slow.batch_size) == (70, 3)
-    fast, without = (parsed("train_meta_dt", "--recipe", name) for name in ("no_reward_change", "no_imagined_tasks"))
-    different = {key for key in settings(fast) if settings(fast)[key] != settings(without)[key]}
-    assert different == {"recipe", "relabel", "imagined_tasks", "explore_steps", "forget_exploration"}
-    assert (without.imagined_tasks, without.relabel, without.explore_steps) == (0, False, 3)
 
 
 def test_a_family_of_one_task_may_be_tested_on_it(tmp_path):
@@ -254,7 +269,8 @@ def test_every_file_parses_with_every_script_and_recipe(path):
     document = read_yaml(path)
     env = read_env(path, document)
     assert env.train_tasks[1] <= env.test_tasks[0] or env.train_tasks == env.test_tasks
-    for recipe in ["paper", *(document.get("recipes") or {})]:
+    assert {"paper", "fast", "debug"} <= set(config.recipe_names(document))
+    for recipe in config.recipe_names(document):
         for script in SCRIPTS:
             args = read(path, script, "--recipe", recipe)
             json.dumps(settings(args), allow_nan=False)
