@@ -54,9 +54,13 @@ class Stage:
     render: str | None = setting(None, "film the first evaluation episode on the first test task into this file.gif")
 
 
+def make_parser():
+    return method_parser(__doc__, Stage, ModelSettings, Optimisation, Imitation, Prompting, Adaptation, Exploration)
+
+
 @main_guard
 def main(argv=None):
-    parser = method_parser(__doc__, Stage, ModelSettings, Optimisation, Imitation, Prompting, Adaptation, Exploration)
+    parser = make_parser()
     args = parse_args(parser, "train_meta_dt", argv)
     stage, run, evaluation = pick(Stage, args), pick(RunSettings, args), pick(Evaluation, args)
     model, optimisation, imitation, prompting, adaptation, exploration = (
