@@ -140,6 +140,7 @@ def test_act_is_the_last_position_of_forward(length, prompted, heads):
 
 @pytest.mark.parametrize("prompted", [False, True])
 @pytest.mark.parametrize(("use_context", "horizon"), [(True, 4), (True, 0), (False, 4)])
+@torch.inference_mode()  # the prompt is the agent's, made in it
 def test_an_episode_longer_than_k_is_acted_as_it_was_trained(prompted, use_context, horizon):
     """The agent against the training path: windows gathered from the finished episode, contexts computed at once."""
     policy, world_model, steps = tiny_policy(), tiny_world_model(horizon=horizon), 11
