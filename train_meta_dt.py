@@ -54,9 +54,13 @@ class Stage:
     render: str | None = setting(None, "film the first evaluation episode on the first test task into this file.gif")
 
 
+def make_parser():
+    return method_parser(__doc__, Stage, ModelSettings, Optimisation, Imitation, Prompting, Adaptation, Exploration)
+
+
 @main_guard
 def main(argv=None):
-    parser = method_parser(__doc__, Stage, ModelSettings, Optimisation, Imitation, Prompting, Adaptation, Exploration)
+    parser = make_parser()
     args = parse_args(parser, "train_meta_dt", argv)
     stage, run, evaluation = pick(Stage, args), pick(RunSettings, args), pick(Evaluation, args)
     model, optimisation, imitation, prompting, adaptation, exploration = (
@@ -78,6 +82,7 @@ def main(argv=None):
             adaptation=adaptation, exploration=exploration, prompts=prompts, precision=stage.precision,
         )  # fmt: skip
 
+    protocol = PaperProtocol(run, evaluation, data, prompts) if paper else None
     regimes = {"zero_shot": 0} if stage.zero_shot else {"few_shot": evaluation.warmup_episodes}
     if prompts and prompting.prompt_dropout and not paper:  # trained without prompts too, so it may be asked without one
         regimes["few_shot_policy_no_prompt"] = 0
@@ -90,11 +95,11 @@ def main(argv=None):
         variant={key: getattr(args, key) for key in MEASURED if getattr(args, key) not in (recipe[key], "none")},
         folder=("few_shot-paper" if paper else "few_shot") if prompts else "zero_shot",
         made_from={"world_model_sha256": digest(world_model.state_dict())},
-        protocol=PaperProtocol(run, evaluation, data, prompts) if paper else None,
+        protocol=protocol,
         prompted=(lambda step: step > prompting.prompt_start_step) if prompts else None,
         watch=functools.partial(film, run.env, stage.render) if stage.render else None,
         volatile=VOLATILE if prompts else (*VOLATILE, "prompt_select"),
-        facts=lambda method: {"target_return": method.target},
+        facts=lambda method: {"target_return": protocol.targets if paper else method.target},
     )  # fmt: skip
 
 

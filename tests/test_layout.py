@@ -2,7 +2,7 @@
 
 import ast
 
-from helpers import ROOT
+from helpers import ROOT, shell
 
 ROOMS = ("run", "data", "evaluation", "behaviour", "models", "report")  # each may import those before it
 SCRIPTS = tuple(path.stem for path in ROOT.glob("*.py"))
@@ -36,3 +36,37 @@ def test_environments_import_nothing_of_ours():
     upwards = [f"{path.name}: {name}" for path in (ROOT / "envs").glob("*.py") for name in imported(path)
                if name.split(".")[0] in ("src", "tools", "baselines", *SCRIPTS)]  # fmt: skip
     assert not upwards
+
+
+# what parses a command line or speaks of one
+PARSE = {
+    "run/config.py": {"settings", "task_range", "next_command", "parse_known_args"},
+    "run/settings.py": {"pick"},
+}
+# functions that still take a script's `args`; this set only shrinks
+TAKE_ARGS = {
+    "behaviour/batched_sac.py": {"train_group", "__init__"},
+    "behaviour/collect.py": {"collect_task", "_behaviour", "training_command", "join_tasks"},
+    "behaviour/measure.py": {"measure", "measure_random"},
+    "behaviour/multitask_sac.py": {"family_settings", "train_family", "__init__"},
+    "behaviour/sac.py": {"train_task", "_train", "_make_model", "_run_segment"},
+    "behaviour/store.py": {"task_settings", "open_task", "find_source"},
+}
+
+
+def test_no_function_takes_the_arguments_of_a_script():
+    """They take settings, src/run/settings.py; what parses a command line is the exception."""
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                name = getattr(node, "name", "lambda")
+                where = path.relative_to(ROOT / "src").as_posix()
+                names = {argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
+                if "args" in names and name not in PARSE.get(where, set()) | TAKE_ARGS.get(where, set()):
+                    found.append(f"{where}: {name}")
+    assert not found
+
+
+def test_the_help_of_stage_4_fits_on_two_screens():
+    assert len(shell("train_meta_dt", "--help").stdout.splitlines()) <= 110

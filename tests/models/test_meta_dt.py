@@ -10,11 +10,29 @@ from helpers import random_episodes, random_steps, tiny_policy, tiny_world_model
 from src.data.windows import EpisodeTensors
 from src.models.heads import ActionDistribution
 from src.models.meta_dt import MetaDT, action_loss
-from src.models.meta_dt_agent import MetaDTAgent, build_episodes, return_bounds, training_errors
+from src.models.meta_dt_agent import Adaptation, MetaDTAgent, build_episodes, return_bounds, training_errors
 from src.models.world_model import episode_contexts, prediction_errors
 
 K, PROMPT = 6, 4
 INPUTS = ("returns_to_go", "observations", "contexts", "actions")
+
+
+def lived(rows, number=0, steps=9):
+    """A random Episode as `rollout` gives it."""
+    observations, actions, rewards = (values.numpy() for values in random_episodes(rows, steps, seed=number))
+    return {"observations": observations, "actions": actions, "rewards": rewards, "lengths": np.full(rows, steps)}
+
+
+def prompts_of(agent):
+    """The agent's prompts as they are before they are encoded, in the order that `adapt` makes them."""
+    prompts, encode = [], agent.policy.encode_prompt
+
+    def noted(prompt):
+        prompts.append(prompt)
+        return encode(prompt)
+
+    agent.policy.encode_prompt = noted
+    return prompts
 
 
 def changed(steps, name, position, value=5.0):
@@ -122,14 +140,20 @@ def test_act_is_the_last_position_of_forward(length, prompted, heads):
 
 @pytest.mark.parametrize("prompted", [False, True])
 @pytest.mark.parametrize(("use_context", "horizon"), [(True, 4), (True, 0), (False, 4)])
+@torch.inference_mode()  # the prompt is the agent's, made in it
 def test_an_episode_longer_than_k_is_acted_as_it_was_trained(prompted, use_context, horizon):
     """The agent against the training path: windows gathered from the finished episode, contexts computed at once."""
     policy, world_model, steps = tiny_policy(), tiny_world_model(horizon=horizon), 11
     observations, actions, rewards = random_episodes(4, steps)
-    agent = MetaDTAgent(policy, world_model, K, PROMPT, use_context=use_context)
-    prompt = random_steps(4, PROMPT, seed=1) if prompted else None
     targets = torch.tensor([3.0, -1.0, 0.0, 10.0])
-    agent.start(observations[:, 0].numpy(), targets.numpy(), prompt)
+    settings = Adaptation(context="running" if use_context else "none")
+    agent = MetaDTAgent(policy, world_model, K, PROMPT, targets.numpy(), settings)
+    prompts = prompts_of(agent)
+    agent.adapt([])
+    if prompted:
+        agent.adapt([lived(4)])
+    prompt = prompts[0] if prompted else None
+    agent.start(observations[:, 0].numpy())
     found = []
     for t in range(steps):
         found.append(torch.from_numpy(agent.act()))
@@ -155,8 +179,9 @@ def test_returns_to_go_are_clamped_where_asked():
 
     policy, world_model = Spy(2, 2, 20, 10.0, 16, 1), tiny_world_model()
     bounds = torch.tensor([[-4.0, -2.0], [-3.0, -1.0], [-2.0, -0.5]])
-    agent = MetaDTAgent(policy, world_model, 2, PROMPT, return_bounds=bounds)
-    agent.start(np.zeros((1, 2)), [5.0])
+    agent = MetaDTAgent(policy, world_model, 2, PROMPT, [5.0], return_bounds=bounds)
+    agent.adapt([])
+    agent.start(np.zeros((1, 2)))
     for reward in (-9.0, 2.0):
         agent.act()
         agent.observe(np.zeros((1, 2)), [reward], np.zeros((1, 2)))
@@ -178,13 +203,12 @@ def test_return_bounds_ignore_what_lies_beyond_an_end():
 
 def test_the_prompt_is_cut_from_the_rows_own_best_episode():
     policy, world_model = tiny_policy(), tiny_world_model(horizon=2)
-    pool = []
-    for number in range(4):
-        observations, actions, rewards = (values.numpy() for values in random_episodes(5, 9, seed=number))
-        pool.append({"observations": observations, "actions": actions, "rewards": rewards})
+    pool = [lived(5, number) for number in range(4)]
     returns = np.stack([episode["rewards"].sum(1) for episode in pool], 1)
-    agent = MetaDTAgent(policy, world_model, K, PROMPT, select="argmax", pool="best")
-    prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    agent = MetaDTAgent(policy, world_model, K, PROMPT, 0.0, Adaptation(prompt_select="argmax", prompt_pool="best"))
+    prompts = prompts_of(agent)
+    agent.adapt(pool)
+    (prompt,) = prompts
     for row in range(5):
         best = pool[returns[row].argmax()]
         arrays = [torch.from_numpy(best[key][row : row + 1]) for key in ("observations", "actions", "rewards")]
@@ -198,54 +222,68 @@ def test_the_prompt_is_cut_from_the_rows_own_best_episode():
         torch.testing.assert_close(prompt["contexts"][row], episode.contexts[0, start : start + PROMPT])
 
 
-def test_a_context_may_be_carried_from_the_warm_up_episodes():
-    """Every z of an episode with a prompt is the mean of the pool's last ones; without a prompt, or as the ablation, nothing
-    changes."""
-    world_model, pool = tiny_world_model(horizon=0), []
-    for number in range(3):
-        observations, actions, rewards = (values.numpy() for values in random_episodes(4, 9, seed=number))
-        pool.append({"observations": observations, "actions": actions, "rewards": rewards})
-    ends = [episode_contexts(world_model, *(torch.from_numpy(values) for values in episode.values()))[:, -1] for episode in pool]
+def test_no_prompt_is_an_agent_that_was_shown_nothing_but_its_context():
+    """prompt_select none: running contexts leave the policy as in zero-shot; carried ones reach it all the same."""
+    found = {}
+    for context in ("running", "carried"):
+        for pool in ((), (lived(3),)):
+            agent = MetaDTAgent(tiny_policy(), tiny_world_model(), K, PROMPT, 0.0, Adaptation(context, "none"))
+            agent.adapt([])
+            agent.adapt(list(pool))
+            agent.start(np.zeros((3, 2), np.float32))
+            found[context, len(pool)] = agent.act()
+    np.testing.assert_array_equal(found["running", 0], found["running", 1])
+    np.testing.assert_array_equal(found["carried", 0], found["running", 0])
+    assert not np.allclose(found["carried", 1], found["running", 1])
 
-    def play(prompted=True, **settings):
-        agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, **settings)
-        prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0)) if prompted else None
-        agent.start(observations[:, 0], np.zeros(4), prompt)
+
+def test_a_context_may_be_carried_from_the_warm_up_episodes():
+    """Every z of an episode after warm-up is the mean of those episodes' last ones; before any, or as the ablation, nothing
+    changes."""
+    world_model, pool = tiny_world_model(horizon=0), [lived(4, number) for number in range(3)]
+    played = pool[-1]
+    keys = ("observations", "actions", "rewards")
+    ends = [episode_contexts(world_model, *(torch.from_numpy(episode[key]) for key in keys))[:, -1] for episode in pool]
+
+    def play(context, warm=True):
+        agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, 0.0, Adaptation(context))
+        agent.adapt([])
+        if warm:
+            agent.adapt(pool)
+        agent.start(played["observations"][:, 0])
         found = []
         for step in range(9):
             found.append(agent.act())
-            agent.observe(actions[:, step], rewards[:, step], observations[:, step + 1])
+            agent.observe(played["actions"][:, step], played["rewards"][:, step], played["observations"][:, step + 1])
         return torch.stack(agent.contexts, 1), np.stack(found)
 
-    contexts, acted = play(carry_context=True)
+    contexts, acted = play("carried")
     torch.testing.assert_close(contexts, torch.stack(ends).mean(0)[:, None].expand(-1, 10, -1))
-    assert not np.allclose(acted, play()[1])
-    np.testing.assert_array_equal(play(prompted=False, carry_context=True)[1], play(prompted=False)[1])
-    blind = play(use_context=False, carry_context=True)
-    assert not blind[0].any() and np.array_equal(blind[1], play(use_context=False)[1])
+    assert not np.allclose(acted, play("running")[1])
+    np.testing.assert_array_equal(play("carried", warm=False)[1], play("running", warm=False)[1])
+    blind = play("none")
+    assert not blind[0].any() and not np.allclose(blind[1], play("running")[1])
 
 
 def test_warm_up_episodes_try_known_contexts():
     """Each after the first keeps the next known context; the one after them that of the best return."""
-    world_model, pool = tiny_world_model(horizon=0), []
+    world_model, pool = tiny_world_model(horizon=0), [lived(5, number) for number in range(4)]
     known = torch.from_numpy(np.random.default_rng(3).standard_normal((2, 16)).astype(np.float32))
-    agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, pool="best", carry_context=True, known_contexts=known)
+    settings = Adaptation("tried", prompt_pool="best")
+    agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, 0.0, settings, warmup=4, known_contexts=known)
+    prompts = prompts_of(agent)
     kept = [known[0], known[0], known[1], known[0]]  # begins again where there are no more
-    for number in range(4):
-        observations, actions, rewards = (values.numpy() for values in random_episodes(5, 9, seed=number))
-        if number == 0:
-            first = episode_contexts(world_model, *map(torch.from_numpy, (observations, actions, rewards)))[:, -1]
-        pool.append({"observations": observations, "actions": actions, "rewards": rewards})
-        if number:
-            pool[number]["carried_context"] = kept[number].expand(5, -1)
+    arrays = (torch.from_numpy(pool[0][key]) for key in ("observations", "actions", "rewards"))
+    first = episode_contexts(world_model, *arrays)[:, -1]
+    agent.adapt([])
     for number in range(1, 4):
-        tried = agent.make_prompt(pool[:number], torch.Generator().manual_seed(0), trial=True)
-        assert torch.equal(tried["carried_context"], kept[number].expand(5, -1))
-        assert torch.equal(tried["contexts"], kept[number].expand(5, PROMPT, -1))
+        agent.adapt(pool[:number])
+        assert torch.equal(agent.carried, kept[number].expand(5, -1))
+        assert torch.equal(prompts[-1]["contexts"], kept[number].expand(5, PROMPT, -1))
     returns = np.stack([episode["rewards"].sum(1) for episode in pool], 1)
-    prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    agent.adapt(pool)
     for row, best in enumerate(returns.argmax(1)):
-        torch.testing.assert_close(prompt["carried_context"][row], first[row] if best == 0 else kept[best])
+        torch.testing.assert_close(agent.carried[row], first[row] if best == 0 else kept[best])
     assert 0 in returns.argmax(1) and len(set(returns.argmax(1))) > 1
 
 
@@ -264,17 +302,20 @@ def test_prompts_of_running_contexts_are_what_the_last_context_misses():
 
 def test_top3_draws_among_the_three_best():
     policy, world_model = tiny_policy(), tiny_world_model()
-    observations, actions, _ = (values.numpy() for values in random_episodes(900, 9))
+    episode = lived(900)
+    observations = episode["observations"]
     pool = [
-        {"observations": observations + number, "actions": actions, "rewards": np.full((900, 9), level, np.float32)}
+        episode | {"observations": observations + number, "rewards": np.full((900, 9), level, np.float32)}
         for number, level in enumerate([-3.0, -1.0, -2.0, -4.0, -0.5])
     ]
-    agent = MetaDTAgent(policy, world_model, K, PROMPT, select="last", pool="top3")
-    prompt = agent.make_prompt(pool, torch.Generator().manual_seed(0))
+    agent = MetaDTAgent(policy, world_model, K, PROMPT, 0.0, Adaptation(prompt_select="last", prompt_pool="top3"))
+    prompts = prompts_of(agent)
+    agent.adapt(pool)
+    agent.adapt(pool[:1])
+    prompt, one = prompts
     offset = prompt["observations"][:, -1] - torch.from_numpy(observations[:, 8])
     chosen, counts = offset[:, 0].round().unique(return_counts=True)
     assert chosen.tolist() == [1, 2, 4] and ((counts - 300).abs() < 75).all()
-    one = agent.make_prompt(pool[:1], torch.Generator().manual_seed(0))
     torch.testing.assert_close(one["observations"][:, -1], torch.from_numpy(observations[:, 8]))
 
 
@@ -301,9 +342,10 @@ def test_no_context_ignores_z_and_keeps_the_choice_of_the_prompt():
     rows, starts = torch.arange(3), torch.full((3,), 2)
     for name, values in without.gather(rows, starts, K).items():
         assert torch.equal(values, other.gather(rows, starts, K)[name])
-    agents = [MetaDTAgent(tiny_policy(), tiny_world_model(seed=s), K, PROMPT, use_context=False) for s in (0, 5)]
+    agents = [MetaDTAgent(tiny_policy(), tiny_world_model(seed=s), K, PROMPT, 0.0, Adaptation("none")) for s in (0, 5)]
     for agent in agents:
-        agent.start(arrays[0][:, 0].numpy(), np.zeros(3))
+        agent.adapt([])
+        agent.start(arrays[0][:, 0].numpy())
         agent.observe(arrays[1][:, 0].numpy(), arrays[2][:, 0].numpy(), arrays[0][:, 1].numpy())
     np.testing.assert_array_equal(agents[0].act(), agents[1].act())
 

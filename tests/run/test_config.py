@@ -135,8 +135,7 @@ def test_whole_numbers_for_a_number_become_one(tmp_path):
 
 
 def test_negative_numbers_on_the_command_line():
-    args = parsed("train_meta_dt", "--target", "constant", "--target_return", "-5.5")
-    assert args.target_return == -5.5
+    assert parsed("train_meta_dt", "--target_return", "-5.5").target_return == -5.5
     assert parsed("train_meta_dt", "--target_return=-1e1").target_return == -10
 
 
@@ -164,8 +163,8 @@ def test_negative_numbers_on_the_command_line():
         ({"train_meta_dt": {"steps": 2.5}}, "steps: 2.5 is not an integer of at least 1"),
         ({"train_meta_dt": {"steps": 0}}, "steps: 0 is not an integer of at least 1"),
         ({"train_meta_dt": {"dropout": 1.5}}, "dropout: 1.5 is not a number of at least 0 and below 1"),
-        ({"train_meta_dt": {"prompt_select": "best"}}, "prompt_select: 'best' is not one of argmax, sample, random, last"),
-        ({"train_meta_dt": {"data_quality": 3}}, "data_quality: 3 is not text"),
+        ({"train_meta_dt": {"prompt_select": "best"}}, "prompt_select: 'best' is not one of argmax, sample, random, last, none"),
+        ({"train_meta_dt": {"data_quality": 3}}, "data_quality: 3 is no name of a dataset"),
         ({"env_name": 3}, "env_name must be text"),
         ({"env_name": "a/b c"}, "env_name 'a/b c' is no name of an environment"),
         ({"recipes": {"odd": "train_context"}}, "recipes.odd must be a mapping of scripts to settings"),
@@ -286,10 +285,12 @@ def test_the_published_values_of_point_robot():
     found = (policy.return_scale, policy.batch_size, policy.weight_decay, policy.lr_warmup_steps, policy.grad_clip)
     assert found == (10, 128, 1e-4, 10_000, 0.25)
     assert (policy.width, policy.layers, policy.heads, policy.dropout, policy.eval_every) == (128, 3, 1, 0.1, 500)
-    ours = ("prompt_context", "rescale_actions", "full_windows", "clamp_returns", "explore_noise", "prompt_dropout")
+    ours = ("prompt_context", "rescale_actions", "full_windows", "clamp_returns", "explore_steps", "prompt_dropout")
     assert not any(getattr(policy, name) for name in ours) and policy.prompt_pool == "top3"
+    ours = (policy.head, policy.context, policy.explore, policy.imitate, policy.other_tasks, policy.target_return)
+    assert ours == ("mean", "running", "none", "episodes", "none", "auto")
     assert (context.context_horizon, context.epochs, context.steps, context.batch_size) == (4, 301, None, 128)
-    assert (context.learning_rate, context.grad_clip, context.relabel, context.weight_decay) == (1e-3, 1.0, False, 0)
+    assert (context.learning_rate, context.grad_clip, context.decode, context.weight_decay) == (1e-3, 1.0, "own", 0)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -21,13 +21,15 @@ import train_context
 import train_meta_dt
 from src.data import trajectories
 from src.data.relabel import with_best_of_other_tasks
+from src.evaluation.results import read_pictures, read_result
+from src.models import meta_dt_training
 from src.models.meta_dt import action_loss
 from src.report.results import read_results
 from src.run.files import load_state, load_tensors, read_json, write_json
 from src.run.logger import Logger, read_metrics
 from tools import report
 
-PROVENANCE = ("command", "commit", "hardware", "versions", "wall_clock_s", "config")
+PROVENANCE = ("command", "commit", "hardware", "versions", "config")
 
 
 @pytest.fixture
@@ -58,8 +60,9 @@ def same_tensors(a, b):
 
 def result(root, name, seed=0, quality="random"):
     """A result file without what tells where and when it was made."""
-    document = read_json(root / "results/point_robot" / quality / name / f"seed_{seed}.json")
-    assert set(PROVENANCE) <= document.keys()
+    document = read_result(root / "results/point_robot" / quality / name / f"seed_{seed}.json")
+    assert set(PROVENANCE) <= document.keys() and document["training"].pop("wall_clock_s") > 0
+    document["pictures"] = read_pictures(root, document)
     return {key: value for key, value in document.items() if key not in PROVENANCE}
 
 
@@ -84,9 +87,9 @@ def test_each_script_prints_the_command_that_comes_next(tmp_path):
     assert (root / "report" / "index.html").stat().st_size > 10_000
     for text in ("meta_dt+debug", "trivial", "task_blind", "oracle", "few_shot"):
         assert text in done.stdout
-    found = {(r["method"], r["regime"]): r for r in read_results(root / "results")}
+    found = {(r["label"], r["regime"]): r for r in read_results(root / "results")[0]}
     assert found.keys() == {
-        ("context+debug", "diagnostics"), ("meta_dt+debug", "few_shot"), ("meta_dt+debug", "few_trained_no_prompt")
+        ("context+debug", "diagnostics"), ("meta_dt+debug", "few_shot"), ("meta_dt+debug", "few_shot_policy_no_prompt")
     }  # fmt: skip
     policy = found["meta_dt+debug", "few_shot"]
     assert policy["task_ids"] == [45, 46, 47, 48, 49] and np.shape(policy["returns"]) == (5, 2)
@@ -117,9 +120,9 @@ def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
     ):
         importlib.import_module(script).main([*common, *flags])
         assert "--config" in capsys.readouterr().out.splitlines()[-1] or script == "train_meta_dt"
-    found = {(r["env_type"], r["quality"], r["method"], r["regime"]): r for r in read_results(tmp_path / "results")}
+    found = {(r["env_type"], r["quality"], r["label"], r["regime"]): r for r in read_results(tmp_path / "results")[0]}
     policy = found["slide", "medium", "meta_dt", "few_shot"]
-    assert policy["task_ids"] == [6, 7] and len(policy["reference"]["trivial"]) == 2 and policy["reference"]["oracle"] is None
+    assert policy["task_ids"] == [6, 7] and len(policy["reference"]["trivial"]) == 2 and "oracle" not in policy["reference"]
     assert len(policy["reference"]["dataset_mean"]) == 2
     report.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "report")])
     assert "slide" in (tmp_path / "report/index.html").read_text()
@@ -156,15 +159,14 @@ STEPS = {
         "1",
         "--precision",
         "float32",
-        "--relabel",
-        "--imagined_tasks",
+        "--other_tasks",
         "5",
     ],
 }
 WEIGHTS = {"train_context": (CONTEXT, ("best", "last")), "train_meta_dt": (POLICY, ("model",))}
 FILES = {
     "train_context": ("context+debug/diagnostics",),
-    "train_meta_dt": ("meta_dt+debug/few_shot-strict", "meta_dt+debug/few_trained_no_prompt-strict"),
+    "train_meta_dt": ("meta_dt+debug/few_shot-strict", "meta_dt+debug/few_shot_policy_no_prompt-strict"),
 }
 both_stages = pytest.mark.parametrize("script", STEPS)
 
@@ -319,7 +321,7 @@ def test_no_array_of_an_unseen_task_influences_training(validation, data_root, w
         found.append(result(root, f"meta_dt{suffix}/few_shot-strict"))
     assert all(same_tensors(a, b) for a, b in zip(*weights, strict=True))
     assert found[0]["task_ids"] == (held_out if validation else list(range(45, 50)))
-    same = ("returns", "warmup_returns", "target_return", "curve", "trajectories")
+    same = ("returns", "warmup_returns", "target_return", "curve", "pictures")
     assert {key: found[0][key] for key in same} == {key: found[1][key] for key in same}
     assert found[0]["reference"]["dataset_mean"] != found[1]["reference"]["dataset_mean"]
     seen = found[0]["curve"]["validation_return" if validation else "test_return"]
@@ -332,28 +334,29 @@ def test_no_array_of_an_unseen_task_influences_training(validation, data_root, w
 def test_measuring_again_trains_nothing(policy_root, tmp_path):
     root = _copy(policy_root, tmp_path, "datasets", "saves", "results")
     before, first = listing(root / "saves"), result(root, FILES["train_meta_dt"][0])
-    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", "--eval_episodes", "3") if "few_shot" in str(p)]
+    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", "--eval_episodes", "3") if "few_shot-" in str(p)]
     assert path == root / "results/point_robot/random/meta_dt+debug/few_shot-strict/seed_0.json"
     again = result(root, FILES["train_meta_dt"][0])
     assert np.shape(again["returns"]) == (5, 3)  # the same episodes and one more; another batch has other last bits
     np.testing.assert_allclose([row[:2] for row in again["returns"]], first["returns"], atol=0.02)
     run_stage("train_meta_dt", root, "--eval_only")
     assert result(root, FILES["train_meta_dt"][0]) == first
-    changed = ["--warmup_episodes", "1", "--target", "constant", "--target_return", "-3"]
-    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", *changed) if "few_shot" in str(p)]
+    changed = ["--warmup_episodes", "1", "--target_return", "-3"]
+    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", *changed) if "few_shot-" in str(p)]
     assert result(root, FILES["train_meta_dt"][0]) == first  # other settings, another name
-    assert path.parts[-3] == "meta_dt+debug-warmup_episodes_1-target_constant-target_return_-3.0"
-    again = read_json(path)
-    assert np.shape(again["warmup_returns"]) == (5, 2, 1) and (again["target_return"], again["target_rule"]) == (-3, "constant")
+    assert path.parts[-3] == "meta_dt+debug-warmup_episodes_1-target_return_-3.0"
+    again = read_result(path)
+    assert np.shape(again["warmup_returns"]) == (5, 2, 1) and again["target_return"] == -3
+    assert again["variant"] == {"warmup_episodes": 1, "target_return": -3}
     read_results(root / "results")  # and the report can read it
-    assert listing(root / "saves") == before
+    after = listing(root / "saves")
+    assert all(after[name] == content for name, content in before.items() if "pictures" not in name)
     config = root / POLICY / "config.json"
-    write_json(config, {key: value for key, value in read_json(config).items() if key != "forget_exploration"})
-    explored = ["--explore_noise", "0.5", "--explore_steps", "2", "--forget_exploration", "True"]
-    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", *explored) if "few_shot" in str(p)]
-    assert path.parts[-3] == "meta_dt+debug-explore_noise_0.5-explore_steps_2-forget_exploration_True"
+    explored = ["--explore", "noise", "--explore_steps", "2"]
+    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", *explored) if "few_shot-" in str(p)]
+    assert path.parts[-3] == "meta_dt+debug-explore_noise-explore_steps_2"
     write_json(config, {**read_json(config), "warmup_episodes": 5})  # begun otherwise, but measured as the recipe says
-    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only") if "few_shot" in str(p)]
+    (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only") if "few_shot-" in str(p)]
     assert result(root, FILES["train_meta_dt"][0]) == first and path.parts[-3] == "meta_dt+debug"
 
 
@@ -361,7 +364,7 @@ def test_the_target_is_the_mean_of_the_best_training_returns(policy_root):
     dataset = trajectories.load(policy_root / "datasets", "point_robot", "random")
     best = [dataset.returns[dataset.task_ids == task].max() for task in range(45)]
     found = result(policy_root, FILES["train_meta_dt"][0])
-    assert found["target_return"] == pytest.approx(np.mean(best)) and found["target_rule"] == "train"
+    assert found["target_return"] == pytest.approx(np.mean(best))
     without = result(policy_root, FILES["train_meta_dt"][1])  # the same policy, asked without a prompt
     assert np.array(found["warmup_returns"])[:, :, 0].tolist() == without["returns"] and "warmup_returns" not in without
 
@@ -375,7 +378,7 @@ def test_the_papers_protocol(models, tmp_path, monkeypatch):
     found = result(models, name)
     dataset = trajectories.load(models / "datasets", "point_robot", "random")
     best = [dataset.returns[dataset.task_ids == task].max() for task in range(45, 50)]
-    assert found["target_return"] == pytest.approx(best) and found["target_rule"] == "oracle"
+    assert found["target_return"] == pytest.approx(best) and found["protocol"] == "paper"
     assert np.shape(found["returns"]) == (5, 2) and "warmup_returns" not in found
     pool = load_state(models / folder / "state.pt")["pool"]["rewards"].sum(-1)
     assert pool.shape == (5, 3) and torch.equal(pool, pool.sort(1, descending=True).values)  # the best three of four rounds
@@ -390,26 +393,30 @@ def test_the_papers_protocol(models, tmp_path, monkeypatch):
     run_stage("train_meta_dt", models, *argv, "--zero_shot")
     assert result(models, "meta_dt+debug/zero_shot-paper")["target_return"] == pytest.approx(best)
     run_stage("train_meta_dt", models, *argv, "--zero_shot", "--eval_only", "--protocol", "strict")
-    assert result(models, "meta_dt+debug/zero_shot-strict")["target_rule"] == "train"
+    strict = result(models, "meta_dt+debug/zero_shot-strict")
+    best = [dataset.returns[dataset.task_ids == task].max() for task in range(45)]
+    assert strict["target_return"] == pytest.approx(np.mean(best))
 
 
 @pytest.mark.parametrize(
     ("ablation", "flags", "regimes"),
     [
-        ("no_context", [], ["few_shot", "few_trained_no_prompt"]),
-        ("no_context", ["--zero_shot"], ["zero_shot"]),
-        ("no_prompt", [], ["few_shot"]),
-        ("random_prompt", [], ["few_shot", "few_trained_no_prompt"]),
+        ("no_context", ["--context", "none"], ["few_shot", "few_shot_policy_no_prompt"]),
+        ("no_context", ["--context", "none", "--zero_shot"], ["zero_shot"]),
+        ("no_prompt", ["--prompt_select", "none"], ["few_shot"]),
+        ("no_prompt", ["--prompt_select", "none", "--context", "carried"], ["few_shot"]),
+        ("random_prompt", ["--prompt_select", "random"], ["few_shot", "few_shot_policy_no_prompt"]),
     ],
 )
 def test_ablations(models, policy_root, ablation, flags, regimes):
-    paths = run_stage("train_meta_dt", models, "--ablation", ablation, "--warmup_episodes", "1", *flags)
-    folder = models / "results/point_robot/random" / f"meta_dt+debug-{ablation}"
+    paths = run_stage("train_meta_dt", models, "--warmup_episodes", "1", *flags)
+    variant = "-context_carried" if "carried" in flags else ""
+    warm = "-warmup_episodes_1"
+    folder = models / "results/point_robot/random" / f"meta_dt+debug-{ablation}{warm}{variant}"
     assert paths == [folder / f"{regime}-strict" / "seed_0.json" for regime in regimes]
-    found = read_json(paths[0])
-    assert found["method"] == f"meta_dt+debug-{ablation}" and ("warmup_returns" in found) == ("few_trained_no_prompt" in regimes)
-    method = "meta_dt+debug" if ablation == "no_prompt" else f"meta_dt+debug-{ablation}"  # trained as zero-shot is
-    folder = models / SAVES / method / ("few_shot" if "few_trained_no_prompt" in regimes else "zero_shot") / "seed_0"
+    found = read_result(paths[0])
+    assert (found["method"], found["ablation"]) == ("meta_dt", ablation) and ("warmup_returns" in found) == ("few" in regimes[0])
+    folder = models / SAVES / f"meta_dt+debug-{ablation}" / ("few_shot" if len(regimes) == 2 else "zero_shot") / "seed_0"
     assert not same_weights(folder, policy_root / POLICY, "model")
     state = load_state(folder / "state.pt")
     fixed = ("observation_mean", "observation_std", "observation_bound", "action_scale")
@@ -417,29 +424,28 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
     moments = {names[index]: value["exp_avg"] for index, value in state["optimizer"]["state"].items()}
     if ablation == "no_context":  # nothing came through the columns that read z
         assert not moments["history.states.weight"][:, 16:].any() and moments["history.states.weight"][:, :16].any()
-    if flags or ablation == "no_prompt":  # the prompt's own layers were never used
+    if len(regimes) == 1:  # the prompt's own layers were never used
         assert moments.keys() == {name for name in names if not name.startswith("prompt.")}
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        "--prompt_context --rescale_actions --full_windows --clamp_returns --explore_noise 0.3 --explore_steps 2 --probe_steps 3",
-        "--prompt_select sample --prompt_pool best --target pool_max --prompt_dropout 0 --hindsight_share 0.5",
+        "--prompt_context --rescale_actions --full_windows --clamp_returns --explore probe --explore_steps 2",
+        "--prompt_select sample --prompt_pool best --target_return -4 --prompt_dropout 0 --hindsight_share 0.5",
         "--precision bfloat16 --heads 2 --lr_schedule cosine --prompt_select last --top_share 0.3",
         "--precision float32 --history_length 30 --prompt_length 20 --prompt_start_step 0",
         "--history_length 1 --prompt_length 1 --dropout 0 --curve_episodes 2",
-        "--top_share 0.1 --best_steps --history_length 3 --batch_size 2",
-        "--stochastic",
-        "--carry_context --try_contexts",
-        "--stochastic --use_action_means --rescale_actions --precision bfloat16",
+        "--top_share 0.1 --imitate steps --explore noise --explore_steps 2 --history_length 3 --batch_size 2",
+        "--head gaussian",
+        "--context tried",
+        "--head median --context carried --rescale_actions --precision bfloat16",
     ],
 )
 def test_other_settings_run(models, flags):
     short = ["--steps", "6", "--eval_every", "6", "--eval_episodes", "1", "--warmup_episodes", "1"]
-    run_stage("train_meta_dt", models, *short, *flags.split())
-    found = result(models, "meta_dt+debug/few_shot-strict")
-    assert np.isfinite(found["returns"]).all() and ("--target" in flags) == (found["target_rule"] == "pool_max")
+    found = read_result(run_stage("train_meta_dt", models, *short, *flags.split())[0])
+    assert np.isfinite(found["returns"]).all() and ("--target_return" in flags) == (found["target_return"] == -4)
     bounds = load_tensors(models / POLICY / "model.safetensors")["action_scale"].tolist()
     assert bounds == pytest.approx([0.1, 0.1] if "--rescale_actions" in flags else [1, 1])
 
@@ -456,14 +462,14 @@ def test_best_steps_reach_the_relabelled_episodes_and_the_loss(models, monkeypat
         chosen.append(given[-1])
         return with_best_of_other_tasks(*given)
 
-    monkeypatch.setattr(train_meta_dt, "action_loss", noted_loss)
-    monkeypatch.setattr(train_meta_dt, "with_best_of_other_tasks", noted_choice)
+    monkeypatch.setattr(meta_dt_training, "action_loss", noted_loss)
+    monkeypatch.setattr(meta_dt_training, "with_best_of_other_tasks", noted_choice)
     short = ["--steps", "4", "--eval_every", "4", "--eval_episodes", "1", "--prompt_start_step", "0", "--history_length", "20"]
-    short += ["--full_windows", "--relabel", "--top_share", "0.3"]
+    short += ["--full_windows", "--other_tasks", "training", "--top_share", "0.3"]
     run_stage("train_meta_dt", models, *short)
     assert torch.cat(masks).all() and chosen == [False]
     masks.clear()
-    run_stage("train_meta_dt", models, *short, "--best_steps", "--no-resume")
+    run_stage("train_meta_dt", models, *short, "--imitate", "steps", "--no-resume")
     assert torch.cat(masks).any(1).all() and not torch.cat(masks).all() and chosen == [False, True]
 
 
@@ -533,7 +539,7 @@ def test_episodes_that_end_on_their_own(tmp_path, monkeypatch):
     ]
     for script in ("get_datasets", "train_context", "train_meta_dt"):
         importlib.import_module(script).main(common)
-    (found,) = (r for r in read_results(tmp_path / "results") if r["regime"] == "few_shot")
+    (found,) = (r for r in read_results(tmp_path / "results")[0] if r["regime"] == "few_shot")
     assert np.shape(found["returns"]) == np.shape(found["lengths"]) == (2, 2) and np.shape(found["warmup_returns"]) == (2, 2, 3)
     assert np.max(found["lengths"]) <= 6 and np.isfinite(found["returns"]).all()
 
@@ -551,16 +557,16 @@ def test_data_of_a_single_task(tmp_path, capsys):
 
 def test_diagnostics_say_what_the_world_model_knows(model_root):
     found = result(model_root, "context+debug/diagnostics")
-    scores = found["validation"]
+    scores = found["errors"]
     dataset = trajectories.load(model_root / "datasets", "point_robot", "random").select(range(45))
     assert scores["reward_std"] == pytest.approx(dataset.rewards.std(), rel=0.1)  # on the held-out tenth
     assert scores["reward_rmse"] > 0 and 0 < scores["state_rmse"] < scores["state_std"]
     assert found["probe"].keys() == {"dataset", "random_walk", "random_walk_unseen_tasks", "relabelled_unseen_tasks"}
-    embedding = found["embedding"]
+    embedding = found["pictures"]["embedding"]
     assert np.shape(embedding["points"]) == (len(embedding["task_ids"]), 2) and max(embedding["task_ids"]) < 45
     goals = point_robot().make().tasks["goal"]
     assert {int(task) for task in embedding["task_parameters"]} == set(embedding["task_ids"])
     for task, goal in embedding["task_parameters"].items():
         np.testing.assert_allclose(goal, goals[int(task)], atol=1e-3)
-    assert found["curve"]["gradient_steps"] == [10, 20] and found["gradient_steps"] == 20
+    assert found["curve"]["gradient_steps"] == [10, 20] and found["training"]["gradient_steps"] == 20
     json.dumps(found, allow_nan=False)
