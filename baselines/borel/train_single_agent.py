@@ -30,7 +30,7 @@ from baselines.borel.settings import (
     resolved,
     run_folder,
 )
-from src.run.config import natural, plain_name, positive_int, task_range
+from src.run.config import TaskRange, natural, plain_name, positive_int
 from src.run.directory import run_directory
 from src.run.environment import batch_class
 from src.run.errors import UserError, main_guard, require_finite
@@ -38,6 +38,7 @@ from src.run.files import load_state, save_state, save_tensors, write_json
 from src.run.logger import Logger
 from src.run.loop import StopSignal
 from src.run.seeding import numpy_generator, torch_generator
+from src.run.settings import pick
 
 SUMMARY = "finished.json"
 
@@ -106,7 +107,7 @@ def chosen_tasks(args):
     """Task ids to train."""
     if args.task_id_start is None and args.task_id_end is None:
         return [args.seed % args.problem.num_tasks]
-    return list(task_range(args, args.problem.environment))
+    return list(pick(TaskRange, args).of(args.problem.environment))
 
 
 def written(args, tasks, data):
