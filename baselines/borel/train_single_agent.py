@@ -16,7 +16,7 @@ import torch
 
 from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.data import data_directory, read_document, task_directory, write_task
-from baselines.borel.problem import ActingAlone, episode_returns, play, random_actions
+from baselines.borel.problem import episode_returns, play, random_actions
 from baselines.borel.settings import (
     VOLATILE,
     add_agent_flags,
@@ -30,6 +30,7 @@ from baselines.borel.settings import (
     resolved,
     run_folder,
 )
+from src.evaluation.agent import PolicyAgent
 from src.run.config import TaskRange, natural, plain_name, positive_int
 from src.run.directory import run_directory
 from src.run.environment import batch_class
@@ -172,13 +173,13 @@ def keep(problem, log, played):
 
 
 def exploring(agent, agents, generator, epsilon=0.0, deterministic=False):
-    """The stack as one actor on rows that are ordered by agent."""
+    """The stack as one Agent on rows that are ordered by agent."""
 
     def act(observations):
         stacked = torch.from_numpy(observations).unflatten(0, (agents, -1)).to(agent.device)
         return agent.act(stacked, generator, deterministic, epsilon).flatten(0, 1).cpu().numpy()
 
-    return ActingAlone(act)
+    return PolicyAgent(act)
 
 
 def update(args, agent, log, generator):
