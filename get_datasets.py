@@ -20,6 +20,7 @@ Policies act stochastically, as they did in training. Where stage 1 was not run,
 format is described in datasets/README.md. Next: train_context.py.
 """
 
+import dataclasses
 import functools
 import os
 import sys
@@ -27,90 +28,92 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.behaviour.collect import collect_task, join_tasks, training_command
-from src.behaviour.store import find_source
+from src.behaviour.collect import Collection, collect_task, join_tasks
+from src.behaviour.store import SOURCES, find_source
 from src.data.importers import import_trajectories
 from src.data.qualities import QUALITIES, data_name
 from src.data.trajectories import dataset_directory, save
-from src.run.config import fraction, natural, next_command, num_tasks, parse_args, positive_int, script_parser, task_range
+from src.evaluation.method import RunSettings
+from src.run.config import TaskRange, natural, next_command, num_tasks, parse_args, positive_int, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.provenance import provenance
+from src.run.settings import add_settings, pick, setting
 from src.run.workers import run_pool
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """data"""
+
+    data_type: str = setting(
+        "medium", "kind of data, see above; with --import_from any name", data_name, flags=("--data_quality",)
+    )  # fmt: skip
+    behaviour: str = setting(
+        "auto", "whose policies: of sac or batched_sac, of multitask_sac, or the repository's; auto: what there is",
+        choices=SOURCES,
+    )  # fmt: skip
+    workers: int | None = setting(None, "processes (default: one per core where it pays)", positive_int)
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """import"""
+
+    import_from: str | None = setting(
+        None, "folder of Meta-DT's dataset_task_<i>.pkl files; an HDF5, npz, JSON or pickle file of D4RL, d3rlpy, robomimic, "
+        "stable-baselines3 or of trajectory dicts; a Minari dataset (id or folder)",
+    )  # fmt: skip
+    task_id: int | None = setting(None, "task of all episodes, where the file does not say it", natural)
 
 
 def make_parser():
     parser = script_parser(__doc__)
     parser.set_defaults(device="cpu")
-    parser.add_argument(
-        "--data_type",
-        "--data_quality",
-        type=data_name,
-        default="medium",
-        help="kind of data, see above; with --import_from any name",
-    )
-    parser.add_argument("--task_id_start", type=natural, help="first task id (default: the first that the policies know)")
-    parser.add_argument("--task_id_end", type=natural, help="one past the last task id (default: all that they know)")
-    parser.add_argument(
-        "--capacity", type=positive_int, default=20_000, help="transitions per task (or somewhat more, where lengths vary)"
-    )
-    parser.add_argument("--medium_share", type=fraction, default=0.5, help="level of medium between random (0) and expert (1)")
-    parser.add_argument(
-        "--behaviour",
-        choices=["auto", "per_task", "multitask", "committed"],
-        default="auto",
-        help="whose policies: of sac or batched_sac, of multitask_sac, or the repository's; auto: what there is",
-    )
-    parser.add_argument("--workers", type=positive_int, help="processes (default: one per core where it pays)")
-    importing = parser.add_argument_group("import")
-    importing.add_argument(
-        "--import_from",
-        help="folder of Meta-DT's dataset_task_<i>.pkl files; an HDF5, npz, JSON or pickle file of D4RL, d3rlpy, robomimic, "
-        "stable-baselines3 or of trajectory dicts; a Minari dataset (id or folder)",
-    )
-    importing.add_argument("--task_id", type=natural, help="task of all episodes, where the file does not say it")
+    add_settings(parser, Data, TaskRange, Collection, Import)
     return parser
 
 
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "get_datasets", argv)
-    importing = args.import_from is not None
-    if args.task_id is not None and not importing:
+    data, chosen, collection, imported = (pick(kind, args) for kind in (Data, TaskRange, Collection, Import))
+    run, environment = pick(RunSettings, args, data_quality=data.data_type), args.env.make()
+    importing, command = imported.import_from is not None, next_command(run, "train_data_collection.py", *chosen.words())
+    if imported.task_id is not None and not importing:
         raise UserError("--task_id has no effect without --import_from: choose tasks by --task_id_start and --task_id_end")
-    if not importing and args.data_type not in QUALITIES:
-        raise UserError(f"--data_type {args.data_type} is none of {', '.join(QUALITIES)}: other names are for --import_from")
+    if not importing and data.data_type not in QUALITIES:
+        raise UserError(f"--data_type {data.data_type} is none of {', '.join(QUALITIES)}: other names are for --import_from")
     source = None
-    if args.data_type != "random" and not importing:
-        source = find_source(args, training_command(args))
-    tasks = task_range(args, args.env.make(), source and source.tasks(args.env.make()))
-    root = Path(args.output_dir) / "datasets"
+    if data.data_type != "random" and not importing:
+        source = find_source(run, data.behaviour, command)
+    tasks = chosen.of(environment, source and source.tasks(environment))
+    root = Path(run.output_dir) / "datasets"
     if importing:
-        trajectories, facts, notes = import_trajectories(args.import_from, args.env, tasks, args.task_id)
+        trajectories, facts, notes = import_trajectories(imported.import_from, run.env, tasks, imported.task_id)
     else:
-        trajectories, facts = collect(args, tasks, source)
+        trajectories, facts = collect(run, collection, tasks, source, command, data.workers)
         notes = []
-    record = {"seed": args.seed, "rule": "imported" if importing else QUALITIES[args.data_type], **facts, **provenance()}
-    description = f"{args.data_type} data of {args.env.env_name}"
-    joined = save(trajectories, root, args.env, args.data_type, record, description, join=args.resume)
+    record = {"seed": run.seed, "rule": "imported" if importing else QUALITIES[data.data_type], **facts, **provenance()}
+    description = f"{data.data_type} data of {run.env.env_name}"
+    joined = save(trajectories, root, run.env, data.data_type, record, description, join=run.resume)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    where = dataset_directory(root, args.env_type, args.data_type)
-    single = num_tasks(args.env.make()) == 1  # nothing to infer: the world model has no use
-    script = "-m baselines.online_dt" if single else "train_context.py"
-    follow = next_command(args, script, "--data_type", args.data_type)
+    where = dataset_directory(root, run.env_type, data.data_type)
+    single = num_tasks(environment) == 1  # nothing to infer: the world model has no use
+    follow = next_command(run, "-m baselines.online_dt" if single else "train_context.py", "--data_type", data.data_type)
     print(
         f"{where}: {len(joined)} episodes of {len(joined.tasks)} tasks, mean return {joined.returns.mean():.4g}; next: {follow}"
     )
 
 
-def collect(args, tasks, source):
+def collect(run, collection, tasks, source, command, workers=None):
     """Roll out all tasks by the policies of `source` (None: random actions); returns (Trajectories, facts to record with them).
 
     Raises UserError when a task fails."""
-    if args.capacity < args.env.max_episode_steps:
-        raise UserError(f"--capacity {args.capacity} holds no episode: give at least {args.env.max_episode_steps}")
-    steps = args.env.max_episode_steps * len(tasks)  # one step of a batch is one call; a few thousand take seconds
-    workers = args.workers or (1 if steps < 5000 else len(os.sched_getaffinity(0)))
+    if collection.capacity < run.env.max_episode_steps:
+        raise UserError(f"--capacity {collection.capacity} holds no episode: give at least {run.env.max_episode_steps}")
+    steps = run.env.max_episode_steps * len(tasks)  # one step of a batch is one call; a few thousand take seconds
+    workers = workers or (1 if steps < 5000 else len(os.sched_getaffinity(0)))
     results = {}
     if source and source.kind == "committed":
         print(f"no policies in saves/: those that come with the repository play, {source.directory}", file=sys.stderr)
@@ -120,11 +123,12 @@ def collect(args, tasks, source):
             results[task] = result
             bar.update()
 
-        failures = run_pool(functools.partial(collect_task, args, source), list(tasks), workers, finish)
+        roll_out = functools.partial(collect_task, run, collection, source, command)
+        failures = run_pool(roll_out, list(tasks), workers, finish)
     if failures:
         task, reason = min(failures.items())
         raise UserError(f"task {task}: {reason}" + (f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""))
-    trajectories, facts = join_tasks(args, results)
+    trajectories, facts = join_tasks(run.env, results, collection.medium_share)
     return trajectories, {**facts, "policies": source.kind if source else "uniform"}
 
 

@@ -18,7 +18,7 @@ minutes of each. The same command continues an interrupted run and retries what 
 Writes saves/<env_type>/behaviour/; the format is described in saves/README.md. Next: get_datasets.py.
 """
 
-import argparse
+import dataclasses
 import functools
 import os
 import sys
@@ -29,120 +29,83 @@ from tqdm import tqdm
 from src.behaviour.batched_sac import train_group
 from src.behaviour.multitask_sac import train_family
 from src.behaviour.sac import train_task
+from src.behaviour.settings import AgentSettings, Checkpoints, SharedSettings
 from src.behaviour.store import behaviour_directory, is_finished, open_task
-from src.run.config import (
-    fraction,
-    natural,
-    next_command,
-    nonnegative_float,
-    parse_args,
-    positive_float,
-    positive_int,
-    script_parser,
-    task_range,
-)
+from src.evaluation.method import RunSettings
+from src.run.config import TaskRange, next_command, parse_args, positive_int, script_parser
 from src.run.errors import UserError, main_guard
+from src.run.settings import add_settings, pick, setting
 from src.run.workers import run_pool
 
-PER_TASK = " per task (multitask_sac: over all tasks)"
 
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """processes"""
 
-def entropy(value):
-    """'auto' or a number of at least 0."""
-    try:
-        return value if value == "auto" else nonnegative_float(value)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{value!r} is not auto or a number of at least 0") from None
+    workers: int | None = setting(None, "processes (default: one per core); multitask_sac is one", positive_int)
+    group_size: int | None = setting(
+        None, "tasks in one stack of batched_sac (default: 4 on a CPU, all on a GPU)", positive_int
+    )  # fmt: skip
 
 
 def make_parser():
     parser = script_parser(__doc__)
     parser.set_defaults(device="cpu")  # these networks are too small for a GPU to pay
-    tasks = parser.add_argument_group("tasks")
-    tasks.add_argument("--task_id_start", type=natural, help="first task id (default: the first; multitask_sac: of training)")
-    tasks.add_argument("--task_id_end", type=natural, help="one past the last (default: all tasks; multitask_sac: of training)")
-    tasks.add_argument("--workers", type=positive_int, help="processes (default: one per core); multitask_sac is one")
-    agent = parser.add_argument_group("agent (defaults: the paper's)")
-    agent.add_argument("--algo", choices=["sac", "batched_sac", "multitask_sac"], default="sac", help="see above")
-    agent.add_argument("--num_steps", type=positive_int, default=500_000, help=f"environment steps{PER_TASK}")
-    agent.add_argument("--learning_starts", type=natural, default=2000, help=f"uniform random steps at first{PER_TASK}")
-    agent.add_argument("--buffer_size", type=positive_int, default=10_000, help=f"transitions in the replay buffer{PER_TASK}")
-    agent.add_argument("--batch_size", type=positive_int, default=256, help="transitions per update")
-    agent.add_argument("--updates_per_step", type=positive_float, default=1.0, help="updates per environment step; sac: 1")
-    agent.add_argument("--learning_rate", type=positive_float, default=3e-4, help="of Adam, for actor and critics")
-    agent.add_argument("--gamma", type=fraction, default=0.99, help="discount; an episode's end at the horizon bootstraps")
-    agent.add_argument("--tau", type=fraction, default=0.005, help="share of the critic that its target takes over per update")
-    agent.add_argument(
-        "--entropy_coefficient", type=entropy, default=0.2, help="fixed weight of the entropy bonus, or auto: learn it"
-    )
-    agent.add_argument("--hidden_sizes", type=positive_int, nargs="+", default=[128, 128], help="widths of the ReLU layers")
-    group = parser.add_argument_group("batched_sac")
-    group.add_argument("--group_size", type=positive_int, help="tasks in one stack (default: 4 on a CPU, all on a GPU)")
-    shared = parser.add_argument_group("multitask_sac")
-    shared.add_argument("--num_envs", type=positive_int, default=10, help="tasks whose episodes are played side by side")
-    shared.add_argument("--relabel_share", type=fraction, default=0.5, help="share of a batch moved to other tasks' rewards")
-    shared.add_argument(
-        "--decay_share", type=fraction, default=0.0, help="last part of training, in which the learning rate falls to 0"
-    )
-    output = parser.add_argument_group("checkpoints")
-    output.add_argument(
-        "--save_freq",
-        type=positive_int,
-        default=10_000,
-        help="steps between two checkpoints; an interrupted run of sac may go on with others",
-    )
-    output.add_argument(
-        "--save_seconds",
-        type=nonnegative_float,
-        default=60.0,
-        help="seconds between two saves of the training state, which a kill costs at most; sac saves at every checkpoint",
-    )
-    output.add_argument("--eval_episodes", type=positive_int, default=10, help="episodes that measure each checkpoint")
+    add_settings(parser, TaskRange, AgentSettings, SharedSettings, Checkpoints, Processes)
     return parser
 
 
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "train_data_collection", argv)
-    tasks = task_range(args, args.env.make(), args.env.train_tasks if args.algo == "multitask_sac" else None)
-    if args.algo == "sac" and args.updates_per_step != 1:
-        raise UserError("--updates_per_step: sac makes one update per step; give --algo batched_sac for another number")
-    if args.learning_starts >= args.num_steps:
-        print(f"note: all {args.num_steps} steps are random ones (--learning_starts {args.learning_starts}): nothing is learned",
-              file=sys.stderr)  # fmt: skip
-    if args.env.terminates and args.algo != "sac":
-        raise UserError(f"episodes of {args.env_type} end on their own, which --algo {args.algo} does not know: use --algo sac")
-    failures, returns = train_shared(args, tasks) if args.algo == "multitask_sac" else train_each(args, tasks)
+    run, chosen, processes = pick(RunSettings, args), pick(TaskRange, args), pick(Processes, args)
+    agent, shared, checkpoints = pick(AgentSettings, args), pick(SharedSettings, args), pick(Checkpoints, args)
+    tasks = chosen.of(run.env.make(), run.env.train_tasks if agent.algo == "multitask_sac" else None)
+    check(run, agent)
+    failures = {}
+    if agent.algo == "multitask_sac":
+        returns = [train_family(run, agent, shared, checkpoints, tasks)]
+    else:
+        returns, failures = train_each(run, agent, checkpoints, processes, tasks)
     for task, reason in sorted(failures.items()):
         print(f"task {task} failed: {reason}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(tasks)} tasks failed; the same command tries them again", file=sys.stderr)
         sys.exit(1)
-    where = behaviour_directory(args.output_dir, args.env_type)
+    where = behaviour_directory(run.output_dir, run.env_type)
     measured = ""
     if returns:
         level, random = (np.mean([result[key] for result in returns]) for key in ("return", "random"))
         measured = f", mean return {level:.4g} (random actions {random:.4g})"
-    follow = next_command(args, "get_datasets.py", "--data_type", "medium", keep=("task_id_start", "task_id_end"))
+    follow = next_command(run, "get_datasets.py", "--data_type", "medium", *chosen.words())
     print(f"behaviour policies of {len(tasks)} tasks in {where}{measured}; next: {follow}")
 
 
-def train_shared(args, tasks):
-    """Train one agent for all the tasks; returns (no failures, its means)."""
-    return {}, [train_family(args, tasks)]
+def check(run, agent):
+    """Settings that contradict each other or the environment. Raises UserError."""
+    if agent.algo == "sac" and agent.updates_per_step != 1:
+        raise UserError("--updates_per_step: sac makes one update per step; give --algo batched_sac for another number")
+    if agent.learning_starts >= agent.num_steps:
+        print(
+            f"note: all {agent.num_steps} steps are random ones (--learning_starts {agent.learning_starts}): nothing is learned",
+            file=sys.stderr,
+        )
+    if run.env.terminates and agent.algo != "sac":
+        raise UserError(f"episodes of {run.env_type} end on their own, which --algo {agent.algo} does not know: use --algo sac")
 
 
-def train_each(args, tasks):
-    """Train an agent per task; returns ({task: reason} of the failed ones, means of the others)."""
-    finished = find_finished(args, tasks)
+def train_each(run, agent, checkpoints, processes, tasks):
+    """Train an agent per task; returns (means of those that were trained, {task: reason} of the failed ones)."""
+    finished = find_finished(run, agent, checkpoints, tasks)
     if finished:
         print(f"{len(finished)} of {len(tasks)} tasks are finished already", file=sys.stderr)
-    size = 1 if args.algo == "sac" else args.group_size or (4 if args.device.type == "cpu" else len(tasks))
+    batched = agent.algo == "batched_sac"
+    size = (processes.group_size or (4 if run.device.type == "cpu" else len(tasks))) if batched else 1
     # groups are cut from the whole range, so that an interrupted run finds the same ones again
     groups = [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
     groups = [group for group in groups if not finished.issuperset(group)]
-    workers = args.workers or len(os.sched_getaffinity(0))
-    total = sum(task not in finished for group in groups for task in group) * args.num_steps
+    workers = processes.workers or len(os.sched_getaffinity(0))
+    total = sum(task not in finished for group in groups for task in group) * agent.num_steps
     returns, failures = [], {}
     interval = 0.5 if sys.stderr.isatty() else 20
     with tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True) as bar:
@@ -152,21 +115,21 @@ def train_each(args, tasks):
             bar.set_postfix_str(f"task {group[0]}: return {result['return']:.4g}, random {result['random']:.4g}")
 
         if groups:
-            train = train_group if args.algo == "batched_sac" else train_single
-            failures = run_pool(functools.partial(train, args), groups, workers, finish, bar.update)
-    return {task: reason for group, reason in failures.items() for task in group if task not in finished}, returns
+            train = functools.partial(train_group if batched else train_single, run, agent, checkpoints)
+            failures = run_pool(train, groups, workers, finish, bar.update)
+    return returns, {task: reason for group, reason in failures.items() for task in group if task not in finished}
 
 
-def train_single(args, group, report):
+def train_single(run, agent, checkpoints, group, report):
     """The only task of `group` with stable-baselines3."""
-    return train_task(args, group[0], report)
+    return train_task(run, agent, checkpoints, group[0], report)
 
 
-def find_finished(args, tasks):
+def find_finished(run, agent, checkpoints, tasks):
     """The tasks that are complete. Raises UserError when the settings of any differ from those of its former run."""
     finished = set()
     for task in tasks:
-        with open_task(args, task) as directory:
+        with open_task(run, agent, checkpoints, task) as directory:
             if is_finished(directory):
                 finished.add(task)
     return finished

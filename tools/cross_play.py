@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.behaviour.collect import training_command
 from src.behaviour.policies import BehaviourPolicies, task_features
 from src.behaviour.store import find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
-from src.run.config import fraction, parse_args, positive_int, script_parser
+from src.run.config import fraction, next_command, parse_args, positive_int, script_parser
 from src.run.errors import main_guard
 from src.run.files import write_json
 from src.run.provenance import provenance
@@ -35,7 +34,6 @@ def main(argv=None):
     parser.add_argument("--episodes", type=positive_int, default=4, help="of every policy on every task")
     parser.add_argument("--output", help="result file (default: benchmarks/results/cross_play-<env_type>.json)")
     args = parse_args(parser, "cross_play", argv)
-    args.behaviour, args.task_id_start, args.task_id_end = "committed", None, None
     environment, tasks = args.env.make(), np.arange(*args.env.train_tasks)
     returns = np.stack([play_one(args, environment, task, tasks) for task in tasks])  # (policies, tasks, episodes)
     features = task_features(environment, tasks)[tasks]
@@ -55,8 +53,9 @@ def main(argv=None):
 
 def play_one(args, environment, task, tasks):
     """Returns (tasks, episodes) of one task's policy."""
-    source = find_source(args, training_command(args))
-    curve, weights = load_behaviour(source, args.env, int(task), training_command(args))
+    command = next_command(args, "train_data_collection.py")
+    source = find_source(args, "committed", command)
+    curve, weights = load_behaviour(source, args.env, int(task), command)
     row = choose_checkpoints(curve, args.quality, 1, args.medium_share)[0]
     space, noise = environment.action_space, torch_generator(args.seed, "cross_play", int(task))
     chosen = {name: value[row : row + 1] for name, value in weights.items()}

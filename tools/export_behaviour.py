@@ -10,17 +10,19 @@ checkpoint the mean is kept. --eval_episodes measures
 agents of single tasks again, where those of training were too few to tell the levels apart.
 """
 
-from argparse import Namespace
+import dataclasses
 
 import numpy as np
 import torch
 
 from src.behaviour.measure import measure, measure_random
 from src.behaviour.store import SHARED, behaviour_directory, committed_directory, is_finished, read_curve
+from src.evaluation.method import RunSettings
 from src.run.config import next_command, parse_args, positive_int, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.files import load_tensors, read_json, save_tensors, write_json
 from src.run.provenance import provenance
+from src.run.settings import pick
 
 
 def make_parser():
@@ -78,13 +80,13 @@ def compact(curve, rows):
 
 def measured(args, config, tensors):
     """Returns of every checkpoint of a single task's agent, as stage 1 with these --eval_episodes would have measured them."""
-    run = Namespace(**{**vars(args), "seed": config["seed"]})
+    run, episodes = dataclasses.replace(pick(RunSettings, args), seed=config["seed"]), args.eval_episodes
     task, weights = config["task_id"], {name: values for name, values in tensors.items() if name != "steps"}
-    returns = {"stochastic_returns": [], "deterministic_returns": [], "random_returns": measure_random(run, task)}
+    returns = {"stochastic_returns": [], "deterministic_returns": [], "random_returns": measure_random(run, task, episodes)}
     for row, step in enumerate(tensors["steps"].tolist()):
         one = {name: values[row : row + 1] for name, values in weights.items()}
-        returns["stochastic_returns"].append(measure(run, [task], step, one)[0].tolist())
-        returns["deterministic_returns"].append(measure(run, [task], step, one, deterministic=True)[0].tolist())
+        returns["stochastic_returns"].append(measure(run, [task], step, one, episodes)[0].tolist())
+        returns["deterministic_returns"].append(measure(run, [task], step, one, episodes, deterministic=True)[0].tolist())
     return returns
 
 

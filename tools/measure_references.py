@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.behaviour.collect import training_command
 from src.behaviour.policies import BehaviourPolicies
-from src.behaviour.store import SHARED, find_source, load_behaviour
+from src.behaviour.store import SHARED, SOURCES, find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
 from src.data.scales import clipped, scale_of
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import returns, rollout
-from src.run.config import CONFIG_DIR, num_tasks, parse_args, positive_int, script_parser
+from src.run.config import CONFIG_DIR, next_command, num_tasks, parse_args, positive_int, script_parser
 from src.run.errors import main_guard
 from src.run.files import load_tensors, write_json
 from src.run.provenance import provenance
@@ -34,9 +33,7 @@ def make_parser():
     parser = script_parser(__doc__)
     parser.set_defaults(device="cpu")
     parser.add_argument("--eval_episodes", type=positive_int, default=10, help="episodes per task of the reported levels")
-    parser.add_argument(
-        "--behaviour", choices=["auto", "per_task", "multitask", "committed"], default="auto", help="whose experts"
-    )
+    parser.add_argument("--behaviour", choices=SOURCES, default="auto", help="whose experts")
     parser.add_argument("--cloning_steps", type=positive_int, default=4000, help="gradient steps of the cloned policy")
     return parser
 
@@ -44,13 +41,13 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "measure_references", argv)
-    args.task_id_start = args.task_id_end = None
     torch.set_num_threads(1)  # the last bits of a sum depend on the number of threads
     environment = args.env.make()
     space, tasks = environment.action_space, np.arange(num_tasks(environment))
     training = np.arange(*args.env.train_tasks)
-    source = find_source(args, training_command(args))
-    curves, weights = zip(*(load_behaviour(source, args.env, task, training_command(args)) for task in tasks), strict=True)
+    command = next_command(args, "train_data_collection.py")
+    source = find_source(args, args.behaviour, command)
+    curves, weights = zip(*(load_behaviour(source, args.env, task, command) for task in tasks), strict=True)
     best = [choose_checkpoints(curve, "expert", 1, 0.5)[0] for curve in curves]
     experts = [{name: value[row] for name, value in values.items()} for values, row in zip(weights, best, strict=True)]
 

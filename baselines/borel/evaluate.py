@@ -24,11 +24,14 @@ KEPT_TASKS = 6  # tasks whose paths and reward predictions are stored
 
 
 class BeliefAgent:
-    """A policy on hyper-states that updates its belief as it goes; one row per roll-out.
+    """A policy on hyper-states as an Agent (src/evaluation/agent.py): it updates its belief as it goes, and keeps it for the
+    episodes that follow on the same task; `adapt([])` begins anew. One row per roll-out.
 
     Args:
         model: BeliefModel. agent: DQN or SAC, a stack of one. generator: of the noise, where `deterministic` is False.
         epsilon: share of random actions of a DQN that is not deterministic.
+    Attributes:
+        beliefs: after 0, 1, ... transitions of the roll-out, each (B, 2 L).
     """
 
     def __init__(self, model, agent, deterministic=True, generator=None, epsilon=0.0):
@@ -36,22 +39,30 @@ class BeliefAgent:
         self.deterministic, self.generator, self.epsilon = deterministic, generator, epsilon
         self.device = agent.device
 
-    def start(self, rows):
-        self.memory = self.model.encoder.empty(rows)
-        self.beliefs = []  # after 0, 1, ... transitions, each (B, 2 L)
-        self._note()
+    def adapt(self, episodes):
+        """[] forgets everything; else the belief is what it was after the last of the episodes, which this agent lived."""
+        if not episodes:
+            self.beliefs = []
+
+    def start(self, observations):
+        if not self.beliefs:
+            self.memory = self.model.encoder.empty(len(observations))
+            self._note()
+        self.observations = observations
 
     @torch.inference_mode()
     def _note(self):
         self.beliefs.append(torch.cat(self.model.encoder.heads(self.memory), -1))
 
     @torch.inference_mode()
-    def act(self, observations):
-        hyper = torch.cat([torch.from_numpy(observations).to(self.device), self.beliefs[-1]], -1)[None]
+    def act(self):
+        hyper = torch.cat([torch.from_numpy(self.observations).to(self.device), self.beliefs[-1]], -1)[None]
         return self.agent.act(hyper, self.generator, self.deterministic, self.epsilon)[0].cpu().numpy()
 
     @torch.inference_mode()
-    def observe(self, actions, next_observations, rewards):
+    def observe(self, actions, rewards, next_observations):
+        self.observations = next_observations
+        actions = actions.astype(np.int64) if self.model.config["discrete"] else actions
         actions, next_observations, rewards = (
             torch.from_numpy(np.asarray(values)).to(self.device)[None] for values in (actions, next_observations, rewards)
         )

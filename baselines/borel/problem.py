@@ -6,10 +6,12 @@ episode where one ended.
 """
 
 import numpy as np
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 
-from envs.multi_episode import MultiEpisodeBatch, scale_actions
+from envs.multi_episode import add_flag, draw_seed, scale_actions
+from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
+from src.evaluation.rollout import rollout
 from src.run.environment import batch_class
 from src.run.errors import UserError
 from src.run.seeding import derive
@@ -35,7 +37,7 @@ class Problem:
         self.observation_size = self.plain_size + (episodes > 1)  # with the flag
 
     def batch(self, task_ids, start=None, **options):
-        """Roll-outs of K episodes, one row per entry of `task_ids`.
+        """Episodes as the policy sees them, one row per entry of `task_ids`: a PolicyBatch.
 
         start: a start distribution other than that of evaluations; options: further keywords of the environment's batch.
         """
@@ -46,7 +48,7 @@ class Problem:
             batch = batch_class(self.environment)(rows, **options)
         else:
             batch = make_batch(self.env, task_ids)
-        return MultiEpisodeBatch(batch, self.episodes, self.horizon, self.space)
+        return PolicyBatch(batch, self)
 
     def start(self, modified, on_circle=True):
         """Name of the start distribution: the widest that the environment has when `modified`, else that of evaluations.
@@ -91,11 +93,12 @@ class Problem:
 
 
 def play(problem, task_ids, agent, names, **options):
-    """One roll-out in every row, a row per entry of `task_ids`.
+    """One roll-out of K episodes in every row, a row per entry of `task_ids`, by the shared roll-out.
+
+    It stands beside src/evaluation/evaluate.py, whose episodes begin by other draws: a row's starts come from one generator here.
 
     Args:
-        agent: has start(rows), act(observations (B, d)) -> actions in [−1, 1] (B, d_a) or (B,) int, and
-            observe(actions, next_observations, rewards).
+        agent: an Agent (src/evaluation/agent.py) with actions in [−1, 1] (B, d_a) or (B,) int, adapted before every episode.
         names: a seed and what tells these roll-outs from others; they decide random starts.
         options: see `Problem.batch`.
 
@@ -103,43 +106,61 @@ def play(problem, task_ids, agent, names, **options):
         dict of arrays (B, T, ...): obs, actions, rewards, next_obs, and success where the environment tells it.
     """
     batch = problem.batch(task_ids, **options)
-    observations = batch.reset([derive(*names, row) for row in range(len(task_ids))])
-    agent.start(len(task_ids))
-    record = {"obs": [], "actions": [], "rewards": [], "next_obs": [], "success": []}
-    for _ in range(problem.steps):
-        actions = agent.act(observations)
-        following, rewards = batch.step(actions)
-        next_obs = batch.infos["next_observation"]
-        agent.observe(actions, next_obs, rewards)
-        step = observations, actions, rewards, next_obs, batch.infos.get("success")
-        for values, value in zip(record.values(), step, strict=True):
-            values.append(value)
-        observations = following
-    return {key: np.stack(values, 1) for key, values in record.items() if values[0] is not None}
+    generators = [np.random.default_rng(derive(*names, row)) for row in range(len(task_ids))]
+    lived = []
+    for _ in range(problem.episodes):
+        agent.adapt(lived)
+        lived = [*lived, rollout(agent, batch, [draw_seed(generator) for generator in generators], problem.horizon)]
+    observations = [episode["observations"] for episode in lived]
+    played = {
+        "obs": np.concatenate([values[:, :-1] for values in observations], 1),
+        "actions": np.concatenate([episode["actions"] for episode in lived], 1),
+        "rewards": np.concatenate([episode["rewards"] for episode in lived], 1),
+        "next_obs": np.concatenate([values[:, 1:] for values in observations], 1),
+    }
+    if problem.discrete:
+        played["actions"] = played["actions"].astype(np.int64)
+    if "success" in lived[0]["infos"]:
+        played["success"] = np.concatenate([episode["infos"]["success"] for episode in lived], 1)
+    return played
 
 
-class ActingAlone:
-    """An agent that remembers nothing: `act` is a function observations -> actions."""
+class PolicyBatch:
+    """Single episodes as a policy on hyper-states sees them: actions of its own range, and where a roll-out has several episodes
+    one more feature, 1 on the last observation of an episode.
 
-    def __init__(self, act):
-        self.act = act
+    Args:
+        batch: the environments (`make_batch`). problem: Problem.
+    """
 
-    def start(self, rows):
-        """Nothing to prepare."""
+    def __init__(self, batch, problem):
+        self.batch, self.problem = batch, problem
+        high = problem.action_size - 1 if problem.discrete else 1.0
+        self.action_space = Box(0.0 if problem.discrete else -1.0, high, () if problem.discrete else (problem.action_size,))
 
-    def observe(self, actions, next_observations, rewards):
-        """Nothing to remember."""
+    def reset(self, seeds):
+        """seeds (B,) -> observations (B, d) float32."""
+        self.steps = 0
+        return add_flag(self.batch.reset(seeds), 0, self.problem.episodes)
+
+    def step(self, actions):
+        """actions (B, d_a) in [−1, 1], or (B,) whole numbers -> observations (B, d) float32, rewards (B,) float32."""
+        self.steps += 1
+        actions = actions.astype(np.int64) if self.problem.discrete else scale_actions(actions, self.problem.space)
+        observations, rewards = self.batch.step(actions)
+        self.infos = getattr(self.batch, "infos", {})
+        return add_flag(observations, self.steps == self.problem.horizon, self.problem.episodes), rewards
 
 
 def random_actions(problem, generator):
-    """Uniform actions: over [−1, 1], the policy's own range, not over the environment's smaller box."""
+    """An Agent of uniform actions: over [−1, 1], the policy's own range, not over the environment's smaller box."""
 
     def act(observations):
         if problem.discrete:
             return generator.integers(problem.action_size, size=len(observations))
         return generator.uniform(-1, 1, (len(observations), problem.action_size)).astype(np.float32)
 
-    return ActingAlone(act)
+    return PolicyAgent(act)
 
 
 def episode_returns(problem, rewards):

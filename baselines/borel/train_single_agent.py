@@ -16,7 +16,7 @@ import torch
 
 from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.data import data_directory, read_document, task_directory, write_task
-from baselines.borel.problem import ActingAlone, episode_returns, play, random_actions
+from baselines.borel.problem import episode_returns, play, random_actions
 from baselines.borel.settings import (
     VOLATILE,
     add_agent_flags,
@@ -30,7 +30,8 @@ from baselines.borel.settings import (
     resolved,
     run_folder,
 )
-from src.run.config import natural, plain_name, positive_int, task_range
+from src.evaluation.agent import PolicyAgent
+from src.run.config import TaskRange, natural, plain_name, positive_int
 from src.run.directory import run_directory
 from src.run.environment import batch_class
 from src.run.errors import UserError, main_guard, require_finite
@@ -38,6 +39,7 @@ from src.run.files import load_state, save_state, save_tensors, write_json
 from src.run.logger import Logger
 from src.run.loop import StopSignal
 from src.run.seeding import numpy_generator, torch_generator
+from src.run.settings import pick
 
 SUMMARY = "finished.json"
 
@@ -106,7 +108,7 @@ def chosen_tasks(args):
     """Task ids to train."""
     if args.task_id_start is None and args.task_id_end is None:
         return [args.seed % args.problem.num_tasks]
-    return list(task_range(args, args.problem.environment))
+    return list(pick(TaskRange, args).of(args.problem.environment))
 
 
 def written(args, tasks, data):
@@ -171,13 +173,13 @@ def keep(problem, log, played):
 
 
 def exploring(agent, agents, generator, epsilon=0.0, deterministic=False):
-    """The stack as one actor on rows that are ordered by agent."""
+    """The stack as one Agent on rows that are ordered by agent."""
 
     def act(observations):
         stacked = torch.from_numpy(observations).unflatten(0, (agents, -1)).to(agent.device)
         return agent.act(stacked, generator, deterministic, epsilon).flatten(0, 1).cpu().numpy()
 
-    return ActingAlone(act)
+    return PolicyAgent(act)
 
 
 def update(args, agent, log, generator):

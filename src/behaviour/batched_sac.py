@@ -5,29 +5,27 @@ every step; batches drawn with replacement; an episode's end at the horizon boot
 """
 
 import contextlib
-import dataclasses
-import time
 
 import numpy as np
 import torch
 
+from src.behaviour.logs import TaskLogs
 from src.behaviour.measure import measure, measure_random
 from src.behaviour.policies import unscale
 from src.behaviour.replay import Replay
 from src.behaviour.stacked_sac import StackedSAC
-from src.behaviour.store import History, is_finished, open_task, read_curve, task_directory, write_behaviour
+from src.behaviour.store import History, is_finished, open_task, read_curve, write_behaviour
 from src.evaluation.batch import make_batch
 from src.run.errors import UserError, require_finite
-from src.run.files import load_state, save_state
-from src.run.logger import Logger
-from src.run.loop import StopSignal
+from src.run.files import load_state
+from src.run.loop import Loop
 from src.run.seeding import derive, torch_generator
 
 CHUNK = 16  # updates whose random numbers are drawn together
 RETURNS = ("stochastic_returns", "deterministic_returns")
 
 
-def train_group(args, group, report):
+def train_group(run, agent, checkpoints, group, report):
     """Train the SAC agents of the tasks in `group` together and write the artifacts of each, as `sac` does.
 
     Training goes in rounds of one episode, cut short at a checkpoint. The draws of a task in a round are a function of
@@ -36,13 +34,11 @@ def train_group(args, group, report):
     Returns the means {"return": last checkpoint, "random": uniform actions}.
     """
     with contextlib.ExitStack() as stack:
-        directories = {task: stack.enter_context(open_task(args, task)) for task in group}
-        state_file = task_directory(args.output_dir, args.env_type, group[0]) / "state.pt"
+        directories = {task: stack.enter_context(open_task(run, agent, checkpoints, task)) for task in group}
         pending = [task for task in group if not is_finished(directories[task])]
         if pending:
-            with StopSignal() as stop:
-                _Run(args, group, pending, state_file).train(directories, report, stop)
-        state_file.unlink(missing_ok=True)
+            Group(run, agent, checkpoints, group, pending, directories).train(report)
+        (directories[group[0]] / "state.pt").unlink(missing_ok=True)
         curves = [read_curve(directory) for directory in directories.values()]
     return {
         "return": np.mean([np.mean(curve["stochastic_returns"][-1]) for curve in curves]),
@@ -50,50 +46,65 @@ def train_group(args, group, report):
     }
 
 
-class _Run:
+class Group:
     """The state of a group's training, and what it does with it. P tasks; row p of every array belongs to tasks[p]."""
 
-    def __init__(self, args, group, pending, state_file):
-        self.args, self.pending, self.state_file = args, pending, state_file
-        state = load_state(state_file) if state_file.exists() else None
-        self.tasks = state["tasks"] if state else pending
+    def __init__(self, run, agent, checkpoints, group, pending, directories):
+        self.run, self.settings, self.checkpoints = run, agent, checkpoints
+        self.group, self.pending, self.directories = group, pending, directories
+        self.state_file = directories[group[0]] / "state.pt"
+        self.tasks = load_state(self.state_file, "returns")["returns"]["tasks"] if self.state_file.exists() else pending
         if not set(pending) <= set(self.tasks) <= set(group):
             raise UserError(
-                f"{state_file} holds an unfinished run of tasks {self.tasks}: give the same --task_id_start, --task_id_end "
+                f"{self.state_file} holds an unfinished run of tasks {self.tasks}: give the same --task_id_start, --task_id_end "
                 "and --group_size as then, or pass --no-resume"
             )
-        environment = args.env.make()
+        environment = run.env.make()
         self.space = environment.action_space
         size, actions = environment.observation_space.shape[0], self.space.shape[0]
         self.learner = StackedSAC(
-            len(self.tasks), size, actions, args.hidden_sizes, learning_rate=args.learning_rate, gamma=args.gamma,
-            tau=args.tau, entropy=args.entropy_coefficient, device=args.device,
-            generators=[torch_generator(args.seed, "batched_sac", task, "init") for task in self.tasks],
+            len(self.tasks), size, actions, agent.hidden_sizes, learning_rate=agent.learning_rate, gamma=agent.gamma,
+            tau=agent.tau, entropy=agent.entropy_coefficient, device=run.device,
+            generators=[torch_generator(run.seed, "batched_sac", task, "init") for task in self.tasks],
         )  # fmt: skip
         columns = {"observations": size, "actions": actions, "rewards": 1, "next_observations": size}
-        self.replay = Replay(len(self.tasks), args.buffer_size, columns, args.device)
-        self.batch = make_batch(args.env, self.tasks)
+        self.replay = Replay(len(self.tasks), agent.buffer_size, columns, run.device)
+        self.batch = make_batch(run.env, self.tasks)
         self.histories = [History.empty(*RETURNS) for _ in self.tasks]
-        self.step = 0
-        if state:
-            self.step = state["step"]
-            self.learner.load_state_dict(state["learner"])
-            self.replay.load_state_dict(state["replay"])
-            self.histories = [History(**history) for history in state["histories"]]
 
-    def play_round(self, end):
-        """Steps of every task from a reset to step `end` of the run, and their updates; returns numbers for the log."""
-        args, device, count = self.args, self.args.device, len(self.tasks)
-        seeds = [derive(args.seed, "batched_sac", task, self.step) for task in self.tasks]
+    def train(self, report):
+        """Rounds until `num_steps`, a checkpoint of every agent each `save_freq`, then the artifacts."""
+        total, every, horizon = self.settings.num_steps, self.checkpoints.save_freq, self.run.env.max_episode_steps
+        shown = {task: self.directories[task] for task in self.pending}
+        loop = Loop(
+            self.directories[self.group[0]], total, every, {"learner": self.learner, "replay": self.replay, "returns": self},
+            save_seconds=self.checkpoints.save_seconds,
+            logger=lambda start: TaskLogs(shown, total, start, self.run.tensorboard, report),
+        )  # fmt: skip
+        for step in loop.rounds(lambda start: min(horizon, every - start % every, total - start)):
+            losses = self.play_round(loop.step, step)
+            for name, value in losses.items():
+                require_finite(value, f"{name} of tasks {self.tasks}")
+            if loop.due:
+                with loop.measuring():
+                    measured = self.keep_checkpoint(step)
+                loop.logger.log(step, {task: {**returns, **losses} for task, returns in measured.items()})
+        for task in self.pending:
+            random = measure_random(self.run, task, self.checkpoints.eval_episodes)
+            write_behaviour(self.directories[task], self.histories[self.tasks.index(task)], random)
+
+    def play_round(self, start, end):
+        """Steps of every task from a reset, `start` to `end` of the run, and their updates; returns numbers for the log."""
+        settings, seed, device = self.settings, self.run.seed, self.run.device
+        seeds = [derive(seed, "batched_sac", task, start) for task in self.tasks]
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        rounds = end - self.step
-        uniform = _draw(torch.rand, generators, rounds, *self.space.shape).mul_(2).sub_(1)
-        normal = _draw(torch.randn, generators, rounds, *self.space.shape)
+        uniform = _draw(torch.rand, generators, end - start, *self.space.shape).mul_(2).sub_(1)
+        normal = _draw(torch.randn, generators, end - start, *self.space.shape)
         draws, last = self._draws_of_updates(generators), None
         observations = self.batch.reset([derive(seed, "reset") for seed in seeds])
-        total = np.zeros(count)
-        for index in range(rounds):
-            if self.step < args.learning_starts:
+        total = np.zeros(len(self.tasks))
+        for index, step in enumerate(range(start, end)):
+            if step < settings.learning_starts:
                 actions = uniform[:, index]
             else:
                 seen = torch.as_tensor(observations[:, None], device=device)
@@ -102,9 +113,8 @@ class _Run:
             following, rewards = self.batch.step(unscale(actions, self.space.low, self.space.high))
             self.replay.add(observations[:, None], actions[:, None], rewards[:, None, None], following[:, None])
             observations, total = following, total + rewards
-            self.step += 1
-            if self.step > args.learning_starts:
-                for _ in range(int(self.step * args.updates_per_step) - int((self.step - 1) * args.updates_per_step)):
+            if step >= settings.learning_starts:
+                for _ in range(settings.updates(step, step + 1)):
                     places, noise = next(draws)
                     batch = self.replay.sample(places)
                     last = self.learner.update(
@@ -112,63 +122,39 @@ class _Run:
                     )
         if not np.isfinite(total).all():
             raise UserError(
-                f"{args.env.entry_point}: rewards of task {self.tasks[int(np.argmin(np.isfinite(total)))]} are not all finite"
+                f"{self.run.env.entry_point}: rewards of task {self.tasks[int(np.argmin(np.isfinite(total)))]} are not all finite"
             )
         return self.learner.losses(*last) if last else {}
 
     def _draws_of_updates(self, generators):
         """Endlessly (uniform (P, B), noise (P, 2 B, da)), one pair for every update."""
-        size = self.args.batch_size
+        size = self.settings.batch_size
         while True:
             places = _draw(torch.rand, generators, CHUNK, size)
             noise = _draw(torch.randn, generators, CHUNK, 2 * size, *self.space.shape)
             yield from zip(places.unbind(1), noise.unbind(1), strict=True)
 
-    def train(self, directories, report, stop):
-        """Rounds until `num_steps`, a checkpoint of every agent each `save_freq`, then the artifacts."""
-        args = self.args
-        report(self.step * len(self.pending))
-        logs = {
-            task: Logger(directories[task], args.num_steps, self.step, tensorboard=args.tensorboard, bar=False)
-            for task in self.pending
-        }
-        saved = time.monotonic()
-        while self.step < args.num_steps:
-            start = self.step
-            checkpoint = min((start // args.save_freq + 1) * args.save_freq, args.num_steps)
-            losses = self.play_round(min(start + args.env.max_episode_steps, checkpoint))
-            for name, value in losses.items():
-                require_finite(value, f"{name} of tasks {self.tasks}")
-            if self.step == checkpoint:
-                self.keep_checkpoint(logs, losses)
-            if stop.received or time.monotonic() - saved > args.save_seconds or self.step == args.num_steps:
-                save_state(self.state_file, self.snapshot())
-                saved = time.monotonic()
-            report((self.step - start) * len(self.pending))
-            if stop.received:
-                stop.exit(self.step)
-        for log in logs.values():
-            log.close()
-        for task in self.pending:
-            write_behaviour(directories[task], self.histories[self.tasks.index(task)], measure_random(args, task))
+    def keep_checkpoint(self, step):
+        """Add the actors, rounded to half precision, to the histories, with the returns of each on its task.
 
-    def keep_checkpoint(self, logs, losses):
-        """Add the actors, rounded to half precision, to the histories, with the returns of each on its task."""
-        weights = self.learner.actor_weights()
-        returns = [measure(self.args, self.tasks, self.step, weights, deterministic=mode) for mode in (False, True)]
+        Returns {task: {name: mean return}}.
+        """
+        weights, episodes = self.learner.actor_weights(), self.checkpoints.eval_episodes
+        returns = [measure(self.run, self.tasks, step, weights, episodes, deterministic=mode) for mode in (False, True)]
+        means = {}
         for row, task in enumerate(self.tasks):
             measured = {name: values[row].tolist() for name, values in zip(RETURNS, returns, strict=True)}
-            self.histories[row].add(self.step, {name: value[row].clone() for name, value in weights.items()}, measured)
-            logs[task].log(self.step, {**{f"eval/{name}": float(np.mean(r)) for name, r in measured.items()}, **losses})
+            self.histories[row].add(step, {name: value[row].clone() for name, value in weights.items()}, measured)
+            means[task] = {f"eval/{name}": float(np.mean(values)) for name, values in measured.items()}
+        return means
 
-    def snapshot(self):
-        return {
-            "tasks": self.tasks,
-            "step": self.step,
-            "learner": self.learner.state_dict(),
-            "replay": self.replay.state_dict(),
-            "histories": [dataclasses.asdict(history) for history in self.histories],
-        }
+    def state_dict(self):
+        """What a checkpoint holds beside the learner and the replay memory."""
+        return {"tasks": self.tasks, "histories": [history.state_dict() for history in self.histories]}
+
+    def load_state_dict(self, state):
+        for history, values in zip(self.histories, state["histories"], strict=True):
+            history.load_state_dict(values)
 
 
 def _draw(function, generators, *shape):

@@ -1,5 +1,7 @@
 """Rolling behaviour policies out: which checkpoint plays which episode, and the episodes of one task as arrays."""
 
+import dataclasses
+
 import numpy as np
 
 from src.behaviour.policies import BehaviourPolicies, uniform_actions
@@ -9,28 +11,38 @@ from src.data.trajectories import Trajectories, task_parameters
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
-from src.run.config import next_command
+from src.run.config import fraction, positive_int
 from src.run.seeding import derive, numpy_generator, torch_generator
+from src.run.settings import setting
 
 
-def collect_task(args, source, task, report=None):
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """collection"""
+
+    capacity: int = setting(20_000, "transitions per task (or somewhat more, where lengths vary)", positive_int)
+    medium_share: float = setting(0.5, "level of medium between random (0) and expert (1)", fraction)
+
+
+def collect_task(run, collection, source, command, task, report=None):
     """All episodes of one task, played at once; they depend on (seed, data_type, task) and the policies alone.
 
     Where episodes end on their own, every row plays whole episodes until it has max_episode_steps steps, so that each
     checkpoint gets its share of the transitions; the last episode of a row may exceed it. (Cutting it, or leaving it out,
     would favour short episodes.)
 
-    source: where the policies are (src.behaviour.store.find_source); not read for random data.
+    run: RunSettings, whose data_quality is the kind of data. source: where the policies are (src.behaviour.store.find_source);
+    not read for random data. command: the one that makes policies which are missing.
     Returns (observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), infos, facts about the behaviour).
     """
-    env, quality = args.env, args.data_type
-    episodes = args.capacity // env.max_episode_steps
+    env, quality = run.env, run.data_quality
+    episodes = collection.capacity // env.max_episode_steps
     space = env.make().action_space
-    names = (args.seed, "get_datasets", quality, task)
+    names = (run.seed, "get_datasets", quality, task)
     if quality == "random":
         act, facts = uniform_actions(space, numpy_generator(*names)), {}
     else:
-        act, facts = _behaviour(args, source, task, episodes, space, torch_generator(*names))
+        act, facts = _behaviour(run, collection.medium_share, source, command, task, episodes, space, torch_generator(*names))
     played, parts = np.zeros(episodes, int), []
     while (active := np.flatnonzero(played < env.max_episode_steps)).size:
         seeds = [derive(*names, "reset", len(parts) * episodes + row) for row in active]
@@ -58,14 +70,14 @@ def _act_for(active, act, episodes):
     return act_some
 
 
-def _behaviour(args, source, task, episodes, space, noise):
+def _behaviour(run, share, source, command, task, episodes, space, noise):
     """(act, facts) of the stored checkpoints: every episode is played by the one that the rule assigns to it."""
-    curve, weights = load_behaviour(source, args.env, task, training_command(args))
-    rows = choose_checkpoints(curve, args.data_type, episodes, args.medium_share)
+    curve, weights = load_behaviour(source, run.env, task, command)
+    rows = choose_checkpoints(curve, run.data_quality, episodes, share)
     used, counts = np.unique(rows, return_counts=True)
     weights = {name: value[used] for name, value in weights.items()}
-    frame = source.frame(args.env.make(), [task] * len(used))
-    policies = BehaviourPolicies(weights, space.low, space.high, args.device, frame)
+    frame = source.frame(run.env.make(), [task] * len(used))
+    policies = BehaviourPolicies(weights, space.low, space.high, run.device, frame)
     # place of each episode in a grid (policies, episodes of the busiest one), so that one batched product serves all
     order = np.argsort(rows, kind="stable")
     policy = np.repeat(np.arange(len(used)), counts)
@@ -84,17 +96,12 @@ def _behaviour(args, source, task, episodes, space, noise):
         "checkpoint_episodes": counts.tolist(),
         "checkpoint_returns": [round(float(measured[row]), 4) for row in used],
         "random_return": round(float(np.mean(curve["random_returns"])), 4),
-        "expert_return": round(float(measured[choose_checkpoints(curve, "expert", 1, args.medium_share)[0]]), 4),
+        "expert_return": round(float(measured[choose_checkpoints(curve, "expert", 1, share)[0]]), 4),
     }
     return act, facts
 
 
-def training_command(args):
-    """The command that makes the behaviour policies which are missing."""
-    return next_command(args, "train_data_collection.py", keep=("task_id_start", "task_id_end"))
-
-
-def join_tasks(args, results):
+def join_tasks(env, results, medium_share):
     """{task: what collect_task returned} -> (Trajectories in the order of task ids, facts to record)."""
     tasks = sorted(results)
     observations, actions, rewards, lengths, infos, facts = zip(*(results[task] for task in tasks), strict=True)
@@ -104,8 +111,8 @@ def join_tasks(args, results):
         rewards=np.concatenate(rewards),
         lengths=np.concatenate(lengths),
         task_ids=np.repeat(tasks, [len(results[task][2]) for task in tasks]),
-        tasks=task_parameters(args.env.make(), tasks),
+        tasks=task_parameters(env.make(), tasks),
         infos={key: np.concatenate([info[key] for info in infos]).astype(np.float32) for key in infos[0]},
     )
     behaviour = {task: fact for task, fact in zip(tasks, facts, strict=True) if fact}
-    return trajectories, {"medium_share": args.medium_share, "behaviour": behaviour}
+    return trajectories, {"medium_share": medium_share, "behaviour": behaviour}

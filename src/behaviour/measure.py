@@ -16,27 +16,27 @@ def evaluate(env, task, act, episodes, *names):
     return returns(rollout(PolicyAgent(act), batch, seeds, env.max_episode_steps))
 
 
-def measure(args, tasks, step, weights, deterministic=False, frame=None):
-    """Undiscounted returns (P, eval_episodes) of P policies, each on its own task, all episodes played side by side.
+def measure(run, tasks, step, weights, episodes, deterministic=False, frame=None):
+    """Undiscounted returns (P, episodes) of P policies, each on its own task, all episodes played side by side.
 
-    weights: dict name -> (P, ...). The draws of a policy depend on (seed, task, step) alone, not on the other policies.
+    run: RunSettings. weights: dict name -> (P, ...).
+    The draws of a policy depend on (seed, task, step) alone, not on the other policies.
     """
-    space = args.env.make().action_space
-    noise = [torch_generator(args.seed, "evaluate", task, step) for task in tasks]
-    policies = BehaviourPolicies(weights, space.low, space.high, args.device, frame)
-    episodes = args.eval_episodes
+    space = run.env.make().action_space
+    noise = [torch_generator(run.seed, "evaluate", task, step) for task in tasks]
+    policies = BehaviourPolicies(weights, space.low, space.high, run.device, frame)
 
     def act(observations):
         grid = observations.reshape(len(tasks), episodes, -1)
         return policies.act(grid, noise, deterministic).reshape(len(observations), *space.shape)
 
-    batch = make_batch(args.env, np.repeat(tasks, episodes))
-    seeds = [derive(args.seed, "evaluate", task, step, "reset", episode) for task in tasks for episode in range(episodes)]
-    episode = rollout(PolicyAgent(act), batch, seeds, args.env.max_episode_steps)
+    batch = make_batch(run.env, np.repeat(tasks, episodes))
+    seeds = [derive(run.seed, "evaluate", task, step, "reset", episode) for task in tasks for episode in range(episodes)]
+    episode = rollout(PolicyAgent(act), batch, seeds, run.env.max_episode_steps)
     return returns(episode).reshape(len(tasks), episodes)
 
 
-def measure_random(args, task):
+def measure_random(run, task, episodes):
     """Undiscounted returns of uniform random actions on one task, a list of at least ten."""
-    random = uniform_actions(args.env.make().action_space, numpy_generator(args.seed, "random", task))
-    return evaluate(args.env, task, random, max(args.eval_episodes, 10), args.seed, "random", task).tolist()
+    random = uniform_actions(run.env.make().action_space, numpy_generator(run.seed, "random", task))
+    return evaluate(run.env, task, random, max(episodes, 10), run.seed, "random", task).tolist()

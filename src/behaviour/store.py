@@ -15,6 +15,7 @@ from src.run.errors import UserError
 from src.run.files import load_tensors, read_json, save_tensors, write_json
 from src.run.provenance import provenance as provenance_record
 
+SOURCES = ("auto", "per_task", "multitask", "committed")  # whose policies play, see find_source
 COMMITTED = CONFIG_DIR.parent / "behaviour"
 SHARED = "multitask"  # folder of the one agent that knows the task, beside the folders task_007 of single agents
 
@@ -55,6 +56,12 @@ class History:
             self.weights.setdefault(name, []).append(value)
         for name, values in returns.items():
             self.returns[name].append(values)
+
+    def state_dict(self):
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state):
+        self.steps, self.weights, self.returns = state["steps"], state["weights"], state["returns"]
 
 
 def write_behaviour(directory, history, random_returns, tensors=None, facts=None):
@@ -99,26 +106,21 @@ def is_finished(directory):
     return all((directory / name).exists() for name in ("checkpoints.safetensors", "curve.json"))
 
 
-def task_settings(args, task):
-    """Everything that the weights of a task depend on: config.json of its folder, compared when a run resumes."""
-    keys = ["num_steps", "save_freq", "learning_starts", "buffer_size", "batch_size", "learning_rate", "gamma", "tau",
-            "entropy_coefficient", "hidden_sizes", "eval_episodes", "algo", "seed"]  # fmt: skip
-    keys += ["updates_per_step"] if args.algo != "sac" else []
-    return {
-        "env_type": args.env_type,
-        "entry_point": args.env.entry_point,
-        "max_episode_steps": args.env.max_episode_steps,
-        "task_id": task,
-        **{key: getattr(args, key) for key in keys},
-    }
+def made_by(run, *settings):
+    """Everything that weights depend on, of RunSettings and settings: config.json of a folder, compared when a run resumes."""
+    facts = {"env_type": run.env_type, "entry_point": run.env.entry_point, "max_episode_steps": run.env.max_episode_steps}
+    for values in settings:
+        facts |= dataclasses.asdict(values)
+    del facts["save_seconds"]
+    return {**facts, "seed": run.seed}
 
 
 @contextlib.contextmanager
-def open_task(args, task):
+def open_task(run, agent, checkpoints, task):
     """Own the folder of a task (locked, same settings); yields its path."""
-    directory = task_directory(args.output_dir, args.env_type, task)
+    directory = task_directory(run.output_dir, run.env_type, task)
     volatile = () if is_finished(directory) else ("save_freq",)  # checkpoints may come more often where returns change fast
-    with run_directory(directory, task_settings(args, task), args.resume, volatile):
+    with run_directory(directory, {**made_by(run, agent, checkpoints), "task_id": task}, run.resume, volatile):
         yield directory
 
 
@@ -152,24 +154,23 @@ class Source:
         return min(served), max(served) + 1
 
 
-def find_source(args, command):
-    """Choose the behaviour policies of an environment by --behaviour; auto: those in saves/, else the committed ones.
+def find_source(run, kind, command):
+    """Choose the behaviour policies of an environment by `kind`, one of SOURCES; auto: those in saves/, else the committed ones.
 
     Raises UserError when there are none (naming `command`, which makes them) or, with auto, two kinds in saves/.
     """
-    saved, committed = behaviour_directory(args.output_dir, args.env_type), committed_directory(args.env_type)
+    saved, committed = behaviour_directory(run.output_dir, run.env_type), committed_directory(run.env_type)
     found = {
         "per_task": any(saved.glob("task_*")),
         "multitask": (saved / SHARED).exists(),
         "committed": is_finished(committed / SHARED) or any(committed.glob("task_*")),
     }
-    kind = args.behaviour
     if kind == "auto":
         if found["per_task"] and found["multitask"]:
             raise UserError(f"{saved} holds agents of single tasks and a shared one: choose --behaviour per_task or multitask")
         kind = next((kind for kind, exists in found.items() if exists), "auto")
     if kind == "committed" and not found[kind]:
-        raise UserError(f"no behaviour policies of {args.env_type} come with the repository: leave --behaviour committed out")
+        raise UserError(f"no behaviour policies of {run.env_type} come with the repository: leave --behaviour committed out")
     if not found.get(kind):
         words = "" if kind == "auto" else f"{kind} "
         raise UserError(f"no {words}behaviour policies in {saved}; make them: {command}")

@@ -29,7 +29,7 @@ from src.run.settings import add_settings, setting
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """What a run is: the settings that every script has (`script_parser`, `DataSettings`)."""
+    """What a run is: the settings that every script has (`script_parser`), and those of DataSettings where there are data."""
 
     env: object  # EnvConfig
     env_type: str
@@ -41,8 +41,8 @@ class RunSettings:
     output_dir: str
     resume: bool
     tensorboard: bool
-    data_quality: str
-    validation: bool
+    data_quality: str | None = None
+    validation: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from src.run.devices import use_threads
 from src.run.environment import make_environment
 from src.run.errors import UserError
 from src.run.files import read_text
+from src.run.settings import setting
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 RECIPE_DIR = CONFIG_DIR / "recipes"
@@ -503,29 +504,41 @@ def find_device(name):
     return device
 
 
-def task_range(args, environment, default=None):
-    """[--task_id_start, --task_id_end) as a range, checked; both default to all tasks, or to the pair `default`."""
-    total = num_tasks(environment)
-    first, last = default or (0, total)
-    start = first if args.task_id_start is None else args.task_id_start
-    end = last if args.task_id_end is None else args.task_id_end
-    if not 0 <= start < end <= total:
-        raise UserError(f"--task_id_start {start} --task_id_end {end} must satisfy 0 <= start < end <= {total}")
-    return range(start, end)
+@dataclasses.dataclass(frozen=True)
+class TaskRange:
+    """tasks"""
+
+    task_id_start: int | None = setting(None, "first task id (default: the first there is)", natural)
+    task_id_end: int | None = setting(None, "one past the last task id (default: all there are)", natural)
+
+    def of(self, environment, default=None):
+        """The tasks as a range, checked; without flags all of the environment's, or the pair `default`. Raises UserError."""
+        total = num_tasks(environment)
+        first, last = default or (0, total)
+        start = first if self.task_id_start is None else self.task_id_start
+        end = last if self.task_id_end is None else self.task_id_end
+        if not 0 <= start < end <= total:
+            raise UserError(f"--task_id_start {start} --task_id_end {end} must satisfy 0 <= start < end <= {total}")
+        return range(start, end)
+
+    def words(self):
+        """The flags that say the same to another script."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
 
 
-def next_command(args, script, *extra, keep=()):
+def next_command(run, script, *extra):
     """The command line of the stage that follows, for the same environment, recipe, seed and folder.
 
     Args:
+        run: RunSettings, or what has its attributes.
         script: a file, or "-m package.module".
-        extra: further words; keep: flags of this script that the next one should get too, where they were given.
+        extra: further words.
     """
-    words = ["python", *script.split(), *(("--config", args.config) if args.config else ("--env_type", args.env_type)), *extra]
-    defaults = {"recipe": "paper", "seed": 0, "output_dir": "."} | dict.fromkeys(keep)
-    for key, default in defaults.items():
-        if getattr(args, key) != default:
-            words += [f"--{key}", str(getattr(args, key))]
+    words = ["python", *script.split(), *(("--config", run.config) if run.config else ("--env_type", run.env_type)), *extra]
+    for key, default in {"recipe": "paper", "seed": 0, "output_dir": "."}.items():
+        if getattr(run, key) != default:
+            words += [f"--{key}", str(getattr(run, key))]
     return shlex.join(words)
 
 

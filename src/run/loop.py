@@ -12,6 +12,7 @@ for step in loop.steps():
 
 import contextlib
 import dataclasses
+import math
 import signal
 import sys
 import time
@@ -66,41 +67,54 @@ class Loop:
         parts: {name: object} of everything that must go on where it stood: torch modules, optimisers and others with
             `state_dict` and `load_state_dict`, and torch generators. torch's global generator (dropout) is saved too.
         weights: {name: module} written to <name>.safetensors at every checkpoint.
+        unit: what is counted. save_seconds: a checkpoint is written besides where the last one is so old.
+        logger: function (first step) -> what stands in the place of a Logger.
     Attributes:
-        step: steps done. due: whether this step is an evaluation step. curve: records so far. seconds: spent so far.
-        loss: set by the body; a checkpoint is refused where it is not finite.
+        step: steps done. at: the step that the body is doing. due: whether it is an evaluation step. curve: records so far.
+        seconds: spent so far. loss: set by the body; a checkpoint is refused where it is not finite.
     """
 
-    def __init__(self, directory, total, every, parts, weights=None, tensorboard=True, unit="step"):
-        self.directory, self.total, self.every = directory, total, every
-        self.parts, self.weights, self.tensorboard, self.unit = parts, weights or {}, tensorboard, unit
-        self.step, self.seconds, self.curve, self.loss, self.due = 0, 0.0, [], None, False
+    def __init__(self, directory, total, every, parts, weights=None, tensorboard=True, unit="step", save_seconds=math.inf,
+                 logger=None):  # fmt: skip
+        self.directory, self.total, self.every, self.save_seconds = directory, total, every, save_seconds
+        self.parts, self.weights = parts, weights or {}
+        self._open_logger = logger or (lambda step: Logger(directory, total, step, unit=unit, tensorboard=tensorboard))
+        self.step, self.at, self.seconds, self.curve, self.loss, self.due = 0, 0, 0.0, [], None, False
         if (directory / "state.pt").exists():
             self._restore(load_state(directory / "state.pt", *OWN_STATE, *parts))
 
     def steps(self):
         """Yields 1, 2, ..., total, or what is left of them; checkpoints at due steps and on SIGTERM or Ctrl-C, then exits."""
+        yield from self.rounds(lambda step: 1)
+
+    def rounds(self, length):
+        """As `steps` for rounds of several steps: `length(step)` of them after `step`; yields the step at which a round ends.
+
+        A round is due when it reaches or passes a multiple of `every`, or `total`, which the last one may exceed.
+        """
         if self.step >= self.total:
             return
         began = time.time() - self.seconds
-        logger = Logger(self.directory, self.total, self.step, unit=self.unit, tensorboard=self.tensorboard)
-        with logger as self.logger, StopSignal() as self.stop:
-            for step in range(self.step + 1, self.total + 1):
-                self.due = step % self.every == 0 or step == self.total
-                yield step
-                self.step, self.seconds = step, time.time() - began
-                logger.advance()
-                if self.due or self.stop.received:
+        with self._open_logger(self.step) as self.logger, StopSignal() as self.stop:
+            saved = time.monotonic()
+            while self.step < self.total:
+                self.at = self.step + length(self.step)
+                self.due = self.at // self.every > self.step // self.every or self.at >= self.total
+                yield self.at
+                done, self.step, self.seconds = self.at - self.step, self.at, time.time() - began
+                self.logger.advance(done)
+                if self.due or self.stop.received or time.monotonic() - saved > self.save_seconds:
                     self.save()
+                    saved = time.monotonic()
                 if self.stop.received:
-                    logger.close()
-                    self.stop.exit(step)
+                    self.logger.close()
+                    self.stop.exit(self.step)
 
     def record(self, **values):
         """Add a point to the curve and to the logs."""
-        self._check_loss(self.step + 1)
-        self.curve.append({"step": self.step + 1, **values})
-        self.logger.log(self.step + 1, values)
+        self._check_loss(self.at)
+        self.curve.append({"step": self.at, **values})
+        self.logger.log(self.at, values)
 
     @contextlib.contextmanager
     def measuring(self):

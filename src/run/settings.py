@@ -3,14 +3,15 @@
 import dataclasses
 
 
-def setting(default, help, type=None, choices=None, flags=()):
+def setting(default, help, type=None, choices=None, flags=(), nargs=None):
     """A field of a settings dataclass.
 
     Args:
         type: converts and checks a flag's text (src/run/config.py has some); not needed for True or False and for `choices`.
-        flags: further spellings of the flag.
+        flags: further spellings of the flag. nargs: as of argparse, for a tuple of values.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "type": type, "choices": choices, "flags": flags})
+    metadata = {"help": help, "type": type, "choices": choices, "flags": flags, "nargs": nargs}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def add_settings(parser, *classes):
@@ -20,11 +21,12 @@ def add_settings(parser, *classes):
         for field in dataclasses.fields(cls):
             if not field.metadata:  # set by code, not by a flag
                 continue
-            options = {"default": field.default, "help": field.metadata["help"]}
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            options = {"default": default, "help": field.metadata["help"]}
             if isinstance(field.default, bool):
                 options["action"] = "boolean"
             else:
-                options |= {key: field.metadata[key] for key in ("type", "choices") if field.metadata[key]}
+                options |= {key: field.metadata[key] for key in ("type", "choices", "nargs") if field.metadata[key]}
             group.add_argument(f"--{field.name}", *field.metadata["flags"], **options)
 
 

@@ -14,15 +14,18 @@ from helpers import point_robot
 import get_datasets
 import train_data_collection
 from src.behaviour import store as behaviour
-from src.behaviour.multitask_sac import _Run
+from src.behaviour.multitask_sac import Family
 from src.behaviour.policies import BehaviourPolicies, for_task, task_features, unscale
 from src.behaviour.replay import Replay
+from src.behaviour.settings import AgentSettings, Checkpoints, SharedSettings
 from src.behaviour.stacked_sac import StackedSAC
 from src.behaviour.store import Source, load_behaviour
 from src.data.trajectories import load
+from src.evaluation.method import RunSettings
 from src.run.config import parse_args
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json
+from src.run.settings import pick
 from tools import export_behaviour, measure_references, readme, sac_experts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,8 +180,9 @@ def short_run(env_type, tmp_path, *flags):
     args = parse_args(
         train_data_collection.make_parser(), "train_data_collection", command(tmp_path, *SHARED, *flags, env_type=env_type)
     )
-    run = _Run(args, list(range(50)), tmp_path)
-    run.play_round()
+    kinds = RunSettings, AgentSettings, SharedSettings, Checkpoints
+    run = Family(*(pick(kind, args) for kind in kinds), list(range(50)))
+    run.play_round(0)
     return run
 
 
@@ -201,9 +205,9 @@ def test_relabelled_rewards_are_those_of_the_other_task(tmp_path):
 def test_learning_rate_of_the_shared_agent_falls_to_0_at_its_end(tmp_path):
     run = short_run("point_robot", tmp_path, "--learning_rate", "0.004", "--decay_share", "0.5", "--num_envs", "2")
     rates = {}
-    while run.step < 1600:
-        before, step = run.learner.actor.flat.clone(), run.step
-        run.play_round()
+    for step in range(40, 1600, 40):
+        before = run.learner.actor.flat.clone()
+        run.play_round(step)
         rates[step] = {optimizer.param_groups[0]["lr"] for optimizer in run.learner.optimizers.values()}
         assert not torch.equal(before, run.learner.actor.flat)
     assert len(run.learner.optimizers) == 3 and rates[40] == rates[800] == {0.004}

@@ -13,7 +13,9 @@ import torch
 
 from src.behaviour.policies import BehaviourPolicies
 from src.behaviour.store import Source, load_behaviour
-from src.evaluation.batch import make_batch, rollout
+from src.evaluation.agent import PolicyAgent
+from src.evaluation.batch import make_batch
+from src.evaluation.rollout import rollout
 from src.run.config import read_env, read_yaml
 from src.run.errors import UserError
 from src.run.files import save_state
@@ -124,7 +126,7 @@ def test_interrupted_run_goes_on_with_another_save_freq(tmp_path, monkeypatch, c
 
     command = run(tmp_path, "--task_id_end", "1", "--workers", "1")
     with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
-        patch.setattr("src.behaviour.sac.save_state", stop_after)
+        patch.setattr("src.run.loop.save_state", stop_after)
         main(command)
     main([*command, "--save_freq", "60"])
     folder = tmp_path / "saves" / "point_robot" / "behaviour" / "task_000"
@@ -170,20 +172,23 @@ def test_failed_task_names_itself_and_is_tried_again(toy, tmp_path, capsys, monk
 def test_loop_checks_the_contract(toy, monkeypatch):
     env = read_env(toy, read_yaml(toy))
     batch = make_batch(env, [0, 1])
-    observations, _, rewards, infos = rollout(env, batch, lambda o: np.ones((2, 2)), [0, 1])
+    ones = PolicyAgent(lambda observations: np.ones((len(observations), 2)))
+    episode = rollout(ones, batch, [0, 1], env.max_episode_steps)
+    observations, rewards, infos = (episode[key] for key in ("observations", "rewards", "infos"))
     assert observations.shape == (2, 6, 3) and observations.dtype == np.float32
     np.testing.assert_array_equal(rewards, [[1] * 5, [2] * 5])
     np.testing.assert_array_equal(infos["speed"], rewards)
     monkeypatch.setenv("TOY_SHORT", "1")
     with pytest.raises(UserError, match="truncated=True at step 4"):
-        rollout(env, make_batch(env, [0]), lambda o: np.ones((1, 2)), [0])
+        rollout(ones, make_batch(env, [0]), [0], env.max_episode_steps)
 
 
 def test_batch_class_is_the_environment():
     env = point_robot()
     actions = np.random.default_rng(0).uniform(-0.2, 0.2, (20, 2)).astype(np.float32)
     steps = iter(actions)
-    observations, _, rewards, _ = rollout(env, make_batch(env, [3]), lambda o: next(steps)[None], [0])
+    episode = rollout(PolicyAgent(lambda observations: next(steps)[None]), make_batch(env, [3]), [0], env.max_episode_steps)
+    observations, rewards = episode["observations"], episode["rewards"]
     single = env.make()
     rows = [single.reset(options={"task": 3})[0]]
     for action, reward in zip(actions, rewards[0], strict=True):
