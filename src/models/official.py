@@ -1,4 +1,4 @@
-"""Weights of the official Meta-DT code in our classes: other names and shapes, the same arithmetic (tests/models/test_official.py).
+"""Weights of the official Meta-DT code in our classes: other names, the same arithmetic (tests/models/test_official.py).
 
 Official world models are files of torch.save with "context_encoder" and one decoder, "reward_decoder" or "state_decoder". They
 are read with weights_only=True, which runs no code.

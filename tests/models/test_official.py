@@ -71,7 +71,7 @@ def tokens(w, prefix, steps, states):
 
 
 def predict(w, history, prompt):
-    """Actions of the history's steps: R̂, s and a tokens with their time, a LayerNorm on the history alone, the prompt in front."""
+    """Actions of the history's steps: tokens with their time, a LayerNorm on the history alone, the prompt in front."""
     states = torch.cat([affine(w, "state_encoder", history["observations"]), history["contexts"]], -1)
     x, mask = norm(w, "embed_ln", tokens(w, "", history, states)), history["mask"]
     if prompt is not None:
