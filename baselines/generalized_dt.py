@@ -48,7 +48,7 @@ class Categorical(nn.Module):
         self.typical = (self.counts(episodes.rewards) * episodes.inside[..., None])[best].sum(1).mean(0)  # (bins,)
 
     def counts(self, rewards):  # (...) -> (..., bins), 1 in the bin of each reward
-        return nn.functional.one_hot(torch.bucketize(rewards, self.edges, right=True), self.size).float()
+        return nn.functional.one_hot(torch.bucketize(rewards.contiguous(), self.edges, right=True), self.size).float()
 
     def prepare(self, episodes):
         """EpisodeTensors -> Φ (E, T, bins), 0 beyond an episode's end."""
