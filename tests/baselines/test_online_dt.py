@@ -337,8 +337,8 @@ def test_exploration_scales_the_standard_deviation():
     observations = episodes([7])[0][:, 0].numpy()
     actions = {}
     for scale in (None, 1.0, 0.25):
-        agent = Agent(policy, 3, None if scale is None else torch.Generator().manual_seed(0), scale or 1.0)
-        agent.start(observations, [5.0])
+        agent = Agent(policy, 5.0, 3, None if scale is None else torch.Generator().manual_seed(0), scale or 1.0)
+        agent.start(observations)
         actions[scale] = np.arctanh(agent.act())  # whose bounds are -1 and 1
     np.testing.assert_allclose(actions[0.25] - actions[None], 0.25 * (actions[1.0] - actions[None]), rtol=1e-3)
     assert abs(actions[1.0] - actions[None]) > 1e-3
@@ -363,8 +363,8 @@ def test_acting_is_the_last_position_of_training():
     torch.manual_seed(0)
     policy = Policy(2, 1, {**SETTINGS, "remove_pos_embs": False}, 9)
     observations, actions, rewards, _ = episodes([7])
-    agent = Agent(policy, context=3)
-    agent.start(observations[:, 0].numpy(), [5.0])
+    agent = Agent(policy, 5.0, context=3)
+    agent.start(observations[:, 0].numpy())
     left = 5.0
     for step in range(7):
         played = agent.act()

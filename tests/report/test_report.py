@@ -442,7 +442,7 @@ def test_the_table_is_printed_and_nothing_written(tree, capsys, monkeypatch):
     report.main(["--env_type", "point_robot", "cheetah_vel", "--table_only"])
     text = capsys.readouterr().out
     few_shot, _ = text.split("Zero-shot: ")
-    assert few_shot.index("meta_dt ") < few_shot.index("prompt_dt") and "meta_dt-no_context" not in text
+    assert few_shot.index("meta_dt+fast") < few_shot.index("prompt_dt") and "meta_dt-no_context" not in text
     assert re.search(r"point_robot · medium +0\.\d\d \[0\.\d\d, 0\.\d\d\] ★ ", few_shot)
     assert "Details" not in text and "gridworld" not in text
     assert sorted(tree.parent.iterdir()) == before
