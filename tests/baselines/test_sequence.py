@@ -165,7 +165,7 @@ def test_contexts_keep_the_order_of_learning():
 def test_a_context_pays_every_step_with_the_reward_before_it():
     rewards = torch.tensor([[1.0, 3.0, 5.0], [7.0, 9.0, 0.0]])
     episodes = EpisodeTensors(torch.zeros(2, 4, 1), torch.zeros(2, 3, 1), rewards, torch.tensor([3, 2]))
-    steps = ad.context_of(episodes, torch.tensor([[1, 0]]), (1.0, 2.0))
+    steps = ad.context_of(episodes, torch.tensor([[1, 0]]), (1.0, 2.0, torch.tensor(100.0)))
     assert steps["conditions"][0, :, 0].tolist() == [0, 3, 4, 0, 0, 1]
     assert steps["mask"][0].tolist() == [True, True, False, True, True, True] and steps["timesteps"][0].tolist() == list(range(6))
 
