@@ -92,6 +92,19 @@ def evaluate(problem, model, agent, task_ids, rollouts, seed, deterministic=True
     return result
 
 
+def by_episode(series, returns):
+    """Numbers of a curve from returns (tasks, K): the mean under the series' name, means by episode, and their sum."""
+    means = np.mean(returns, axis=0)
+    episodes = {f"{series}/episode_{k + 1}": value for k, value in enumerate(means.tolist())}
+    return {series: float(means.mean()), **episodes, f"{series}/sum": float(means.sum())}
+
+
+def returns_curve(loop, args):
+    """The learning curve of a result file from a Loop over iterations."""
+    curve = {"gradient_steps": [point["step"] * args.rl_updates_per_iter for point in loop.curve]}
+    return curve | {series: [point[series] for point in loop.curve] for series in ("train_return", "test_return")}
+
+
 def describe(problem, model, task_ids, played, beliefs, rollouts, seed):
     """What the report draws: paths, spread of the belief and predicted rewards of the first roll-out of a few tasks."""
     spread = (0.5 * beliefs.chunk(2, -1)[1]).exp().mean(-1)  # mean over the latent dimensions of σ_t

@@ -7,8 +7,6 @@ tasks of one meta-batch. The policy's buffer keeps the hyper-states of the time 
 is given. The same command continues an interrupted run. Writes results/<env_type>/online/borel-online/bamdp-strict/seed_<s>.json.
 """
 
-import contextlib
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 
 from baselines.borel.beliefs import belief_rewards, hyper_states, vae_config
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.evaluate import BeliefAgent, evaluate, model_inputs, result_facts, save_result
+from baselines.borel.evaluate import BeliefAgent, by_episode, evaluate, model_inputs, result_facts, returns_curve, save_result
 from baselines.borel.problem import play, random_actions
 from baselines.borel.settings import (
     VOLATILE,
@@ -43,9 +41,8 @@ from src.evaluation.results import label, read_result, result_path
 from src.run.config import fraction, natural, plain_name, positive_int, report_command
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import load_state, read_json, save_state, save_tensors, write_json
-from src.run.logger import Logger
-from src.run.loop import StopSignal
+from src.run.files import read_json, save_tensors, write_json
+from src.run.loop import Loop
 from src.run.seeding import numpy_generator, torch_generator
 
 QUALITY = "online"  # there is no data set
@@ -164,8 +161,6 @@ class Online:
         count, steps = len(tasks["train"]), self.problem.steps
         self.policy_buffer = RolloutBuffer(count, max(1, args.policy_buffer_size // steps), steps)
         self.vae_buffer = RolloutBuffer(count, max(1, args.vae_buffer_size // steps), steps)
-        self.curve = {"gradient_steps": [], "train_return": [], "validation_return": [], "test_return": []}
-        self.first, self.seconds = 0, 0.0
         rows = np.arange(count)
         actor = random_actions(self.problem, numpy_generator(args.seed, "random"))
         played = self.play(rows, args.num_init_rollouts_pool, actor, "random")
@@ -175,28 +170,18 @@ class Online:
         self.agent = make_agent(args, 1, size, torch_generator(args.seed, "meta-agent"))
         self.loss_settings = loss_settings(args)
         self.task_targets = standardised_tasks(self.problem)[tasks["train"]] if args.decode_task else None
-        if (directory / "state.pt").exists():
-            self.load_state_dict(load_state(directory / "state.pt", *self.parts(), "iteration", "curve", "seconds"))
-        else:
+        self.loop = Loop(
+            directory, args.num_iters, args.log_interval, tensorboard=args.tensorboard, unit="iteration",
+            save_every=args.save_interval, parts={
+                "model": self.model, "optimizer": self.optimizer, "agent": self.agent, "policy_buffer": self.policy_buffer,
+                "vae_buffer": self.vae_buffer,
+            },
+        )  # fmt: skip
+        if not self.loop.step:
             self.keep(rows, played, 0)
             for update in range(args.pretrain_len):
                 generator = torch_generator(args.seed, "pretrain", update)
                 self.update_belief(torch.randint(count, (args.meta_batch,), generator=generator), generator)
-
-    def parts(self):
-        """What a checkpoint holds beside plain values."""
-        return {"model": self.model, "optimizer": self.optimizer, "agent": self.agent,
-                "policy_buffer": self.policy_buffer, "vae_buffer": self.vae_buffer}  # fmt: skip
-
-    def save(self, iteration, seconds):
-        state = {name: part.state_dict() for name, part in self.parts().items()}
-        plain = {"iteration": iteration, "curve": self.curve, "seconds": seconds}
-        save_state(self.directory / "state.pt", {**state, **plain})
-
-    def load_state_dict(self, state):
-        for name, part in self.parts().items():
-            part.load_state_dict(state[name])
-        self.first, self.curve, self.seconds = state["iteration"], state["curve"], state["seconds"]
 
     def play(self, rows, number, actor, name):
         """`number` roll-outs on each training task in `rows` from the evaluation start: dict of arrays (A, number, T, ...)."""
@@ -260,47 +245,35 @@ class Online:
             rollouts = {key: raw[key][row, :filled].numpy() for key in ("obs", "actions", "rewards", "next_obs")}
             stored[row, :filled] = hyper_states(self.model, self.problem, **rollouts, device=self.args.device)
 
-    def measure(self, done):
-        """Mean return by episode on training and on evaluation tasks; appended to the curve, returned for the log."""
+    def measure(self):
+        """Returns on the training and the test tasks, as that of train_offline_agent."""
         args, values = self.args, {}
-        self.curve["gradient_steps"].append(done * args.rl_updates_per_iter)
         for series, ids in (("train_return", self.tasks["train"]), ("test_return", self.tasks["eval"])):
             options = ids, args.eval_rollouts, args.seed, args.eval_deterministic
-            returns = np.mean(evaluate(self.problem, self.model, self.agent, *options)["returns"], axis=0)
-            self.curve[series].append(float(returns.mean()))
-            values |= {f"{series}/episode_{k + 1}": value for k, value in enumerate(returns.tolist())}
-            values[f"{series}/sum"] = float(returns.sum())
+            values |= by_episode(series, evaluate(self.problem, self.model, self.agent, *options)["returns"])
         return values
 
     def train(self, facts):
         """All iterations, then the final evaluation, the result file, and finished.json last."""
-        args, directory = self.args, self.directory
-        clock = time.monotonic() - self.seconds
-        logger = Logger(directory, args.num_iters, self.first, unit="iteration", tensorboard=args.tensorboard)
-        with StopSignal() as stop, contextlib.closing(logger):
-            for iteration in range(self.first, args.num_iters):
-                if args.decay_lr:
-                    decay_learning_rates([self.optimizer, *self.agent.optimizers()], iteration, args.num_iters)
-                losses = self.iterate(iteration)
-                logger.advance()
-                done = iteration + 1
-                if done % args.log_interval == 0 or done == args.num_iters:
-                    losses = {key: float(value) for key, value in losses.items()}
-                    require_finite(sum(losses.values()), "a loss", f"--vae-lr, {learning_rates(args)}")
-                    logger.log(done, {**self.measure(done), **losses})
-                if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
-                    self.save(done, time.monotonic() - clock)
-                if stop.received:
-                    stop.exit(done)
+        args, directory, loop = self.args, self.directory, self.loop
+        for done in loop.steps():
+            if args.decay_lr:
+                decay_learning_rates([self.optimizer, *self.agent.optimizers()], done - 1, args.num_iters)
+            losses = self.iterate(done - 1)
+            if loop.due:
+                losses = {key: float(value) for key, value in losses.items()}
+                require_finite(sum(losses.values()), "a loss", f"--vae-lr, {learning_rates(args)}")
+                with loop.measuring():
+                    returns = self.measure()
+                loop.record(**returns, **losses)
         save_tensors(directory / "policy.safetensors", self.agent.policy_network().state_dict())
         save_tensors(directory / "belief_model.safetensors", self.model.state_dict())
         write_json(directory / "belief_model.json", self.model.config)
         ids = self.tasks["eval"]
         options = ids, args.eval_rollouts, args.seed, args.eval_deterministic
         final = evaluate(self.problem, self.model, self.agent, *options, pictures=True)
-        steps, seconds = args.num_iters * args.rl_updates_per_iter, time.monotonic() - clock
-        training = {"gradient_steps": steps, "wall_clock_s": round(seconds, 1)}
-        save_result(args, facts, ids, final, self.curve, training, {}, directory)
+        training = {"gradient_steps": args.num_iters * args.rl_updates_per_iter, "wall_clock_s": round(loop.seconds, 1)}
+        save_result(args, facts, ids, final, returns_curve(loop, args), training, {}, directory)
         write_json(directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
 
 

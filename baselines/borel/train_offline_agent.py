@@ -8,10 +8,8 @@ default). Gridworld: 20 minutes on one core. The same command continues an inter
 results/<env_type>/log/<method>/bamdp-strict/seed_<s>.json and the policy in saves/.
 """
 
-import contextlib
 import copy
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,7 @@ import torch
 from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
 from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.data import data_directory, read_document, task_directory
-from baselines.borel.evaluate import evaluate, model_inputs, result_facts, save_result
+from baselines.borel.evaluate import by_episode, evaluate, model_inputs, result_facts, returns_curve, save_result
 from baselines.borel.hindsight_data_collection import load_agents
 from baselines.borel.mixing import add_mixing_flags, data_digests, data_stamps, load_logs, mix
 from baselines.borel.problem import episode_returns, play
@@ -44,9 +42,8 @@ from baselines.borel.train_single_agent import exploring
 from src.evaluation.results import label, read_result, result_path
 from src.run.config import nonnegative_float, plain_name, positive_int, report_command
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import load_state, save_state, save_tensors, write_json
-from src.run.logger import Logger
-from src.run.loop import StopSignal
+from src.run.files import save_tensors, write_json
+from src.run.loop import Loop
 from src.run.seeding import torch_generator
 
 REFERENCE_AGENTS = 25  # all of the ant's would play 640,000 steps
@@ -228,42 +225,31 @@ def train(args, model, agents, data, directory, facts, made_from):
     """
     generator = torch_generator(args.seed, "meta-agent")
     agent = make_agent(args, 1, data.arrays["states"].shape[-1], generator, cql=args.alpha_cql if args.use_cql else 0.0)
-    curve = {"gradient_steps": [], "train_return": [], "validation_return": [], "test_return": []}
-    first, before, best = 0, 0.0, None
-    if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt", "agent", "iteration", "curve", "seconds")
-        agent.load_state_dict(state["agent"])
-        first, curve, before, best = state["iteration"], state["curve"], state["seconds"], state.get("best")
-    clock = time.monotonic() - before
-    logger = Logger(directory, args.num_iters, first, unit="iteration", tensorboard=args.tensorboard)
-    with StopSignal() as stop, contextlib.closing(logger):
-        for iteration in range(first, args.num_iters):
-            if args.decay_lr:
-                decay_learning_rates(agent.optimizers(), iteration, args.num_iters)
-            losses = train_iteration(args, agent, data, torch_generator(args.seed, "iteration", iteration))
-            logger.advance()
-            done = iteration + 1
-            if done % args.log_interval == 0 or done == args.num_iters:
-                require_finite(float(losses["critic_loss"]), "the critic's loss", learning_rates(args))
-                returns = measure(args, model, agent, curve, done)
-                if args.keep_best and curve["train_return"][-1] == max(curve["train_return"]):
-                    best = copy.deepcopy(agent.policy_network().state_dict())
-                logger.log(done, {**returns, **{f"train/{key}": float(value) for key, value in losses.items()}})
-            if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
-                state = {"iteration": done, "agent": agent.state_dict(), "curve": curve, "best": best}
-                save_state(directory / "state.pt", {**state, "seconds": time.monotonic() - clock})
-            if stop.received:
-                stop.exit(done)
+    best = BestPolicy(agent.policy_network())
+    loop = Loop(
+        directory, args.num_iters, args.log_interval, {"agent": agent, "best": best}, tensorboard=args.tensorboard,
+        unit="iteration", save_every=args.save_interval,
+    )  # fmt: skip
+    for done in loop.steps():
+        if args.decay_lr:
+            decay_learning_rates(agent.optimizers(), done - 1, args.num_iters)
+        losses = train_iteration(args, agent, data, torch_generator(args.seed, "iteration", done - 1))
+        if loop.due:
+            require_finite(float(losses["critic_loss"]), "the critic's loss", learning_rates(args))
+            with loop.measuring():
+                returns = measure(args, model, agent)
+            if args.keep_best:
+                best.offer(returns["train_return"])
+            loop.record(**returns, **{f"train/{key}": float(value) for key, value in losses.items()})
     if args.keep_best:
-        agent.policy_network().load_state_dict(best)
+        best.put_back()
     save_tensors(directory / "policy.safetensors", agent.policy_network().state_dict())
     tasks = np.arange(*args.env.test_tasks)
     final = evaluate(args.problem, model, agent, tasks, args.eval_rollouts, args.seed, args.eval_deterministic, pictures=True)
     steps = args.num_iters * args.rl_updates_per_iter
-    seconds = time.monotonic() - clock
-    training = {"gradient_steps": steps, "wall_clock_s": round(seconds, 1)}
+    training = {"gradient_steps": steps, "wall_clock_s": round(loop.seconds, 1)}
     levels = single_task_returns(args, agents, tasks)
-    save_result(args, facts, tasks, final, curve, training, made_from, directory, levels)
+    save_result(args, facts, tasks, final, returns_curve(loop, args), training, made_from, directory, levels)
     write_json(directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
 
 
@@ -304,20 +290,35 @@ def update_meta_agent(args, agent, buffer, tasks, generator):
     return losses
 
 
-def measure(args, model, agent, curve, done):
-    """Mean return by episode on the training and the evaluation tasks; appended to the curve, returned for the log."""
+def measure(args, model, agent):
+    """Returns on the training and the test tasks, of a policy in training: means, by episode, and the sums over the episodes."""
     groups = {"train_return": args.env.train_tasks, "test_return": args.env.test_tasks}
-    curve["gradient_steps"].append(done * args.rl_updates_per_iter)
-    values, known = {}, {}
-    for series, tasks in groups.items():
-        if tasks not in known:
-            options = args.eval_rollouts, args.seed, args.eval_deterministic
-            known[tasks] = np.mean(evaluate(args.problem, model, agent, np.arange(*tasks), *options)["returns"], axis=0)
-        curve[series].append(float(known[tasks].mean()))
-        for k, value in enumerate(known[tasks].tolist()):
-            values[f"{series}/episode_{k + 1}"] = value
-        values[f"{series}/sum"] = float(known[tasks].sum())
-    return values
+    options = args.eval_rollouts, args.seed, args.eval_deterministic
+    known = {  # they may be the same
+        tasks: evaluate(args.problem, model, agent, np.arange(*tasks), *options)["returns"] for tasks in set(groups.values())
+    }
+    return {name: value for series, tasks in groups.items() for name, value in by_episode(series, known[tasks]).items()}
+
+
+class BestPolicy:
+    """The weights of a policy network at the highest score so far, as a part of a Loop."""
+
+    def __init__(self, network):
+        self.network, self.score, self.weights = network, -math.inf, None
+
+    def offer(self, score):
+        """Keep the present weights where no former score is higher."""
+        if score >= self.score:
+            self.score, self.weights = score, copy.deepcopy(self.network.state_dict())
+
+    def put_back(self):
+        self.network.load_state_dict(self.weights)
+
+    def state_dict(self):
+        return {"score": self.score, "weights": self.weights}
+
+    def load_state_dict(self, state):
+        self.score, self.weights = state["score"], state["weights"]
 
 
 if __name__ == "__main__":

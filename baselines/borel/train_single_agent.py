@@ -8,7 +8,6 @@ datasets/<env_type>/log/task_<i>/ (format: data.py). Next: the other training ta
 hindsight_data_collection where agents are replayed.
 """
 
-import contextlib
 import sys
 
 import numpy as np
@@ -35,9 +34,8 @@ from src.run.config import TaskRange, natural, plain_name, positive_int
 from src.run.directory import run_directory
 from src.run.environment import batch_class
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import load_state, save_state, save_tensors, write_json
-from src.run.logger import Logger
-from src.run.loop import StopSignal
+from src.run.files import save_tensors, write_json
+from src.run.loop import Loop
 from src.run.seeding import numpy_generator, torch_generator
 from src.run.settings import pick
 
@@ -123,34 +121,25 @@ def train(args, tasks, directory, data):
     total = args.num_init_rollouts_pool + args.num_iters * args.num_rollouts_per_iter
     log = RolloutBuffer(len(tasks), min(total, max(1, args.policy_buffer_size // problem.steps)), problem.steps)
     agent = make_agent(args, len(tasks), problem.observation_size, torch_generator(args.seed, "agents", *tasks))
-    first = 0
-    if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt", "log", "agent", "iteration")
-        log.load_state_dict(state["log"])
-        agent.load_state_dict(state["agent"])
-        first = state["iteration"]
-    else:
+    loop = Loop(
+        directory, args.num_iters, args.log_interval, {"log": log, "agent": agent}, tensorboard=args.tensorboard,
+        unit="iteration", save_every=args.save_interval,
+    )  # fmt: skip
+    if not loop.step:
         actor = random_actions(problem, numpy_generator(args.seed, "random", *tasks))
         keep(problem, log, collect(args, tasks, actor, args.num_init_rollouts_pool, "random"))
-    logger = Logger(directory, args.num_iters, first, unit="iteration", tensorboard=args.tensorboard)
-    with StopSignal() as stop, contextlib.closing(logger):
-        for iteration in range(first, args.num_iters):
-            epsilon = max(0.0, 1 - iteration / args.epsilon_iters)
-            generator = torch_generator(args.seed, "iteration", iteration, *tasks)
-            played = collect(args, tasks, exploring(agent, len(tasks), generator, epsilon), args.num_rollouts_per_iter, iteration)
-            keep(problem, log, played)
-            losses = update(args, agent, log, generator)
-            logger.advance()
-            done = iteration + 1
-            if done % args.log_interval == 0 or done == args.num_iters:
-                returns = episode_returns(problem, played["rewards"]).mean((0, 1))
-                require_finite(float(losses["critic_loss"]), "the critic's loss", learning_rates(args))
-                values = {f"return/episode_{k + 1}": value for k, value in enumerate(returns.tolist())}
-                logger.log(done, {**values, **{f"train/{key}": float(value) for key, value in losses.items()}})
-            if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
-                save_state(directory / "state.pt", {"iteration": done, "log": log.state_dict(), "agent": agent.state_dict()})
-            if stop.received:
-                stop.exit(done)
+    for done in loop.steps():
+        iteration = done - 1
+        epsilon = max(0.0, 1 - iteration / args.epsilon_iters)
+        generator = torch_generator(args.seed, "iteration", iteration, *tasks)
+        played = collect(args, tasks, exploring(agent, len(tasks), generator, epsilon), args.num_rollouts_per_iter, iteration)
+        keep(problem, log, played)
+        losses = update(args, agent, log, generator)
+        if loop.due:
+            returns = episode_returns(problem, played["rewards"]).mean((0, 1))
+            require_finite(float(losses["critic_loss"]), "the critic's loss", learning_rates(args))
+            values = {f"return/episode_{k + 1}": value for k, value in enumerate(returns.tolist())}
+            loop.record(**values, **{f"train/{key}": float(value) for key, value in losses.items()})
     write(args, tasks, agent, log, directory, data)
 
 

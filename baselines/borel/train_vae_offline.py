@@ -7,7 +7,6 @@ Gridworld: 6 minutes on one core. The same command continues an interrupted run.
 saves/<env_type>/log/borel/vae/<vae model name>/. Next: train_offline_agent. Loss and its one reduction: vae.py.
 """
 
-import contextlib
 import sys
 
 import numpy as np
@@ -29,9 +28,8 @@ from baselines.borel.settings import (
 from baselines.borel.vae import BeliefModel, LossSettings, task_spread
 from src.run.config import natural, nonnegative_float, plain_name, positive_float, positive_int
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import load_state, save_state, write_json
-from src.run.logger import Logger
-from src.run.loop import StopSignal
+from src.run.files import write_json
+from src.run.loop import Loop
 from src.run.provenance import provenance
 from src.run.seeding import torch_generator
 
@@ -183,40 +181,30 @@ def train(args, logs, model, directory):
     """
     settings = loss_settings(args)
     optimizer = torch.optim.Adam(model.parameters(), lr=args.vae_lr, fused=True)
-    first = 0
-    if (directory / "state.pt").exists():
-        state = load_state(directory / "state.pt", "model", "optimizer", "epoch")
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["epoch"]
+    loop = Loop(
+        directory, args.num_iters, args.log_interval, {"model": model, "optimizer": optimizer}, tensorboard=args.tensorboard,
+        unit="epoch", save_every=args.save_interval,
+    )  # fmt: skip
 
     def drawn(epoch):
         return VaeData(args, mix(args, *logs, "", *([epoch] if args.fresh_relabelling else [])))
 
+    first = loop.step
     data = drawn(min(first, args.num_iters - 1))
-    logger = Logger(directory, args.num_iters, first, unit="epoch", tensorboard=args.tensorboard)
-    record = {}
-    with StopSignal() as stop, contextlib.closing(logger):
-        for epoch in range(first, args.num_iters):
-            if args.decay_lr:
-                decay_learning_rates([optimizer], epoch, args.num_iters)
-            if args.fresh_relabelling and epoch > first:
-                data = drawn(epoch)
-            parts = train_epoch(args, model, optimizer, data, settings, torch_generator(args.seed, "epoch", epoch))
-            logger.advance()
-            done = epoch + 1
-            if done % args.log_interval == 0 or done == args.num_iters:
-                record = {**parts, "task_spread": measure_spread(model, data)}
-                require_finite(record["loss"], "the loss of the belief model", "--vae-lr")
-                logger.log(done, record)
-            if (done % args.save_interval == 0 and done < args.num_iters) or stop.received:
-                state = {"epoch": done, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                save_state(directory / "state.pt", state)
-            if stop.received:
-                stop.exit(done)
-        if not record:  # killed after the last epoch's checkpoint and before this line
-            record = {"task_spread": measure_spread(model, data)}
+    for done in loop.steps():
+        epoch = done - 1
+        if args.decay_lr:
+            decay_learning_rates([optimizer], epoch, args.num_iters)
+        if args.fresh_relabelling and epoch > first:
+            data = drawn(epoch)
+        parts = train_epoch(args, model, optimizer, data, settings, torch_generator(args.seed, "epoch", epoch))
+        if loop.due:
+            require_finite(parts["loss"], "the loss of the belief model", "--vae-lr")
+            with loop.measuring():
+                spread = measure_spread(model, data)
+            loop.record(**parts, task_spread=spread)
     save_belief_model(directory, model)
+    record = {key: value for key, value in loop.curve[-1].items() if key != "step"}
     write_json(directory / VAE_DONE, {**record, "provenance": provenance()})
 
 

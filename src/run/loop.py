@@ -67,16 +67,18 @@ class Loop:
         parts: {name: object} of everything that must go on where it stood: torch modules, optimisers and others with
             `state_dict` and `load_state_dict`, and torch generators. torch's global generator (dropout) is saved too.
         weights: {name: module} written to <name>.safetensors at every checkpoint.
-        unit: what is counted. save_seconds: a checkpoint is written besides where the last one is so old.
+        unit: what is counted. save_every: steps between checkpoints, where these are not those between evaluations. save_seconds:
+            a checkpoint is written besides where the last one is so old.
         logger: function (first step) -> what stands in the place of a Logger.
     Attributes:
         step: steps done. at: the step that the body is doing. due: whether it is an evaluation step. curve: records so far.
         seconds: spent so far. loss: set by the body; a checkpoint is refused where it is not finite.
     """
 
-    def __init__(self, directory, total, every, parts, weights=None, tensorboard=True, unit="step", save_seconds=math.inf,
-                 logger=None):  # fmt: skip
-        self.directory, self.total, self.every, self.save_seconds = directory, total, every, save_seconds
+    def __init__(self, directory, total, every, parts, weights=None, tensorboard=True, unit="step", save_every=None,
+                 save_seconds=math.inf, logger=None):  # fmt: skip
+        self.directory, self.total, self.every = directory, total, every
+        self.save_every, self.save_seconds = save_every or every, save_seconds
         self.parts, self.weights = parts, weights or {}
         self._open_logger = logger or (lambda step: Logger(directory, total, step, unit=unit, tensorboard=tensorboard))
         self.step, self.at, self.seconds, self.curve, self.loss, self.due = 0, 0, 0.0, [], None, False
@@ -99,16 +101,20 @@ class Loop:
             saved = time.monotonic()
             while self.step < self.total:
                 self.at = self.step + length(self.step)
-                self.due = self.at // self.every > self.step // self.every or self.at >= self.total
+                self.due, due_save = self._reaches(self.every), self._reaches(self.save_every)
                 yield self.at
                 done, self.step, self.seconds = self.at - self.step, self.at, time.time() - began
                 self.logger.advance(done)
-                if self.due or self.stop.received or time.monotonic() - saved > self.save_seconds:
+                if due_save or self.stop.received or time.monotonic() - saved > self.save_seconds:
                     self.save()
                     saved = time.monotonic()
                 if self.stop.received:
                     self.logger.close()
                     self.stop.exit(self.step)
+
+    def _reaches(self, every):
+        """Whether the round reaches or passes a multiple of `every`, or the end."""
+        return self.at // every > self.step // every or self.at >= self.total
 
     def record(self, **values):
         """Add a point to the curve and to the logs."""

@@ -89,6 +89,30 @@ def test_sac_updates_each_part_by_its_own_loss():
     assert set(losses) == {"critic_loss", "mean_q", "policy_loss", "alpha"}
 
 
+def test_sac_finds_the_action_that_the_critics_value_most():
+    """Critics that stay −|a − a*|₁, whatever the state: the policy's mean goes to a*, and its entropy is what α pays for."""
+    wanted, deviations = torch.tensor([0.5, -0.25]), []
+    for alpha in (0.01, 0.3):
+        agent = sac(tau=0.0, alpha=alpha, actor_lr=0.03)
+        for parameter in agent.network.parameters():
+            torch.nn.init.zeros_(parameter)
+        hidden, last = agent.network.weights  # (2, 5, 8), (2, 8, 1): of both critics; rows 3 and 4 of the inputs are the action
+        for place in (0, 1):
+            for unit, sign in ((2 * place, 1.0), (2 * place + 1, -1.0)):
+                hidden.data[:, 3 + place, unit] = sign
+                agent.network.biases[0].data[:, 0, unit] = -sign * wanted[place]
+                last.data[:, unit] = -1.0
+        agent.optimizer = torch.optim.SGD(agent.critic_parameters, lr=0.0)
+        batch, generator = transitions(size=64), torch.Generator().manual_seed(0)
+        assert agent.critics(agent.network, batch[0], wanted.expand(1, 64, 2)).abs().max() < 1e-6
+        for _ in range(200):
+            agent.update(*batch, generator)
+        found = agent.act(batch[0])
+        deviations.append((agent.sample(batch[0], generator)[0] - found).std().item())
+        assert alpha > 0.1 or (found - wanted).abs().max() < 0.1
+    assert deviations[1] > 2 * deviations[0]
+
+
 def test_log_density_of_the_policy():
     """The density of sampled actions integrates to one: by importance sampling with the uniform distribution on [−1, 1]²."""
     agent, obs = sac(), torch.zeros(1, 20000, 3)

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from borel_helpers import finished_data, shell
+from borel_helpers import copy_of, finished_data, shell
 from helpers import ROOT, assert_refused
 
 from baselines.borel import convert, hindsight_data_collection, online_training
@@ -27,9 +27,10 @@ from baselines.borel.data import load_rollouts
 from baselines.borel.evaluate import BeliefAgent, evaluate
 from baselines.borel.mixing import relabel_rewards
 from baselines.borel.problem import play
-from baselines.borel.settings import parse
+from baselines.borel.settings import make_agent, parse
 from src.evaluation.results import read_pictures, read_result
 from src.report.results import read_results
+from src.run import loop
 from src.run.files import load_tensors, read_json
 from src.run.seeding import numpy_generator
 from tools import report
@@ -189,6 +190,24 @@ def test_killed_runs_resume_to_the_same_weights(grid, tmp_path):
         (models / name).rmdir()
 
 
+def test_the_result_is_that_of_the_test_tasks(wind, tmp_path):
+    """Three training and two test tasks: what is written is what the saved policy earns on the latter; the curve knows both."""
+    folder, flags = copy_of(wind, tmp_path)
+    vae_script.main([*flags, "--policy-replaying", "True"])
+    offline.main([*flags, "--policy-replaying", "True", "--transform-data-bamdp", "True"])
+    (result,) = read_results(folder / "results")
+    args = parse(offline.make_parser(), "train_offline_agent", flags)
+    model = load_belief_model(offline.find_model(args)[1], args.problem, "")
+    agent = make_agent(args, 1, args.problem.observation_size + 10, torch.Generator())
+    (policy,) = (folder / "saves").rglob("policy.safetensors")
+    agent.policy_network().load_state_dict(load_tensors(policy))
+    earned = {tasks: evaluate(args.problem, model, agent, np.array(tasks), 1, 0)["returns"] for tasks in ((0, 1, 2), (3, 4))}
+    assert result["task_ids"] == [3, 4] and result["returns"] == earned[3, 4]
+    assert result["curve"]["test_return"][-1] == pytest.approx(np.mean(earned[3, 4]))
+    assert result["curve"]["train_return"][-1] == pytest.approx(np.mean(earned[0, 1, 2]))
+    assert np.mean(earned[3, 4]) != pytest.approx(np.mean(earned[0, 1, 2]))
+
+
 class Stop(Exception):
     pass
 
@@ -203,9 +222,9 @@ def interrupted(monkeypatch, script, argv, after):
         if len(saved) == after:
             raise Stop
 
-    real = script.save_state
+    real = loop.save_state
     with monkeypatch.context() as patch:
-        patch.setattr(script, "save_state", save_state)
+        patch.setattr(loop, "save_state", save_state)
         with pytest.raises(Stop):
             script.main(argv)
 
