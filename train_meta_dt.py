@@ -99,6 +99,7 @@ def main(argv=None):
         prompted=(lambda step: step > prompting.prompt_start_step) if prompts else None,
         watch=functools.partial(film, run.env, stage.render) if stage.render else None,
         volatile=VOLATILE if prompts else (*VOLATILE, "prompt_select"),
+        save=lambda method, directory: method.save(directory, next(iter(regimes.values()))),
         facts=lambda method: {"target_return": protocol.targets if paper else method.target},
     )  # fmt: skip
 

@@ -141,7 +141,7 @@ def method_parser(docstring, *settings_classes):
 
 def train_and_measure(
     name, run, evaluation, config, steps, build, *, data=None, regimes=None, privileges="none", ablation="none", variant=None,
-    folder="", made_from=None, protocol=None, prompted=None, watch=None, volatile=(), facts=None,
+    folder="", made_from=None, protocol=None, prompted=None, watch=None, volatile=(), facts=None, save=None,
 ):  # fmt: skip
     """Train a method (or go on with it), measure it on the test tasks, and write one result file per regime.
 
@@ -154,6 +154,7 @@ def train_and_measure(
         protocol: StrictProtocol, or what stands in its place. prompted: function step -> whether warm-up episodes make sense yet.
         watch: see `evaluate`, for the first regime. volatile: more settings that a resumed run may change.
         facts: function Method -> further facts of the result files.
+        save: called with the Method and its folder before training: writes what acting needs beside the weights.
     Returns the paths of the result files. Raises UserError.
     """
     data = data or TrainingData(run)
@@ -166,6 +167,8 @@ def train_and_measure(
         raise UserError(f"no trained policy in {path}: run the same command without --eval_only first")
     method = build(data)
     with run_directory(path, {**config, **made_from}, run.resume or evaluation.eval_only, (*VOLATILE, *volatile)) as directory:
+        if save:
+            save(method, directory)
         parts = {**method.parts, **protocol.parts}
         loop = Loop(directory, steps, evaluation.eval_every, parts, method.weights, run.tensorboard)
         if evaluation.eval_only and loop.step < steps:

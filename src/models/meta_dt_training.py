@@ -8,9 +8,9 @@ import torch
 from src.data import trajectories
 from src.data.relabel import with_best_of_other_tasks
 from src.data.windows import BatchSampler
-from src.evaluation.exploration import exploring
+from src.models.load import Acting
 from src.models.meta_dt import MetaDT, action_loss
-from src.models.meta_dt_agent import MetaDTAgent, build_episodes, return_bounds, training_errors
+from src.models.meta_dt_agent import build_episodes, return_bounds, training_errors
 from src.models.world_model import episode_contexts
 from src.run.config import fraction, natural
 from src.run.devices import autocast_dtype
@@ -64,7 +64,7 @@ class MetaDTTraining:
         self.settings, self.optimisation, self.prompting = model, optimisation, prompting
         self.adaptation, self.exploration = adaptation, exploration
         self.action_space, self.horizon = data.environment.action_space, run.env.max_episode_steps
-        self.dtype = autocast_dtype(precision, run.device)
+        self.precision, self.dtype = precision, autocast_dtype(precision, run.device)
         training = data.episodes
         if imitation.other_tasks != "none":
             imagined = 0 if imitation.other_tasks == "training" else imitation.other_tasks
@@ -110,14 +110,22 @@ class MetaDTTraining:
 
     def agent(self, warmup):
         """The frozen policy, ready to act."""
-        agent = MetaDTAgent(
-            self.policy, self.world_model, self.settings.history_length, self.settings.prompt_length, self.target,
-            self.adaptation, warmup=warmup, error_scale=self.error_scale, dtype=self.dtype, seed=self.run.seed,
-            sampled=self.settings.head == "gaussian",
-            return_bounds=return_bounds(self.episodes, self.horizon) if self.adaptation.clamp_returns else None,
-            known_contexts=self.known_contexts() if self.adaptation.context == "tried" else None,
+        return self.acting(warmup).agent(self.policy, self.world_model)
+
+    def acting(self, warmup):
+        """All that the agent needs beside the weights."""
+        low, high = (torch.from_numpy(limit) for limit in (self.action_space.low, self.action_space.high))
+        bounds = return_bounds(self.episodes, self.horizon) if self.adaptation.clamp_returns else None
+        known = self.known_contexts() if self.adaptation.context == "tried" else None
+        return Acting(
+            self.settings, self.adaptation, self.exploration, self.horizon, self.target, self.error_scale, self.precision,
+            self.run.seed, warmup, low, high, bounds, known,
         )  # fmt: skip
-        return exploring(agent, self.exploration, self.action_space, warmup, self.run.seed)
+
+    def save(self, directory, warmup):
+        """What `load_agent` reads beside the policy's weights. It stays as it was when the training began."""
+        if not (directory / "agent.json").exists():
+            self.acting(warmup).save(directory, self.world_model)
 
     def known_contexts(self):
         """(C, 16): what z says of each training task after an episode, the mean over its episodes; tasks by the mean return of

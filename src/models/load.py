@@ -1,0 +1,153 @@
+"""A trained Meta-DT as one artifact: written beside its weights by stage 4, loaded to act in a gymnasium environment.
+
+agent = load_agent("saves/point_robot/medium/meta_dt+fast/few_shot/seed_0")
+"""
+
+import dataclasses
+import typing
+from pathlib import Path
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+
+from src.evaluation.exploration import Exploration, exploring
+from src.models.meta_dt import MetaDT, ModelSettings
+from src.models.meta_dt_agent import Adaptation, MetaDTAgent
+from src.models.world_model import WorldModel, WorldModelSettings
+from src.run.config import find_device
+from src.run.devices import autocast_dtype
+from src.run.errors import UserError
+from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
+
+ARRAYS = ("low", "high", "return_bounds", "known_contexts")  # of Acting: kept with the tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Acting:
+    """All that a policy and its world model need beside their weights to act.
+
+    model, adaptation, exploration: their settings. horizon: T. target: return that is asked for. error_scale: two numbers, see
+    `prediction_errors`. precision: see `autocast_dtype`. warmup: episodes before the one that counts. low, high: (d_a,) bounds
+    of the actions. return_bounds: (T, 2), known_contexts: (C, 16), or None; see MetaDTAgent. Arrays are tensors on the CPU.
+    """
+
+    model: ModelSettings
+    adaptation: Adaptation
+    exploration: Exploration
+    horizon: int
+    target: float
+    error_scale: tuple[float, float]
+    precision: str
+    seed: int
+    warmup: int
+    low: torch.Tensor
+    high: torch.Tensor
+    return_bounds: torch.Tensor | None = None
+    known_contexts: torch.Tensor | None = None
+
+    @property
+    def action_space(self):
+        return Box(self.low.numpy(), self.high.numpy())
+
+    def agent(self, policy, world_model, warmup=None):
+        """The Agent (src/evaluation/agent.py) of a MetaDT and a WorldModel on one device."""
+        warmup, device = self.warmup if warmup is None else warmup, policy.action_scale.device
+        bounds, known = (None if values is None else values.to(device) for values in (self.return_bounds, self.known_contexts))
+        agent = MetaDTAgent(
+            policy, world_model, self.model.history_length, self.model.prompt_length, self.target, self.adaptation,
+            warmup=warmup, error_scale=self.error_scale, return_bounds=bounds, known_contexts=known,
+            dtype=autocast_dtype(self.precision, device), seed=self.seed, sampled=self.model.head == "gaussian",
+        )  # fmt: skip
+        return exploring(agent, self.exploration, self.action_space, warmup, self.seed)
+
+    def save(self, directory, world_model):
+        """agent.safetensors, with the world model, and then agent.json, which vouches for it."""
+        tensors = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
+        tensors |= {f"world_model.{name}": value for name, value in world_model.state_dict().items()}
+        document = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ARRAYS}
+        document |= {name: dataclasses.asdict(document[name]) for name in ("model", "adaptation", "exploration")}
+        document["world_model"] = {
+            "context_horizon": world_model.horizon, "embedding_size": world_model.gru.input_size // 3,
+            "predict_change": world_model.predict_change, "reward_change": world_model.reward_change,
+        }  # fmt: skip
+        save_tensors(Path(directory) / "agent.safetensors", tensors)
+        write_json(Path(directory) / "agent.json", document | {"sha256": digest(tensors)})
+
+
+class GymnasiumAgent:
+    """An Agent in one gymnasium environment: it remembers the episodes that it lives on a task, and adapts to them.
+
+    agent: an Agent. action_space: a bounded Box. lived: its episodes on this task so far; empty it when another task begins.
+    """
+
+    def __init__(self, agent, action_space):
+        self.agent, self.action_space, self.lived, self.running = agent, action_space, [], None
+
+    def start(self, observation):
+        """An episode begins; observation (d_s,), as `env.reset` gives it. The one before, if there was one, is adapted to."""
+        if self.running and self.running["rewards"]:
+            episode = {key: np.asarray(values, np.float32)[None] for key, values in self.running.items()}
+            self.lived.append(episode | {"infos": {}, "lengths": np.array([len(self.running["rewards"])])})
+        observation = np.asarray(observation, np.float32)
+        self.running = {"observations": [observation], "actions": [], "rewards": []}
+        self.agent.adapt(self._equally_long())
+        self.agent.start(observation[None])
+
+    def act(self):
+        """The action (d_a,) for `env.step`, within the bounds."""
+        self.action = np.clip(self.agent.act()[0], self.action_space.low, self.action_space.high).astype(np.float32)
+        return self.action
+
+    def observe(self, reward, observation):
+        """What `env.step` answered: a number, (d_s,)."""
+        observation = np.asarray(observation, np.float32)
+        for key, value in (("observations", observation), ("actions", self.action), ("rewards", reward)):
+            self.running[key].append(value)
+        self.agent.observe(self.action[None], np.float32([reward]), observation[None])
+
+    def _equally_long(self):
+        """The lived episodes padded to the longest, as those of `rollout` are."""
+        longest = max((episode["rewards"].shape[1] for episode in self.lived), default=0)
+
+        def padded(values, steps):
+            return np.pad(values, [(0, 0), (0, steps - values.shape[1]), *[(0, 0)] * (values.ndim - 2)])
+
+        keys = ("observations", "actions", "rewards")
+        return [
+            episode | {key: padded(episode[key], longest + (key == "observations")) for key in keys} for episode in self.lived
+        ]
+
+
+def load_agent(directory, device="cpu", warmup=None):
+    """The trained policy of a folder of stage 4 as a GymnasiumAgent, with its world model and all that it adapts with.
+
+    Args:
+        directory: for example saves/point_robot/medium/meta_dt+fast/few_shot/seed_0. device: as --device.
+        warmup: episodes that explore and try before the one that counts (default: as it was measured; 0: zero-shot).
+    Its `agent` is the Agent itself, for `evaluate`. Raises UserError where the folder holds no such policy, or a damaged one.
+    """
+    directory = Path(directory)
+    document, tensors, weights = (
+        read(directory / name)
+        for read, name in ((read_json, "agent.json"), (load_tensors, "agent.safetensors"), (load_tensors, "model.safetensors"))
+    )
+    try:
+        if digest(tensors) != document.pop("sha256"):
+            raise ValueError
+        prefix = "world_model."
+        own = {name: tensors.pop(name) for name in list(tensors) if not name.startswith(prefix)}
+        settings = WorldModelSettings(**document.pop("world_model"))
+        kinds = typing.get_type_hints(Acting)
+        document |= {name: kinds[name](**document[name]) for name in ("model", "adaptation", "exploration")}
+        acting = Acting(**{**document, **own})
+        sizes = len(weights["observation_mean"]), len(acting.low)
+        world_model = WorldModel.from_settings(*sizes, settings)
+        world_model.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items()})
+        policy = MetaDT.from_settings(*sizes, acting.horizon, acting.model, acting.action_space)
+        policy.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        raise UserError(f"{directory} holds no agent of train_meta_dt.py: give its command again, with --no-resume") from None
+    device = find_device(device)
+    policy, world_model = (module.to(device).eval().requires_grad_(False) for module in (policy, world_model))
+    return GymnasiumAgent(acting.agent(policy, world_model, warmup), acting.action_space)
