@@ -1,4 +1,4 @@
-"""What the context-based methods share: FOCAL, CSRO, CORRO and UNICORN differ in how their encoder learns, and in nothing else.
+"""What the context-based methods share: FOCAL, CSRO, CORRO and UNICORN differ in how their encoder learns (CSRO explores, too).
 
 A context is a set of transitions (s, a, r, s') of one task. An encoder makes a code of each, their pool is z, and an
 actor-critic acts on (s, z) (baselines/actor_critic.py). Training knows the training tasks' recorded data alone. On a test task
@@ -7,9 +7,10 @@ z comes from what the agent has lived there:
     zero-shot     the transitions of the running episode, at its first step the mean z of training
     few-shot(N)   all transitions of the N warm-up episodes, fixed during the evaluated one
 
-The papers draw contexts of one size, take them from the test task's recorded data, and so never meet a short one; here a
-context is the beginning of a few episodes lived one after the other, of any length, as an agent has it at some moment of its
-adaptation. So z is trained for what it is tested on.
+The papers draw contexts of one size and take them from the test task's recorded data. Here a training context is the beginning
+of a few episodes laid one behind the other, of any length, as an agent has it at some moment of its adaptation. Its transitions
+are still those of the behaviour policies, not the agent's own: that shift of contexts is known to cost these methods most of
+what they reach with recorded contexts, and nothing here takes it away.
 """
 
 import dataclasses
@@ -179,8 +180,8 @@ class ContextData:
     def features(self, rows, tasks):
         """The encoder's input for transitions by their rows (B, n), paid by `tasks` (B,): (B, n, f)."""
         rewards, rows = self._rewards(rows, tasks), rows.to(self.device)
-        observations, actions, following = (self.arrays[name][rows] for name in ("observations", "actions", "next_observations"))
-        return self.normaliser.features(observations, actions, rewards, following)
+        observations, actions, following = (self.arrays[name][rows] for name in ("observations", "actions",
+        "next_observations")) return self.normaliser.features(observations, actions, rewards, following)
 
     def transitions(self, tasks):
         """`batch_size` transitions of each of `tasks` (B,), normalised: what an actor-critic learns from (`actor_critic`)."""
