@@ -10,6 +10,7 @@ continues an interrupted run; --eval_only measures a finished one again, for exa
 Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m tools.report.
 """
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -147,7 +148,13 @@ def check_film(env, stage):
         raise UserError(f"--render {stage.render}: there is no such folder; make it first")
     if "rgb_array" not in type(env.make().unwrapped).metadata.get("render_modes", []):
         raise UserError(f"{env.env_name} has no camera: leave --render out")
-    env.make("rgb_array").close()
+    with contextlib.closing(env.make("rgb_array")) as environment:
+        try:  # only a picture shows whether the machine has what it takes
+            environment.reset(seed=0, options={"task": env.test_tasks[0]})
+            environment.render()
+        except Exception as error:  # of the simulator, of OpenGL, or of a class of one's own
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise UserError(f"--render: the camera of {env.env_name} does not work here ({reason}): leave --render out") from None
 
 
 def film(env, path, task_ids, seeds, episode):

@@ -19,6 +19,7 @@ results/<env_type>/<dataset>/<method>/<phase>-strict/seed_<s>.json.
 
 import dataclasses
 import hashlib
+import math
 import sys
 from pathlib import Path
 
@@ -58,9 +59,8 @@ from src.run.config import (
 )
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard
-from src.run.files import load_state
 from src.run.logger import Logger
-from src.run.loop import StopSignal
+from src.run.loop import Loop
 
 ROBOTS = ("hopper", "halfcheetah", "walker2d")
 D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
@@ -68,6 +68,7 @@ D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
     "gym_halfcheetah": (-280.178953, 12135.0),
     "gym_walker2d": (1.629008, 4592.3),
 }
+SAVE_INTERVAL = 300  # seconds between checkpoints at most; every iteration ends with one
 VOLATILE = (
     "max_iters", "device", "threads", "resume", "tensorboard", "log_to_wandb", "output_dir", "eval_only", "pretrained_model",
 )  # fmt: skip
@@ -271,9 +272,9 @@ def main(argv=None):
         return
     folder = run_folder(args, args.online_training)
     volatile = VOLATILE if args.online_training else (*VOLATILE, "online_rtg")  # of which pre-training knows nothing
-    with run_directory(folder, settings(args), args.resume, volatile), StopSignal() as stop:
-        trainer = train(args, learner, trajectories, folder, scale, stop)
-        result_file = save_result(args, trainer, trajectories, levels, scale, folder)
+    with run_directory(folder, settings(args), args.resume, volatile):
+        trainer, seconds = train(args, learner, trajectories, folder, scale)
+        result_file = save_result(args, trainer, seconds, trajectories, levels, scale, folder)
     follow = ""
     if not args.online_training:
         words = ["--dataset", args.dataset, "--online_training", "--pretrained_model", str(folder)]
@@ -302,36 +303,39 @@ def make_buffer(args, t):
     return TrajectoryBuffer(*arrays, capacity or len(rows), steps, args.keep_best)
 
 
-def train(args, learner, trajectories, folder, scale, stop):
-    """Run the phase to its end; returns the Trainer."""
-    buffer = make_buffer(args, trajectories)
-    first = learner.step
-
-    def log(step, values):
-        logger.log(step, values)
-        if wandb:
-            wandb.log(values, step=step)
-
-    normalise = (lambda returns: normalised(returns, scale)) if scale else None
-    trainer = Trainer(learner, buffer, args, folder, log, normalise)
-    if (folder / "state.pt").exists():
-        state = load_state(folder / "state.pt", "learner", "added", *trainer.STATE)
-        again = "delete it, or pass --no-resume to start again"
-        with fitting(UserError(f"{folder / 'state.pt'} is not the state of such a run: {again}")):
-            trainer.restore(state)
-            begun = trainer.iteration + (trainer.updates > 0)
-        if begun > args.max_iters:
-            raise UserError(
-                f"{folder} holds {begun} iterations: give --max_iters {begun} or more, or --no-resume to replace them"
-            )
+def train(args, learner, trajectories, folder, scale):
+    """Run the phase to its end; returns the Trainer, and the seconds that it took."""
+    first, size = learner.step, args.num_steps_per_iter
+    trainer = Trainer(learner, make_buffer(args, trajectories), args, (lambda r: normalised(r, scale)) if scale else None)
+    total, wandb = args.max_iters * size, None
+    broken = UserError(f"{folder / 'state.pt'} is not the state of such a run: delete it, or pass --no-resume to start again")
+    with fitting(broken):
+        loop = Loop(
+            folder, total, size * args.eval_interval, {"learner": learner, "trainer": trainer}, {"model": learner.average},
+            save_every=size, save_seconds=SAVE_INTERVAL,
+            logger=lambda start: RunLog(folder, first + total, first + start, args.tensorboard, wandb),
+        )  # fmt: skip
+        begun = math.ceil(loop.step / size)
+    if begun > args.max_iters:
+        raise UserError(f"{folder} holds {begun} iterations: give --max_iters {begun} or more, or --no-resume to replace them")
     wandb = start_wandb(args, folder) if args.log_to_wandb else None
-    total = first + args.max_iters * args.num_steps_per_iter
-    logger = Logger(folder, total, learner.step, tensorboard=args.tensorboard)
-    trainer.run(stop, logger.advance)
-    logger.close()
+    trainer.train(loop)
     if wandb:
         wandb.finish()
-    return trainer
+    return trainer, loop.seconds
+
+
+class RunLog(Logger):
+    """A Logger that counts the steps of both phases, and tells Weights & Biases too where there is a run of it."""
+
+    def __init__(self, folder, total, start, tensorboard, wandb):
+        super().__init__(folder, total, start, tensorboard=tensorboard)
+        self.wandb = wandb
+
+    def log(self, step, values):
+        super().log(step, values)
+        if self.wandb:
+            self.wandb.log(values, step=step)
 
 
 def import_wandb():
@@ -393,10 +397,10 @@ def describe(returns, scale):
     return f"{np.mean(returns):.1f}{score}"
 
 
-def save_result(args, trainer, t, levels, scale, folder):
+def save_result(args, trainer, seconds, t, levels, scale, folder):
     """The result file; returns its path."""
     facts, training = result_facts(args, args.online_training), {"gradient_steps": trainer.learner.step}
-    training |= {"environment_steps": trainer.environment_steps, "wall_clock_s": round(trainer.seconds, 1)}
+    training |= {"environment_steps": trainer.environment_steps, "wall_clock_s": round(seconds, 1)}
     training["parameters"] = sum(weights.numel() for weights in trainer.learner.average.parameters())
     made_from = {"dataset_sha256": args.dataset_sha256, "pretrained_sha256": getattr(args, "pretrained_sha256", None)}
     return write_result(

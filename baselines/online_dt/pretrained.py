@@ -71,7 +71,7 @@ def read_pretrained(args, folder):
     config, weights = read_json(folder / "config.json"), load_tensors(folder / "model.safetensors")
     try:
         state = load_state(folder / "state.pt")
-        finished, learner = state["iteration"] >= state["max_iters"], state["learner"]
+        finished, learner = state["step"] >= state["total"], state["learner"]
         whole = config.keys() >= {"env_type", "dataset", "use_entropy", "target_entropy", "use_action_means", *INHERITED}
         if finished:  # a run that was stopped between two files is mended by going on
             whole &= weights.keys() == learner["average"].keys()

@@ -1,7 +1,6 @@
 """Both phases: gradient steps on a trajectory buffer and, online, one roll-out before each round of them."""
 
 import copy
-import time
 from functools import partial
 
 import numpy as np
@@ -15,13 +14,11 @@ from src.evaluation.evaluate import evaluate
 from src.evaluation.rollout import returns, rollout
 from src.models.heads import ActionDistribution, Temperature
 from src.run.errors import require_finite
-from src.run.files import save_state, save_tensors
 from src.run.seeding import derive, numpy_generator, torch_generator
 
 GRADIENT_CLIP = 0.25
 INITIAL_TEMPERATURE = 0.1
 LOG_INTERVAL = 100  # gradient steps
-SAVE_INTERVAL = 300  # seconds; besides, every iteration ends with a checkpoint
 
 
 class Learner:
@@ -99,52 +96,40 @@ class Trainer:
     stopped anywhere continues to the same weights.
 
     Args:
-        learner: Learner. buffer: TrajectoryBuffer. args: the flags. directory: of the run. log: function (step, values).
-        normalise: function returns (n,) -> scores, or None.
+        learner: Learner. buffer: TrajectoryBuffer. args: the flags. normalise: function returns (n,) -> scores, or None.
     """
 
-    def __init__(self, learner, buffer, args, directory, log, normalise):
-        self.learner, self.buffer, self.args, self.directory = learner, buffer, args, directory
-        self.log, self.normalise = log, normalise
-        self.iteration = self.updates = self.environment_steps = 0
+    def __init__(self, learner, buffer, args, normalise):
+        self.learner, self.buffer, self.args, self.normalise = learner, buffer, args, normalise
+        self.environment_steps = 0
         self.episodes = {}  # row of the buffer -> trajectory collected online, which a resumed run must put back
         self.curve = {key: [] for key in ("gradient_steps", "environment_steps", "test_return", "exploration_return", "entropy",
                                           "temperature")}  # fmt: skip
-        self.recent, self.means, self.explored, self.last, self.seconds = {}, {}, [], None, 0.0
+        self.recent, self.means, self.explored, self.last = {}, {}, [], None
         space = args.env.make().action_space
         self.bounds = space.low, space.high
         self.batch = make_batch(args.env, [0] * args.num_online_rollouts) if args.online_training else None
 
-    def run(self, stop, advance):
-        """Train to the last iteration. stop: StopSignal. advance: called after every gradient step."""
-        args, saved, started = self.args, time.monotonic(), time.monotonic() - self.seconds
-        if args.online_training and self.last is None:
-            self.measure()  # the pre-trained level
-        while self.iteration < args.max_iters:
-            if args.online_training and self.updates == 0 and self.rounds_played() == self.iteration:
-                self.explore()
-            while self.updates < args.num_steps_per_iter:
-                self.update()
-                advance()
-                self.seconds = time.monotonic() - started
-                if stop.received:
-                    self.save()
-                    stop.exit(self.learner.step)
-                if time.monotonic() - saved > SAVE_INTERVAL:
-                    self.save()
-                    saved = time.monotonic()
-            self.iteration, self.updates = self.iteration + 1, 0
-            if self.iteration % args.eval_interval == 0 or self.iteration == args.max_iters:
-                self.measure()
-            self.seconds = time.monotonic() - started
-            self.save()
-            saved = time.monotonic()
+    def train(self, loop):
+        """Train to the last step of the Loop; `explore` and evaluations are repeated where a stop signal ends them."""
+        size = self.args.num_steps_per_iter
+        for step in loop.steps():
+            if self.args.online_training and (step - 1) % size == 0:
+                with loop.measuring():
+                    if step == 1:
+                        loop.logger.log(self.learner.step, self.measure())  # the pre-trained level
+                    loop.logger.log(self.learner.step, self.explore((step - 1) // size))
+            self.update()
+            if self.learner.step % LOG_INTERVAL == 0 or step % size == 0:
+                self.means = {name: float(np.mean(values)) for name, values in self.recent.items()}
+                loop.logger.log(self.learner.step, {f"train/{name}": value for name, value in self.means.items()})
+                self.recent = {}
+            if loop.due:
+                with loop.measuring():
+                    loop.logger.log(self.learner.step, self.measure())
         if self.curve["gradient_steps"][-1:] != [self.learner.step]:  # a longer run was killed and ends here now
             self.measure()
-
-    def rounds_played(self):
-        """Rounds of exploration so far."""
-        return self.buffer.added // self.args.num_online_rollouts
+            loop.save()
 
     def update(self):
         """One gradient step."""
@@ -154,17 +139,13 @@ class Trainer:
         for name, value in self.learner.update(window).items():
             require_finite(value, f"the {name}")
             self.recent.setdefault(name, []).append(value)
-        self.updates += 1
-        if self.learner.step % LOG_INTERVAL == 0 or self.updates == args.num_steps_per_iter:
-            self.means = {name: float(np.mean(values)) for name, values in self.recent.items()}
-            self.log(self.learner.step, {f"train/{name}": value for name, value in self.means.items()})
-            self.recent = {}
 
     # -------------------------------------------------------------------------------------------------- the environment
 
-    def explore(self):
-        """Roll the policy out, asking for the exploration return, and put the trajectories into the buffer."""
-        args, names = self.args, (self.args.seed, "explore", self.iteration)
+    def explore(self, number):
+        """Round `number` (from 0): roll the policy out, asking for the exploration return, and put the trajectories into the
+        buffer. Returns numbers for the log."""
+        args, names = self.args, (self.args.seed, "explore", number)
         policy = self.learner.policy  # not the average: the luck of the last weights differs from round to round
         generator = torch_generator(*names) if policy.stochastic else None
         low, high = self.bounds
@@ -187,8 +168,8 @@ class Trainer:
             self.store(episode)
         self.environment_steps += int(lengths.sum())
         self.explored.append(float(returns(episodes).mean()))
-        self.log(self.learner.step, {"explore/return": self.explored[-1], "explore/length": float(lengths.mean()),
-                                     "environment_steps": self.environment_steps})  # fmt: skip
+        return {"explore/return": self.explored[-1], "explore/length": float(lengths.mean()),
+                "environment_steps": self.environment_steps}  # fmt: skip
 
     def store(self, episode):
         """Put a collected trajectory into the buffer, and remember it for a resumed run as long as the buffer holds it."""
@@ -197,7 +178,7 @@ class Trainer:
             self.episodes[row] = episode
 
     def measure(self):
-        """Evaluate, and add a point to the curve."""
+        """Evaluate, and add a point to the curve. Returns numbers for the log."""
         self.last = evaluate_policy(self.learner.average, self.args)
         mean = float(np.mean(self.last["returns"]))
         point = {
@@ -213,22 +194,17 @@ class Trainer:
         self.explored = []
         score = {"eval/normalised": float(self.normalise(mean))} if self.normalise else {}
         lengths = {"eval/length": float(np.mean(self.last["lengths"]))} if "lengths" in self.last else {}
-        self.log(self.learner.step, {"eval/return": mean, **score, **lengths, "environment_steps": self.environment_steps})
+        return {"eval/return": mean, **score, **lengths, "environment_steps": self.environment_steps}
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
-    STATE = ("iteration", "updates", "environment_steps", "episodes", "curve", "recent", "means", "explored", "last", "seconds")
+    STATE = ("environment_steps", "episodes", "curve", "recent", "means", "explored", "last")
 
-    def save(self):
-        """model.safetensors for whoever uses the policy, state.pt for the run that goes on."""
-        save_tensors(self.directory / "model.safetensors", self.learner.average.state_dict())
-        own = {name: getattr(self, name) for name in self.STATE}
-        state = {**own, "added": self.buffer.added, "max_iters": self.args.max_iters, "learner": self.learner.state_dict()}
-        save_state(self.directory / "state.pt", state)
+    def state_dict(self):
+        """What goes on beside the learner."""
+        return {"added": self.buffer.added, **{name: getattr(self, name) for name in self.STATE}}
 
-    def restore(self, state):
-        """Continue where `save` left off."""
-        self.learner.load_state_dict(state["learner"])
+    def load_state_dict(self, state):
         self.buffer.added = state["added"]
         for row, episode in state["episodes"].items():
             self.buffer.put(row, **episode)

@@ -26,6 +26,7 @@ from src.evaluation.results import label, read_result
 from src.models.heads import TEMPERATURE_RANGE, ActionDistribution, GaussianHead, Temperature
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors, save_state, save_tensors, write_json
+from src.run.loop import Loop
 from src.run.seeding import torch_generator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -432,7 +433,7 @@ def test_a_deterministic_policy_explores_with_noise(toy):
         online = ["--online_training", "--pretrained_model", model, "--exploration_noise", noise, "--no-resume"]
         main([*flags, *online, "--online_buffer_size", "4"])
         state = load_state(Path(model.replace("pretrained", "finetuned")) / "state.pt")
-        (actions[noise],) = (episode["actions"] for episode in state["episodes"].values())
+        (actions[noise],) = (episode["actions"] for episode in state["trainer"]["episodes"].values())
     steps = min(map(len, actions.values()))
     assert (actions["0"][:steps] - actions["0.5"][:steps]).abs().mean() > 0.1  # of a range of 4
 
@@ -575,7 +576,7 @@ def test_ablations_run(toy, name, pretraining, words):
     wanted = 0.5 if "--weight_decay" in words else 1e-4  # inherited unless the command says otherwise
     assert state["learner"]["optimizer"]["param_groups"][0]["weight_decay"] == wanted
     if name == "online_dt-no_relabelling":
-        episode = state["episodes"][0]
+        episode = state["trainer"]["episodes"][0]
         asked = 40 - torch.arange(len(episode["rewards"]))
         assert episode["returns_to_go"].tolist() == asked.tolist()  # twice the evaluation target, less one per step
 
@@ -639,7 +640,7 @@ def test_foreign_models_are_refused_in_one_line(toy, capsys):
         ("config.json", {}),
         ("config.json", []),
         ("config.json", {**config, "embed_dim": 8}),
-        ("state.pt", {**state, "iteration": "one"}),
+        ("state.pt", {**state, "step": "one"}),
         ("state.pt", {**state, "learner": {}}),
         ("state.pt", {**state, "learner": {"policy": state["learner"]["policy"]}}),
         ("state.pt", [1]),
@@ -732,17 +733,17 @@ def test_a_finished_run_is_not_cut(toy, capsys):
 
 def test_a_killed_run_may_end_early_with_a_measurement(toy, monkeypatch):
     flags, folder = toy
-    save = Trainer.save
+    save = Loop.save
 
     def killed(self):
         save(self)
-        if self.iteration == 3:
+        if self.step == 6:  # of the third iteration
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "save", killed)
+    monkeypatch.setattr(Loop, "save", killed)
     with pytest.raises(SystemExit):
         main([*flags, *TINY, "--max_iters", "8", "--eval_interval", "4"])
-    monkeypatch.setattr(Trainer, "save", save)
+    monkeypatch.setattr(Loop, "save", save)
     main([*flags, *TINY, "--max_iters", "3", "--eval_interval", "4"])
     assert result(folder)["curve"]["gradient_steps"] == [6] and len(result(folder)["returns"][0]) == 2
 

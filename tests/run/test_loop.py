@@ -89,3 +89,33 @@ def test_a_state_of_other_parts_is_refused(whole, tmp_path):
     (tmp_path / "state.pt").write_bytes((whole[0] / "state.pt").read_bytes())
     with pytest.raises(UserError, match="is not the state of such a run"):
         Loop(tmp_path, 12, 4, {"model": torch.nn.Linear(1, 1), "sampler": torch.Generator()})
+
+
+def rounds(folder, lengths, total, every, **options):
+    """A Loop in rounds of the given lengths: (step before, step after, due) of each, and the steps at which it was saved."""
+    seen, saved, counter = [], [], torch.Generator()
+    loop = Loop(folder, total, every, {"counter": counter}, tensorboard=False, **options)
+    lengths, save = iter(lengths), loop.save
+
+    def noted():
+        save()
+        saved.append(load_state(folder / "state.pt")["step"])
+
+    loop.save = noted
+    for step in loop.rounds(lambda start: next(lengths)):
+        seen.append((loop.step, step, loop.due))
+    return seen, saved
+
+
+def test_rounds_are_due_when_they_pass_a_multiple(tmp_path):
+    """Rounds of 3 to 4 steps, due every 5; the last one passes the total. A later call goes on behind it."""
+    seen, saved = rounds(tmp_path, [3, 3, 4, 3, 3], 14, 5)
+    assert seen == [(0, 3, False), (3, 6, True), (6, 10, True), (10, 13, False), (13, 16, True)] and saved == [6, 10, 16]
+    assert rounds(tmp_path, [2, 3], 20, 5) == ([(16, 18, False), (18, 21, True)], [21])
+
+
+def test_checkpoints_may_come_at_other_times_than_evaluations(tmp_path):
+    """Every 2 steps while 5 are due, and at the end; with `save_seconds` 0 after every round."""
+    seen, saved = rounds(tmp_path / "a", [1] * 7, 7, 5, save_every=2)
+    assert [step for _, step, due in seen if due] == [5, 7] and saved == [2, 4, 6, 7]
+    assert rounds(tmp_path / "b", [1] * 3, 3, 5, save_seconds=0)[1] == [1, 2, 3]
