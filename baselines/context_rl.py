@@ -180,8 +180,8 @@ class ContextData:
     def features(self, rows, tasks):
         """The encoder's input for transitions by their rows (B, n), paid by `tasks` (B,): (B, n, f)."""
         rewards, rows = self._rewards(rows, tasks), rows.to(self.device)
-        observations, actions, following = (self.arrays[name][rows] for name in ("observations", "actions",
-        "next_observations")) return self.normaliser.features(observations, actions, rewards, following)
+        observations, actions, following = (self.arrays[name][rows] for name in ("observations", "actions", "next_observations"))
+        return self.normaliser.features(observations, actions, rewards, following)
 
     def transitions(self, tasks):
         """`batch_size` transitions of each of `tasks` (B,), normalised: what an actor-critic learns from (`actor_critic`)."""
