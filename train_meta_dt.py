@@ -89,11 +89,15 @@ def main(argv=None):
         regimes["few_shot_policy_no_prompt"] = 0
     recipe = {key: parser.get_default(key) for key in (*MEASURED, "prompt_select")}
     ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
+    idle = ["warmup_episodes"] * (stage.zero_shot or paper) + ["prompt_pool"] * (not prompts)
+    idle += ["explore", "explore_steps"] * paper
+    measured = {key: getattr(args, key) for key in MEASURED if key not in idle}
+    variant = {key: value for key, value in measured.items() if value != recipe[key] and (key, value) not in ABLATIONS}
     relabelled = imitation.other_tasks != "none" or context_config.get("decode") == "relabelled"
     return train_and_measure(
         "meta_dt", run, evaluation, settings(args), optimisation.steps, build, data=data, regimes=regimes,
         privileges="reward function" if relabelled else "none", ablation="+".join(ablation) or "none",
-        variant={key: getattr(args, key) for key in MEASURED if getattr(args, key) not in (recipe[key], "none")},
+        variant=variant,
         folder=("few_shot-paper" if paper else "few_shot") if prompts else "zero_shot",
         made_from={"world_model_sha256": digest(world_model.state_dict())},
         protocol=protocol,

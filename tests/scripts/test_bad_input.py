@@ -62,7 +62,7 @@ def refused(capsys, folder, script, argv, mend):
         ("train_meta_dt", ["--zero_shot", "--prompt_select", "random"], "has no effect with --zero_shot True"),
         ("train_meta_dt", ["--prompt_dropout", "1"], "--prompt_dropout 1 trains without prompts and tests with them"),
         ("train_meta_dt", ["--protocol", "paper", "--target_return", "-3"], "leave --target_return out"),
-        ("train_meta_dt", ["--data_quality", "mediun"], "mediun is none of medium, expert"),
+        ("train_meta_dt", ["--data_quality", "mediun"], "no world model in .*mediun"),
         ("train_meta_dt", ["--target_return", "much"], "--target_return: .*'much'"),
         ("train_meta_dt", ["--target_return", "nan"], "--target_return: .*'nan'"),
         ("train_meta_dt", ["--prompt_length", "21"], r"--prompt_length 21 is longer than an episode \(20 steps\)"),

@@ -85,8 +85,10 @@ def test_each_script_prints_the_command_that_comes_next(tmp_path):
     assert done.returncode == 0, done.stderr
     assert followed == ["get_datasets.py", "train_context.py", "train_meta_dt.py", "-m"]
     assert (root / "report" / "index.html").stat().st_size > 10_000
+    assert "meta_dt+debug" in done.stdout
+    page = (root / "report" / "index.html").read_text()
     for text in ("meta_dt+debug", "trivial", "task_blind", "oracle", "few_shot"):
-        assert text in done.stdout
+        assert text in page
     found = {(r["label"], r["regime"]): r for r in read_results(root / "results")[0]}
     assert found.keys() == {
         ("context+debug", "diagnostics"), ("meta_dt+debug", "few_shot"), ("meta_dt+debug", "few_shot_policy_no_prompt")
@@ -128,8 +130,8 @@ def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
     assert "slide" in (tmp_path / "report/index.html").read_text()
     # rewards of other tasks cannot be computed for a class that does not say how
     with pytest.raises(SystemExit):
-        train_context.main([*common, "--relabel", "--seed", "1"])
-    assert "--relabel needs SlideEnv.compute_rewards" in capsys.readouterr().err
+        train_context.main([*common, "--decode", "relabelled", "--seed", "1"])
+    assert "relabelling needs SlideEnv.compute_rewards" in capsys.readouterr().err
     assert not (tmp_path / "saves/slide/medium/context/seed_1").exists()
 
 
@@ -149,7 +151,7 @@ def whole(tmp_path_factory, data_root):
 
 
 STEPS = {
-    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.02", "--imagined_tasks", "5"],
+    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.02", "--other_tasks", "5"],
     "train_meta_dt": [
         "--steps",
         "10",
@@ -164,10 +166,12 @@ STEPS = {
     ],
 }
 WEIGHTS = {"train_context": (CONTEXT, ("best", "last")), "train_meta_dt": (POLICY, ("model",))}
+VARIANT = "meta_dt+debug-warmup_episodes_1"  # STEPS have fewer than the recipe
 FILES = {
     "train_context": ("context+debug/diagnostics",),
-    "train_meta_dt": ("meta_dt+debug/few_shot-strict", "meta_dt+debug/few_shot_policy_no_prompt-strict"),
+    "train_meta_dt": (f"{VARIANT}/few_shot-strict", f"{VARIANT}/few_shot_policy_no_prompt-strict"),
 }
+OF_RECIPE = ("meta_dt+debug/few_shot-strict", "meta_dt+debug/few_shot_policy_no_prompt-strict")
 both_stages = pytest.mark.parametrize("script", STEPS)
 
 
@@ -333,17 +337,17 @@ def test_no_array_of_an_unseen_task_influences_training(validation, data_root, w
 
 def test_measuring_again_trains_nothing(policy_root, tmp_path):
     root = _copy(policy_root, tmp_path, "datasets", "saves", "results")
-    before, first = listing(root / "saves"), result(root, FILES["train_meta_dt"][0])
+    before, first = listing(root / "saves"), result(root, OF_RECIPE[0])
     (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", "--eval_episodes", "3") if "few_shot-" in str(p)]
     assert path == root / "results/point_robot/random/meta_dt+debug/few_shot-strict/seed_0.json"
-    again = result(root, FILES["train_meta_dt"][0])
+    again = result(root, OF_RECIPE[0])
     assert np.shape(again["returns"]) == (5, 3)  # the same episodes and one more; another batch has other last bits
     np.testing.assert_allclose([row[:2] for row in again["returns"]], first["returns"], atol=0.02)
     run_stage("train_meta_dt", root, "--eval_only")
-    assert result(root, FILES["train_meta_dt"][0]) == first
+    assert result(root, OF_RECIPE[0]) == first
     changed = ["--warmup_episodes", "1", "--target_return", "-3"]
     (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only", *changed) if "few_shot-" in str(p)]
-    assert result(root, FILES["train_meta_dt"][0]) == first  # other settings, another name
+    assert result(root, OF_RECIPE[0]) == first  # other settings, another name
     assert path.parts[-3] == "meta_dt+debug-warmup_episodes_1-target_return_-3.0"
     again = read_result(path)
     assert np.shape(again["warmup_returns"]) == (5, 2, 1) and again["target_return"] == -3
@@ -357,15 +361,15 @@ def test_measuring_again_trains_nothing(policy_root, tmp_path):
     assert path.parts[-3] == "meta_dt+debug-explore_noise-explore_steps_2"
     write_json(config, {**read_json(config), "warmup_episodes": 5})  # begun otherwise, but measured as the recipe says
     (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only") if "few_shot-" in str(p)]
-    assert result(root, FILES["train_meta_dt"][0]) == first and path.parts[-3] == "meta_dt+debug"
+    assert result(root, OF_RECIPE[0]) == first and path.parts[-3] == "meta_dt+debug"
 
 
 def test_the_target_is_the_mean_of_the_best_training_returns(policy_root):
     dataset = trajectories.load(policy_root / "datasets", "point_robot", "random")
     best = [dataset.returns[dataset.task_ids == task].max() for task in range(45)]
-    found = result(policy_root, FILES["train_meta_dt"][0])
+    found = result(policy_root, OF_RECIPE[0])
     assert found["target_return"] == pytest.approx(np.mean(best))
-    without = result(policy_root, FILES["train_meta_dt"][1])  # the same policy, asked without a prompt
+    without = result(policy_root, OF_RECIPE[1])  # the same policy, asked without a prompt
     assert np.array(found["warmup_returns"])[:, :, 0].tolist() == without["returns"] and "warmup_returns" not in without
 
 
@@ -411,7 +415,7 @@ def test_the_papers_protocol(models, tmp_path, monkeypatch):
 def test_ablations(models, policy_root, ablation, flags, regimes):
     paths = run_stage("train_meta_dt", models, "--warmup_episodes", "1", *flags)
     variant = "-context_carried" if "carried" in flags else ""
-    warm = "-warmup_episodes_1"
+    warm = "" if "--zero_shot" in flags else "-warmup_episodes_1"
     folder = models / "results/point_robot/random" / f"meta_dt+debug-{ablation}{warm}{variant}"
     assert paths == [folder / f"{regime}-strict" / "seed_0.json" for regime in regimes]
     found = read_result(paths[0])
