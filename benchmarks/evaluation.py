@@ -3,6 +3,7 @@
 python -m benchmarks.evaluation --threads 2
 """
 
+import numpy as np
 import torch
 
 from benchmarks.shapes import HISTORY, PROMPT, STEPS, make_arrays, make_policy, make_world_model
@@ -18,7 +19,8 @@ def measure():
     dtype = autocast_dtype("auto", torch.device("cpu"))
     agent = MetaDTAgent(make_policy(), world_model, HISTORY, PROMPT, -30.0, dtype=dtype)
     observations, actions, rewards = (array.numpy() for array in make_arrays(EPISODES)[:3])
-    pool = [{"observations": observations, "actions": actions, "rewards": rewards}]
+    lengths = np.full(EPISODES, STEPS)
+    pool = [{"observations": observations, "actions": actions, "rewards": rewards, "lengths": lengths}]
     agent.adapt([])
     agent.adapt(pool)
 

@@ -10,7 +10,9 @@ from helpers import ROOT, SCRIPTS, shell
 
 from src.behaviour.policies import make_frame, task_features
 from src.data.relabel import relabeller
-from src.evaluation.batch import EnvironmentLoop, make_batch, rollout
+from src.evaluation.agent import PolicyAgent
+from src.evaluation.batch import EnvironmentLoop, make_batch
+from src.evaluation.rollout import rollout
 from src.run import environment as checks
 from src.run.config import read_env, read_yaml
 from src.run.errors import UserError
@@ -37,7 +39,7 @@ def test_the_example_runs_through_all_scripts_from_a_folder_of_its_own(tmp_path)
     for name in ("reach.yaml", "reach.py"):
         shutil.copy(EXAMPLE.with_name(name), folder)
     flags = ["--config", folder / "reach.yaml", "--recipe", "debug", "--output_dir", tmp_path / "out", "--no-tensorboard"]
-    film = ["--relabel", "--render", tmp_path / "film.gif"]
+    film = ["--render", tmp_path / "film.gif"]
     for script in SCRIPTS:
         data = [] if script == "train_data_collection" else ["--data_type", "random"]
         done = shell(script, *flags, *data, *(film if script == "train_meta_dt" else []))
@@ -53,12 +55,14 @@ def test_the_examples_batch_is_its_environment():
     played = []
     for batch in (make_batch(env, rows), EnvironmentLoop(env, rows)):
         following = iter(actions)
-        played.append(rollout(env, batch, lambda observations, following=following: next(following), seeds))
-    (*ours, infos), (*theirs, their_infos) = played
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(a, b)
-    np.testing.assert_allclose(infos["heat"], their_infos["heat"], rtol=1e-6)
-    observations, acts, rewards = ours
+        agent = PolicyAgent(lambda observations, following=following: next(following))
+        played.append(rollout(agent, batch, seeds, env.max_episode_steps))
+    ours, theirs = played
+    for key in ("observations", "actions", "rewards"):
+        np.testing.assert_array_equal(ours[key], theirs[key])
+    infos = ours["infos"]
+    np.testing.assert_allclose(infos["heat"], theirs["infos"]["heat"], rtol=1e-6)
+    observations, acts, rewards = (ours[key] for key in ("observations", "actions", "rewards"))
     tasks = {"goal": env.make().tasks["goal"][rows][:, None]}
     again = env.make().compute_rewards(observations[:, :-1], acts, observations[:, 1:], tasks, infos)
     np.testing.assert_allclose(again, rewards, atol=1e-6)
@@ -84,12 +88,12 @@ def scaled():
 def test_a_wrapper_is_played_and_nothing_inside_it_is_used():
     example_env()  # makes the module importable
     wrapped, plain = settings_of(f"{__name__}:scaled"), example_env()
-    seeds, zeros = np.array([1, 2]), lambda observations: np.zeros((2, 2))
-    ours, theirs = (rollout(env, make_batch(env, [0, 5]), zeros, seeds)[2] for env in (wrapped, plain))
+    seeds, zeros = np.array([1, 2]), PolicyAgent(lambda observations: np.zeros((2, 2)))
+    ours, theirs = (rollout(zeros, make_batch(env, [0, 5]), seeds, env.max_episode_steps)["rewards"] for env in (wrapped, plain))
     np.testing.assert_allclose(ours, 10 * theirs, rtol=1e-6)
     environment = wrapped.make()
     assert checks.batch_class(environment) is None and checks.batch_class(plain.make()) is not None
-    with pytest.raises(UserError, match=r"--relabel needs TransformReward\.compute_rewards, which it lacks"):
+    with pytest.raises(UserError, match=r"relabelling needs TransformReward\.compute_rewards, which it lacks"):
         relabeller(environment, None)
     assert make_frame(environment, [0]) is None
     assert task_features(environment, range(16)).shape == (20, 2)  # the parameters themselves
@@ -102,7 +106,8 @@ def test_a_wrapped_family_of_ours_pays_what_its_wrapper_says(monkeypatch):
     path = ROOT / "configs" / "point_robot.yaml"
     document = read_yaml(path)
     halved, plain = read_env(path, document | {"entry_point": "envs.point_robot:Halved"}), read_env(path, document)
-    ours, theirs = (rollout(env, make_batch(env, [4]), lambda o: 0 * o + 0.05, [0])[2] for env in (halved, plain))
+    still = PolicyAgent(lambda observations: 0 * observations + 0.05)
+    ours, theirs = (rollout(still, make_batch(env, [4]), [0], env.max_episode_steps)["rewards"] for env in (halved, plain))
     np.testing.assert_allclose(ours, theirs / 2, rtol=1e-6)
 
 

@@ -16,8 +16,10 @@ from envs.tasks import load_tasks
 from get_datasets import main as get_datasets
 from src.data.qualities import choose_checkpoints
 from src.data.trajectories import load
-from src.evaluation.batch import episode_lengths, make_batch, rollout
+from src.evaluation.agent import PolicyAgent
+from src.evaluation.batch import make_batch
 from src.evaluation.evaluate import evaluate
+from src.evaluation.rollout import rollout
 from src.run.config import read_env, read_yaml
 from src.run.errors import UserError
 from train_data_collection import main as train_data_collection
@@ -53,34 +55,27 @@ def test_robots_are_those_of_gymnasium(name, monkeypatch):
     assert ours.step(action)[3]
 
 
+def constant(value):
+    """An agent that always plays the same."""
+    return PolicyAgent(lambda observations: np.full((len(observations), 3), value))
+
+
 def test_rows_rest_after_their_end():
     batch = make_batch(HOPPER, [0] * 6)
-    observations, _, rewards, infos = rollout(HOPPER, batch, lambda o: np.full((len(o), 3), 0.5), range(6))
-    lengths = episode_lengths(rewards, infos)
+    episode = rollout(constant(0.5), batch, range(6), 1000)
+    observations, rewards, lengths = (episode[key] for key in ("observations", "rewards", "lengths"))
+    ended = episode["infos"]["terminated"]
     assert observations.shape == (6, 1001, 11) and lengths.min() >= 5 and lengths.max() < 200 and len(set(lengths)) > 1
     for row, length in enumerate(lengths):
         assert rewards[row, length - 1] != 0 and not rewards[row, length:].any()
-        assert not infos["terminated"][row, : length - 1].any() and infos["terminated"][row, length - 1]
-        alone = rollout(HOPPER, make_batch(HOPPER, [0]), lambda o: np.full((len(o), 3), 0.5), [row])
-        np.testing.assert_array_equal(alone[0][0, : length + 1], observations[row, : length + 1])
-        np.testing.assert_array_equal(alone[2][0], rewards[row])
-
-
-class Trivial:
-    """An agent that does nothing, in the interface of src/evaluation/evaluate.py."""
-
-    def start(self, observations, target_returns, prompt=None):
-        self.rows = len(observations)
-
-    def act(self):
-        return np.zeros((self.rows, 3), np.float32)
-
-    def observe(self, actions, rewards, next_observations):
-        pass
+        assert not ended[row, : length - 1].any() and ended[row, length - 1]
+        alone = rollout(constant(0.5), make_batch(HOPPER, [0]), [row], 1000)
+        np.testing.assert_array_equal(alone["observations"][0, : length + 1], observations[row, : length + 1])
+        np.testing.assert_array_equal(alone["rewards"][0], rewards[row])
 
 
 def test_evaluation_counts_rewards_up_to_the_end():
-    result = evaluate(Trivial(), HOPPER, [0], 3, 0, 0.0, seed=1)
+    result = evaluate(constant(0.0), HOPPER, [0], 3, seed=1)
     lengths, returns = np.array(result["lengths"]), np.array(result["returns"])
     assert lengths.shape == returns.shape == (1, 3)
     assert (lengths < 200).all() and (np.abs(returns / lengths - 1) < 0.5).all()  # about 1 per step while it stands
@@ -124,14 +119,14 @@ def fuse(tmp_path, monkeypatch):
 
 
 def test_an_early_end_must_be_announced(fuse):
-    env = read_env(fuse, read_yaml(fuse))
-    _, _, rewards, infos = rollout(env, make_batch(env, [0] * 8), lambda o: o * 0, range(8))
-    lengths = episode_lengths(rewards, infos)
+    env, still = read_env(fuse, read_yaml(fuse)), PolicyAgent(lambda observations: observations * 0)
+    episode = rollout(still, make_batch(env, [0] * 8), range(8), 5)
+    rewards, infos, lengths = (episode[key] for key in ("rewards", "infos", "lengths"))
     assert set(lengths) <= set(range(1, 6)) and (rewards.sum(1) == lengths).all()
     assert (infos["terminated"].any(1) | (lengths == 5)).all() and infos["heat"].shape == (8, 5)
     document = {**read_yaml(fuse), "terminates": False}
     with pytest.raises(UserError, match="terminates: true"):
-        rollout(read_env(fuse, document), make_batch(read_env(fuse, document), [0] * 8), lambda o: o * 0, range(8))
+        rollout(still, make_batch(read_env(fuse, document), [0] * 8), range(8), 5)
     with pytest.raises(UserError, match="terminates must be true or false"):
         read_env(fuse, {**document, "terminates": "yes"})
 
