@@ -39,7 +39,7 @@ def test_the_example_runs_through_all_scripts_from_a_folder_of_its_own(tmp_path)
     for name in ("reach.yaml", "reach.py"):
         shutil.copy(EXAMPLE.with_name(name), folder)
     flags = ["--config", folder / "reach.yaml", "--recipe", "debug", "--output_dir", tmp_path / "out", "--no-tensorboard"]
-    film = ["--render", tmp_path / "film.gif"]
+    film = ["--other_tasks", "training", "--render", tmp_path / "film.gif"]
     for script in SCRIPTS:
         data = [] if script == "train_data_collection" else ["--data_type", "random"]
         done = shell(script, *flags, *data, *(film if script == "train_meta_dt" else []))
