@@ -28,6 +28,8 @@ from src.run.files import load_tensors, write_json
 from src.run.provenance import provenance
 from src.run.seeding import derive, torch_generator
 
+OWN = "its own expert"
+
 
 def make_parser():
     parser = script_parser(__doc__)
@@ -75,14 +77,11 @@ def main(argv=None):
 
     few = max(2, 100 // len(training))
     trials = {name: play(args, act, tasks, "choice", few)[2].mean(1) for name, act in policies.items()}  # name -> (tasks,)
-    scores = {name: float(values[training].mean()) for name, values in trials.items()}
-    chosen = max(scores, key=scores.get)
-    own = play(args, everyone, tasks, "choice")[2].mean(1)
-    oracle, oracle_policies = play(args, everyone, tasks)[2], ["its own expert"] * len(tasks)
-    for task in tasks:
-        name = max(trials, key=lambda name, task=task: trials[name][task])
-        if trials[name][task] > own[task]:
-            oracle[task], oracle_policies[task] = play(args, policies[name], [task])[2][0], name
+    chosen, scores, oracle_policies = choose(trials, play(args, everyone, tasks, "choice")[2].mean(1), training)
+    oracle = play(args, everyone, tasks)[2]
+    for task, name in enumerate(oracle_policies):
+        if name != OWN:
+            oracle[task] = play(args, policies[name], [task])[2][0]
     blind = play(args, policies[chosen], tasks)[2]
     levels = {"trivial": play(args, policies["no action"], tasks)[2], "task_blind": blind, "oracle": oracle}
     measured = {name: values.mean(1).tolist() for name, values in levels.items()}
@@ -104,6 +103,19 @@ def main(argv=None):
     test = range(*args.env.test_tasks)
     means = ", ".join(f"{name} {np.mean([values[task] for task in test]):.4g}" for name, values in per_task.items())
     print(f"{path}: on the test tasks {means}; task-blind is the {chosen}")
+
+
+def choose(trials, own, training):
+    """The policies of the levels, from returns on episodes that are not reported.
+
+    trials: {candidate: (tasks,) mean returns}. own: (tasks,) those of each task's own expert. training: ids of training tasks.
+    Returns the task-blind level's candidate, the best on the training tasks; {candidate: its mean there}; and the list of each
+    task's oracle, OWN or the candidate that does better.
+    """
+    scores = {name: float(values[training].mean()) for name, values in trials.items()}
+    best = [max(trials, key=lambda name, task=task: trials[name][task]) for task in range(len(own))]
+    oracle = [name if trials[name][task] > own[task] else OWN for task, name in enumerate(best)]
+    return max(scores, key=scores.get), scores, oracle
 
 
 def play(args, act, tasks, purpose="reference", episodes=None):

@@ -276,6 +276,25 @@ def test_best_policy_is_kept(grid, monkeypatch):
     shutil.rmtree(folder / "results/gridworld/log/best+debug")
 
 
+def test_the_best_policy_is_that_of_the_training_tasks(grid, monkeypatch):
+    """Returns of the test tasks, which are best when those of the training tasks are worst, choose nothing."""
+    folder, flags = grid
+    policies, scores = [], iter([(1.0, 2.0), (3.0, 0.0), (2.0, 9.0), (0.0, 5.0)])
+
+    def noted(args, model, agent):
+        policies.append({name: value.clone() for name, value in agent.policy_network().state_dict().items()})
+        return dict(zip(("train_return", "test_return"), next(scores), strict=True))
+
+    monkeypatch.setattr(offline, "measure", noted)
+    monkeypatch.setattr(offline, "returns_curve", lambda loop, args: {})
+    offline.main([*flags, "--keep-best", "True", "--num-iters", "4", "--log-interval", "1", "--method", "chosen"])
+    (path,) = (folder / "saves").rglob("chosen+debug/**/policy.safetensors")
+    kept = load_tensors(path)
+    same = [all(torch.equal(kept[name], policy[name]) for name in kept) for policy in policies]
+    assert same == [False, True, False, False]
+    shutil.rmtree(folder / "results/gridworld/log/chosen+debug")
+
+
 def test_online_training_with_sac_and_tensorboard(tmp_path):
     """Defect 14: what the updates return is what is logged; evaluations are on tasks that are not trained on."""
     flags = ["--env-type", "point_robot_dense", "--recipe", "debug", "--output_dir", str(tmp_path), "--decode-state", "True"]

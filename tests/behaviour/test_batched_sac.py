@@ -419,6 +419,14 @@ def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
     np.testing.assert_allclose(levels["trivial"], -20 * np.linalg.norm(goals, axis=1), atol=0.05)  # it stays at the start
 
 
+def test_levels_are_chosen_by_training_tasks_and_an_oracle_is_the_best_known():
+    """Tasks 0 to 2 are trained on. `good` is best there, `lucky` on task 3, where `good` is worst; own experts win on 0 and 3."""
+    trials = {"good": np.array([5.0, 6, 4, 0]), "lucky": np.array([1.0, 2, 3, 90]), "poor": np.array([0.0, 0, 9, 1])}
+    chosen, scores, oracle = measure_references.choose(trials, np.array([7.0, 3, 2, 91]), np.arange(3))
+    assert chosen == "good" and scores == {"good": 5, "lucky": 2, "poor": 3}
+    assert oracle == ["its own expert", "good", "poor", "its own expert"]
+
+
 def test_choice_of_checkpoints_to_keep():
     returns = np.array([-300, -299, -298, -100, -50, -49, -48, -48, -48, -48.0])
     assert export_behaviour.choose(returns, 3).tolist() == [0, 3, 9]

@@ -9,6 +9,7 @@ from gymnasium.spaces import Box
 from helpers import ROOT, point_robot, tiny_policy, tiny_world_model
 
 from envs.point_robot import PointRobotBatch, PointRobotEnv
+from src.data.trajectories import load
 from src.evaluation.agent import PolicyAgent, random_agent
 from src.evaluation.batch import make_batch
 from src.evaluation.evaluate import evaluate
@@ -503,6 +504,28 @@ def test_reference_levels_of_all_tasks_and_of_the_training_tasks():
     assert means["trivial"] == pytest.approx((-14.88, -14.59), abs=0.006)
     assert means["oracle"] == pytest.approx((-2.25, -2.16), abs=0.006)
     assert means["task_blind"][1] == pytest.approx(-14.32, abs=0.005)
+
+
+def test_levels_of_the_dataset_are_each_tasks_own(data_root):
+    dataset = load(data_root / "datasets", "point_robot", "random")
+    levels = reference_levels(ENV, ENV.make(), TESTS, dataset)
+    own = [dataset.returns[dataset.task_ids == task] for task in TESTS]
+    assert levels["dataset_mean"] == [values.mean() for values in own] and levels["dataset_best"] == [max(v) for v in own]
+    assert len(set(levels["dataset_mean"])) == 5 and all(len(values) == 10 for values in own)
+    assert "dataset_mean" not in reference_levels(ENV, ENV.make(), TESTS, dataset.select(range(45, 49)))  # one has no data
+
+
+def test_the_task_blind_level_is_that_of_the_training_tasks():
+    """Point-Robot's stands still in the mean of the training goals, whichever tasks it is measured on."""
+    few = reference_levels(ENV, ENV.make(), [45], episodes=1)["task_blind"][0]
+    assert few == reference_levels(ENV, ENV.make(), TESTS, episodes=1)["task_blind"][0]
+    policy = PointRobotEnv.reference_policies(ENV.make().tasks, range(45))["task_blind"]
+    other = PointRobotEnv.reference_policies(ENV.make().tasks, range(45, 50))["task_blind"]
+    somewhere = np.float32([[0.5, 0.5]])
+    assert not np.allclose(policy(somewhere, [45]), other(somewhere, [45]))
+    seeds = [0]
+    episode = rollout(PolicyAgent(lambda observations: policy(observations, [45])), make_batch(ENV, [45]), seeds, 20)
+    assert returns(episode)[0] == pytest.approx(few, abs=0.05)
 
 
 def test_levels_that_nobody_can_compute_are_null():
