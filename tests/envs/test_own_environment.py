@@ -37,7 +37,7 @@ def test_the_example_runs_through_all_scripts_from_a_folder_of_its_own(tmp_path)
     for name in ("reach.yaml", "reach.py"):
         shutil.copy(EXAMPLE.with_name(name), folder)
     flags = ["--config", folder / "reach.yaml", "--recipe", "debug", "--output_dir", tmp_path / "out", "--no-tensorboard"]
-    film = ["--relabel", "--render", tmp_path / "film.gif"]
+    film = ["--other_tasks", "training", "--render", tmp_path / "film.gif"]
     for script in SCRIPTS:
         data = [] if script == "train_data_collection" else ["--data_type", "random"]
         done = shell(script, *flags, *data, *(film if script == "train_meta_dt" else []))
@@ -89,7 +89,7 @@ def test_a_wrapper_is_played_and_nothing_inside_it_is_used():
     np.testing.assert_allclose(ours, 10 * theirs, rtol=1e-6)
     environment = wrapped.make()
     assert checks.batch_class(environment) is None and checks.batch_class(plain.make()) is not None
-    with pytest.raises(UserError, match=r"--relabel needs TransformReward\.compute_rewards, which it lacks"):
+    with pytest.raises(UserError, match=r"relabelling needs TransformReward\.compute_rewards, which it lacks"):
         relabeller(environment, None)
     assert make_frame(environment, [0]) is None
     assert task_features(environment, range(16)).shape == (20, 2)  # the parameters themselves
