@@ -193,14 +193,16 @@ def test_killed_runs_resume_to_the_same_weights(grid, tmp_path):
 def test_the_result_is_that_of_the_test_tasks(wind, tmp_path):
     """Three training and two test tasks: what is written is what the saved policy earns on the latter; the curve knows both."""
     folder, flags = copy_of(wind, tmp_path)
-    vae_script.main([*flags, "--policy-replaying", "True"])
-    offline.main([*flags, "--policy-replaying", "True", "--transform-data-bamdp", "True"])
-    (result,) = read_results(folder / "results")
+    vae_script.main([*flags, "--policy-replaying", "True", "--vae-model-name", "own"])
+    flags += ["--policy-replaying", "True", "--vae-model-name", "own", "--method", "own"]
+    offline.main([*flags, "--transform-data-bamdp", "True"])
+    result = read_result(folder / "results/tiny_wind/log/own/bamdp-strict/seed_0.json")
     args = parse(offline.make_parser(), "train_offline_agent", flags)
     model = load_belief_model(offline.find_model(args)[1], args.problem, "")
     agent = make_agent(args, 1, args.problem.observation_size + 10, torch.Generator())
-    (policy,) = (folder / "saves").rglob("policy.safetensors")
-    agent.policy_network().load_state_dict(load_tensors(policy))
+    agent.policy_network().load_state_dict(
+        load_tensors(folder / "saves/tiny_wind/log/borel/offline/own/seed_0/policy.safetensors")
+    )
     earned = {tasks: evaluate(args.problem, model, agent, np.array(tasks), 1, 0)["returns"] for tasks in ((0, 1, 2), (3, 4))}
     assert result["task_ids"] == [3, 4] and result["returns"] == earned[3, 4]
     assert result["curve"]["test_return"][-1] == pytest.approx(np.mean(earned[3, 4]))

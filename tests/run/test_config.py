@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 import yaml
-from helpers import POINT_ROBOT, ROOT, SCRIPTS, namespace, parsed
+from helpers import POINT_ROBOT, ROOT, SCRIPTS, parsed
 
 from src.run import config
-from src.run.config import apply_section, next_command, parse_args, read_env, read_yaml, script_parser, settings, task_range
+from src.run.config import TaskRange, apply_section, next_command, parse_args, read_env, read_yaml, script_parser, settings
 from src.run.errors import UserError
+from src.run.settings import pick
 
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
 BASE = yaml.safe_load(POINT_ROBOT.read_text())
@@ -344,17 +345,17 @@ def test_the_next_command_goes_on_where_this_one_stood(tmp_path):
     path = write(tmp_path / "toy.yaml", {})
     assert next_command(read(path), "x.py") == f"python x.py --config {path}"
     args = parsed("get_datasets", "--task_id_start", "3")
-    kept = next_command(args, "x.py", keep=("task_id_start", "task_id_end"))
+    kept = next_command(args, "x.py", *pick(TaskRange, args).words())
     assert kept == "python x.py --env_type point_robot --task_id_start 3"
 
 
 def test_task_ranges():
     environment = read_env(POINT_ROBOT, read_yaml(POINT_ROBOT)).make()
     for start, end, expected in ((None, None, range(50)), (3, None, range(3, 50)), (None, 2, range(2)), (49, 50, range(49, 50))):
-        assert task_range(namespace(task_id_start=start, task_id_end=end), environment) == expected
+        assert TaskRange(start, end).of(environment) == expected
     for start, end in ((5, 5), (7, 5), (0, 51), (50, None)):
         with pytest.raises(UserError, match="must satisfy 0 <= start < end <= 50"):
-            task_range(namespace(task_id_start=start, task_id_end=end), environment)
+            TaskRange(start, end).of(environment)
 
 
 def test_devices():

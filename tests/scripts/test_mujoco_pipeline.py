@@ -10,6 +10,7 @@ import get_datasets
 import train_context
 import train_data_collection
 import train_meta_dt
+from envs.ant import AntDirEnv
 from src.data import trajectories
 
 SHORT_POLICY = ["--steps", "3", "--eval_every", "3", "--prompt_start_step", "1", "--batch_size", "4", "--width", "16"]
@@ -54,13 +55,30 @@ def test_published_commands(root, zero_shot):
 
 
 def test_relabelled_imitation_and_a_film(root, tmp_path):
-    film = tmp_path / "ant.gif"
-    flags = ["--env_type", "ant_dir", "--relabel", "--top_share", "0.5", "--seed", "1", "--output_dir", str(root)]
-    flags += ["--world_model", str(root / "saves/ant_dir/medium/context/seed_0"), "--no-tensorboard", "--render", str(film)]
+    camera = AntDirEnv(render_mode="rgb_array")
+    camera.reset(seed=0)
     try:
-        (path,) = train_meta_dt.main([*flags, *SHORT_POLICY])
+        camera.render()
     except RuntimeError as error:
         pytest.skip(str(error))  # no OpenGL here
+    film = tmp_path / "ant.gif"
+    flags = ["--env_type", "ant_dir", "--other_tasks", "training", "--top_share", "0.5", "--seed", "1", "--output_dir", str(root)]
+    flags += ["--world_model", str(root / "saves/ant_dir/medium/context/seed_0"), "--no-tensorboard", "--render", str(film)]
+    path, *_ = train_meta_dt.main([*flags, *SHORT_POLICY])
     with Image.open(film) as picture:
         assert picture.n_frames == 100  # 10 s at 10 frames per second
-    assert json.loads(path.read_text())["config"]["relabel"] is True
+    assert json.loads(path.read_text())["config"]["other_tasks"] == "training"
+
+
+def test_a_camera_that_does_not_work_is_named_before_training(root, tmp_path, monkeypatch, capsys):
+    def blind(self):
+        raise RuntimeError("no\nOpenGL")
+
+    monkeypatch.setattr(AntDirEnv, "render", blind)
+    flags = ["--env_type", "ant_dir", "--seed", "2", "--output_dir", str(root), "--no-tensorboard", *SHORT_POLICY]
+    flags += ["--world_model", str(root / "saves/ant_dir/medium/context/seed_0"), "--render", str(tmp_path / "ant.gif")]
+    with pytest.raises(SystemExit) as stop:
+        train_meta_dt.main(flags)
+    assert stop.value.code == 2
+    assert "the camera of AntDir-v0 does not work here (no OpenGL): leave --render out" in capsys.readouterr().err
+    assert not list((root / "saves").rglob("seed_2")) and not list(tmp_path.iterdir())
