@@ -123,7 +123,10 @@ def test_actions_and_loss_of_the_policy(prompted):
     weights = official_policy()
     policy = MetaDT(STATE, ACTION, STEPS, 10.0, WIDTH, 2, 1, 0.1).eval()
     missing = policy.load_state_dict(policy_weights(weights), strict=False)
-    assert set(missing.missing_keys) == {"observation_mean", "observation_std", "action_scale"} and not missing.unexpected_keys
+    assert (
+        set(missing.missing_keys) == {"observation_mean", "observation_std", "observation_bound", "action_scale"}
+        and not missing.unexpected_keys
+    )
     mean, std = torch.tensor([1.0, -2, 0]), torch.tensor([0.5, 3, 1])
     policy.set_normaliser(mean, std)
     history, prompt = steps(3, 6, 5), steps(3, 4, 6) if prompted else None
