@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from baselines.sequence import Cloning, Sequence, cloning_loss, episode_tensors, make_policy, run_method
+from baselines.sequence import Cloning, Sequence, as_tensor, cloning_loss, episode_tensors, make_policy, run_method
 from src.data.scales import clipped, scale_of
 from src.models.transformer import attention_bias
 from src.run.config import positive_int
@@ -69,9 +69,7 @@ def scaled(rewards, reward_scale):
 
 class HistoryAgent:
     """A frozen policy that acts behind the episodes that its rows have lived; keys and values of what was read are kept.
-
-    Args: policy: MetaDT with conditions of one number. episodes: E, in a context. length: T. reward_scale: see `context_of`.
-    """
+    episodes: E, in a context. length: T. reward_scale: see `scaled`."""
 
     def __init__(self, policy, episodes, length, reward_scale):
         self.policy, self.episodes, self.length, self.reward_scale = policy, episodes, length, reward_scale
@@ -92,10 +90,9 @@ class HistoryAgent:
             _, self.past = self.policy.transformer(self.policy.history_tokens(steps), attention_bias(mask))
             self.unread = torch.zeros(mask.shape, device=self.device).masked_fill_(~mask, -torch.inf)[:, None]
 
-    def start(self, observations):
-        """Begin B episodes: observations (B, d_s)."""
+    def start(self, observations):  # (B, d_s)
         self.step, self.kept, self.action_token = 0, self.past, None
-        self.observations, self.reward = self._tensor(observations), torch.zeros(len(observations), device=self.device)
+        self.observations, self.reward = as_tensor(observations, self.device), torch.zeros(len(observations), device=self.device)
 
     @torch.inference_mode()
     def act(self):
@@ -113,19 +110,15 @@ class HistoryAgent:
 
     @torch.inference_mode()
     def observe(self, actions, rewards, next_observations):
-        """What the environment answered: (B, d_a) as they were played, (B,), (B, d_s)."""
-        self.action_token = self._step_tokens(self._tensor(actions))[:, 2:]
-        self.observations, self.step = self._tensor(next_observations), self.step + 1
-        self.reward = scaled(self._tensor(rewards), self.reward_scale)
+        self.action_token = self._step_tokens(as_tensor(actions, self.device))[:, 2:]
+        self.observations, self.step = as_tensor(next_observations, self.device), self.step + 1
+        self.reward = scaled(as_tensor(rewards, self.device), self.reward_scale)
 
     def _step_tokens(self, actions):
         """The three tokens of the current step, (B, 3, D)."""
         steps = {"conditions": self.reward[:, None], "observations": self.observations, "actions": actions}
         steps["timesteps"] = torch.full((1,), self.first + self.step, device=self.device)
         return self.policy.history_tokens({name: values[:, None] for name, values in steps.items()})
-
-    def _tensor(self, values):
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
 
 
 def build(data, run, model, context, optimisation):
@@ -136,8 +129,7 @@ def build(data, run, model, context, optimisation):
     histories = [(tasks == task).nonzero()[:, 0] for task in tasks.unique()]
     if count > min(map(len, histories)):
         raise UserError(f"--context_episodes {count}: a task of these data has {min(map(len, histories))} episodes; lower it")
-    rewards = episodes.rewards[episodes.inside]
-    reward_scale = scale_of(rewards[:, None])
+    reward_scale = scale_of(episodes.rewards[episodes.inside][:, None])
     batch = max(1, optimisation.batch_size * model.history_length // (count * length))
 
     def loss(generator):

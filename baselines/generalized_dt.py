@@ -7,9 +7,8 @@ categorical: the histogram of the rewards from step t to the episode's end. bidi
 backwards, makes of the states from t on; the action loss trains both. Few-shot asks for the statistics of the best warm-up
 episode, step by step; zero-shot for the best training episodes' histogram less the rewards received, or the mean statistic.
 
-Left out of the original: a reader whose outputs are not turned back, so that the last position saw its own past (here 2 K states
-are read, and each of the first K positions gets itself and at least K states after it); targets flipped along the wrong axis;
-imitating held-out episodes as the test; drawing episodes regardless of length (here windows, as all methods draw them).
+Left out of the original: a reader whose outputs are not turned back, so that a step saw its past (here 2 K states are read, each
+of the first K positions gets itself and K or more after it); targets flipped along the wrong axis; imitating held-out episodes.
 """
 
 import dataclasses
@@ -81,14 +80,12 @@ class Bidirectional(nn.Module):
         self.out = nn.Linear(model.width, self.size)
         self.scale = scale_of(episodes.observations[:, :-1][episodes.inside])
 
-    def prepare(self, episodes):
-        return episodes
+    prepare = staticmethod(lambda episodes: episodes)
 
     def read(self, prepared, rows, timesteps, mask=None):
         """As Categorical.read; the window that is read begins at the first of `timesteps` that is not padding."""
         starts = timesteps[:, 0] if mask is None else timesteps.masked_fill(~mask, prepared.rewards.shape[1]).amin(1)
-        window = prepared.gather(rows, starts, self.length, align_right=False)
-        mean, divisor, bound = self.scale
+        window, (mean, divisor, bound) = prepared.gather(rows, starts, self.length, align_right=False), self.scale
         states = clipped((window["observations"] - mean) / divisor, bound)
         tokens = self.norm(self.states(states) + self.timesteps(window["timesteps"]))
         hidden, _ = self.transformer(tokens.flip(1), attention_bias(window["mask"].flip(1)))
@@ -104,10 +101,7 @@ class Bidirectional(nn.Module):
 
 
 class StatisticAgent(WindowAgent):
-    """Asks for the statistics of the best episode so far, or where there is none for typical ones.
-
-    Args: statistic: Categorical or Bidirectional. training: its `prepare` of the training data. Others: see WindowAgent.
-    """
+    """Asks for the statistics of the best episode so far, else for typical ones. training: `prepare` of the training data."""
 
     def __init__(self, policy, history_length, statistic, training):
         super().__init__(policy, history_length, target=0.0)
@@ -124,8 +118,7 @@ class StatisticAgent(WindowAgent):
             return {"conditions": self.statistic.blind(self.training, rewards, first)}
         timesteps = torch.arange(first, len(self.actions) + 1, device=self.device)
         timesteps = torch.minimum(timesteps, self.donor.lengths[:, None] - 1)
-        rows = torch.arange(len(timesteps), device=self.device)
-        return {"conditions": self.statistic.read(self.prepared, rows, timesteps)}
+        return {"conditions": self.statistic.read(self.prepared, torch.arange(len(timesteps), device=self.device), timesteps)}
 
 
 def build(data, run, model, asked, optimisation):
@@ -148,8 +141,7 @@ def build(data, run, model, asked, optimisation):
 @main_guard
 def main(argv=None):
     def options(run, evaluation, model, asked, optimisation):
-        named = {} if asked.statistic == "categorical" else {"statistic": asked.statistic}
-        return {"variant": named, "folder": asked.statistic}
+        return {"variant": {"statistic": asked.statistic} if asked.statistic != "categorical" else {}, "folder": asked.statistic}
 
     return run_method("generalized_dt", __doc__, build, (Sequence, Statistic, Optimisation), argv, options)
 

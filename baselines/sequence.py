@@ -142,6 +142,11 @@ def best_episode(episodes, device):
     return episode_tensors(chosen, device)
 
 
+def as_tensor(values, device):
+    """An array of the environment's as float32."""
+    return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device)
+
+
 class WindowAgent:
     """A frozen policy that acts in B episodes at once by the last K steps of each.
 
@@ -166,7 +171,7 @@ class WindowAgent:
 
     def start(self, observations):
         """Begin B episodes: observations (B, d_s)."""
-        self.observations, self.actions, self.rewards = [self._tensor(observations)], [], []
+        self.observations, self.actions, self.rewards = [as_tensor(observations, self.device)], [], []
         self.returns_to_go = [torch.full((len(observations),), self.target, device=self.device)]
 
     @torch.inference_mode()
@@ -188,10 +193,7 @@ class WindowAgent:
 
     def observe(self, actions, rewards, next_observations):
         """What the environment answered: (B, d_a) as they were played, (B,), (B, d_s)."""
-        self.actions.append(self._tensor(actions))
-        self.rewards.append(self._tensor(rewards))
-        self.observations.append(self._tensor(next_observations))
+        self.actions.append(as_tensor(actions, self.device))
+        self.rewards.append(as_tensor(rewards, self.device))
+        self.observations.append(as_tensor(next_observations, self.device))
         self.returns_to_go.append(self.returns_to_go[-1] - self.rewards[-1])
-
-    def _tensor(self, values):
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
