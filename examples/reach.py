@@ -84,6 +84,8 @@ class ReachEnv(gym.Env):
     @staticmethod
     def compute_rewards(observations, actions, next_observations, tasks, infos=None):
         """Rewards that other tasks would pay for the same transitions: arrays (..., d) and tasks["goal"] (..., 2) -> (...,)."""
+        if infos is None:
+            raise ValueError("these rewards need the recorded info heat")
         return rewards_of(np.asarray(next_observations), infos["heat"], tasks["goal"])
 
     @staticmethod

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from helpers import ROOT, SCRIPTS, shell
 
+from envs.point_robot import PointRobotEnv
 from src.behaviour.policies import make_frame, task_features
 from src.data.relabel import relabeller
 from src.evaluation.agent import PolicyAgent
@@ -29,6 +30,11 @@ def settings_of(entry_point, **more):
     return read_env(EXAMPLE, read_yaml(EXAMPLE) | {"entry_point": entry_point} | more)
 
 
+def play(env, batch, policy, seeds):
+    """One episode per row. policy: function observations (B, d_s) -> actions (B, d_a)."""
+    return rollout(PolicyAgent(policy), batch, seeds, env.max_episode_steps)
+
+
 # ------------------------------------------------------------------------------------------------------------- the example
 
 
@@ -39,10 +45,11 @@ def test_the_example_runs_through_all_scripts_from_a_folder_of_its_own(tmp_path)
     for name in ("reach.yaml", "reach.py"):
         shutil.copy(EXAMPLE.with_name(name), folder)
     flags = ["--config", folder / "reach.yaml", "--recipe", "debug", "--output_dir", tmp_path / "out", "--no-tensorboard"]
-    film = ["--other_tasks", "training", "--render", tmp_path / "film.gif"]
+    more = {"get_datasets": ["--task_id_end", 20], "train_context": ["--decode", "relabelled"],
+            "train_meta_dt": ["--other_tasks", "training", "--render", tmp_path / "film.gif"]}  # fmt: skip
     for script in SCRIPTS:
         data = [] if script == "train_data_collection" else ["--data_type", "random"]
-        done = shell(script, *flags, *data, *(film if script == "train_meta_dt" else []))
+        done = shell(script, *flags, *data, *more.get(script, []))
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "film.gif").stat().st_size > 0
     assert list((tmp_path / "out" / "results").rglob("*.json"))
@@ -52,20 +59,21 @@ def test_the_examples_batch_is_its_environment():
     env = example_env()
     rows, seeds = np.array([3, 3, 17]), np.array([5, 6, 7])
     actions = np.random.default_rng(0).uniform(-1, 1, (env.max_episode_steps, 3, 2)).astype(np.float32)
-    played = []
-    for batch in (make_batch(env, rows), EnvironmentLoop(env, rows)):
+    played, looped = [], EnvironmentLoop(env, rows)
+    looped.action_space = env.make().action_space
+    for batch in (make_batch(env, rows), looped):
         following = iter(actions)
-        agent = PolicyAgent(lambda observations, following=following: next(following))
-        played.append(rollout(agent, batch, seeds, env.max_episode_steps))
+        played.append(play(env, batch, lambda observations, following=following: next(following), seeds))
     ours, theirs = played
-    for key in ("observations", "actions", "rewards"):
-        np.testing.assert_array_equal(ours[key], theirs[key])
-    infos = ours["infos"]
-    np.testing.assert_allclose(infos["heat"], theirs["infos"]["heat"], rtol=1e-6)
-    observations, acts, rewards = (ours[key] for key in ("observations", "actions", "rewards"))
+    for name in ("observations", "actions", "rewards"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_allclose(ours["infos"]["heat"], theirs["infos"]["heat"], rtol=1e-6)
     tasks = {"goal": env.make().tasks["goal"][rows][:, None]}
-    again = env.make().compute_rewards(observations[:, :-1], acts, observations[:, 1:], tasks, infos)
-    np.testing.assert_allclose(again, rewards, atol=1e-6)
+    seen = ours["observations"]
+    again = env.make().compute_rewards(seen[:, :-1], ours["actions"], seen[:, 1:], tasks, ours["infos"])
+    np.testing.assert_allclose(again, ours["rewards"], atol=1e-6)
+    with pytest.raises(ValueError, match="need the recorded info heat"):
+        env.make().compute_rewards(seen[:, :-1], ours["actions"], seen[:, 1:], tasks)
 
 
 def test_the_horizon_is_that_of_the_settings_file():
@@ -88,8 +96,8 @@ def scaled():
 def test_a_wrapper_is_played_and_nothing_inside_it_is_used():
     example_env()  # makes the module importable
     wrapped, plain = settings_of(f"{__name__}:scaled"), example_env()
-    seeds, zeros = np.array([1, 2]), PolicyAgent(lambda observations: np.zeros((2, 2)))
-    ours, theirs = (rollout(zeros, make_batch(env, [0, 5]), seeds, env.max_episode_steps)["rewards"] for env in (wrapped, plain))
+    seeds, zeros = np.array([1, 2]), lambda observations: np.zeros((2, 2))
+    ours, theirs = (play(env, make_batch(env, [0, 5]), zeros, seeds)["rewards"] for env in (wrapped, plain))
     np.testing.assert_allclose(ours, 10 * theirs, rtol=1e-6)
     environment = wrapped.make()
     assert checks.batch_class(environment) is None and checks.batch_class(plain.make()) is not None
@@ -99,15 +107,16 @@ def test_a_wrapper_is_played_and_nothing_inside_it_is_used():
     assert task_features(environment, range(16)).shape == (20, 2)  # the parameters themselves
 
 
-def test_a_wrapped_family_of_ours_pays_what_its_wrapper_says(monkeypatch):
-    from envs.point_robot import PointRobotEnv
+def halved():
+    """Point-Robot, paid half as much."""
+    return gym.wrappers.TransformReward(PointRobotEnv(), lambda reward: reward / 2)
 
-    monkeypatch.setattr("envs.point_robot.Halved", lambda: gym.wrappers.TransformReward(PointRobotEnv(), lambda r: r / 2), False)
+
+def test_a_wrapped_family_of_ours_pays_what_its_wrapper_says():
     path = ROOT / "configs" / "point_robot.yaml"
     document = read_yaml(path)
-    halved, plain = read_env(path, document | {"entry_point": "envs.point_robot:Halved"}), read_env(path, document)
-    still = PolicyAgent(lambda observations: 0 * observations + 0.05)
-    ours, theirs = (rollout(still, make_batch(env, [4]), [0], env.max_episode_steps)["rewards"] for env in (halved, plain))
+    wrapped, plain = read_env(path, document | {"entry_point": f"{__name__}:halved"}), read_env(path, document)
+    ours, theirs = (play(env, make_batch(env, [4]), lambda o: 0 * o + 0.05, [0])["rewards"] for env in (wrapped, plain))
     np.testing.assert_allclose(ours, theirs / 2, rtol=1e-6)
 
 
@@ -164,14 +173,9 @@ def test_what_cannot_be_used_is_named_in_one_line(tmp_path, monkeypatch, request
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     env = read_env(tmp_path / "own.yaml", document)
     with pytest.raises(UserError, match=message) as error:
-        rollout(env, make_batch_after_check(env), lambda observations: np.zeros((2, 1)), [0, 1])
+        env.make()  # as the scripts do, before anything is written
+        play(env, make_batch(env, [0, 1]), lambda observations: np.zeros((2, 1)), [0, 1])
     assert "\n" not in str(error.value)
-
-
-def make_batch_after_check(env):
-    """As the scripts do: they make the environment first."""
-    env.make()
-    return make_batch(env, [0, 1])
 
 
 def test_all_four_scripts_refuse_discrete_actions(tmp_path):
