@@ -1,6 +1,5 @@
 """Evaluation of a hyper-state policy: K episodes per task, the belief kept across them; and the result file."""
 
-import json
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +13,7 @@ from envs.borel_points import WIND_GOAL, directions
 from envs.tasks import TASK_DIR
 from src.evaluation import results
 from src.evaluation.references import reference_levels
+from src.run.files import read_json
 from src.run.seeding import torch_generator
 
 REFERENCE_DIR = TASK_DIR.parent / "references"
@@ -185,7 +185,7 @@ def door_map(model, beliefs, names, problem):
 @lru_cache
 def _reference_document(env_type):
     path = REFERENCE_DIR / f"{env_type}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def reference_episodes(problem, task_ids, seed=0):

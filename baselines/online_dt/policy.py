@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.data.scales import CLIP, EPSILON, clipped
+from src.data.scales import EPSILON, clipped
 from src.models.heads import GaussianHead
 from src.models.transformer import Transformer, attention_bias
 
@@ -84,7 +84,7 @@ class Policy(nn.Module):
         else:
             self.head = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
         for name, size, value in (("observation_mean", observation_size, 0), ("observation_std", observation_size, 1),
-                                  ("observation_bound", observation_size, CLIP),
+                                  ("observation_bound", observation_size, torch.inf),
                                   ("action_centre", action_size, 0), ("action_range", action_size, 1)):  # fmt: skip
             self.register_buffer(name, torch.full((size,), float(value)))
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.data.scales import CLIP, EPSILON, clipped
+from src.data.scales import EPSILON, clipped
 from src.models.heads import ActionDistribution, GaussianHead
 from src.models.transformer import Transformer, attention_bias
 from src.models.world_model import CONTEXT_SIZE
@@ -104,7 +104,7 @@ class MetaDT(nn.Module):
         self.head = GaussianHead(width, action_size, squash=True) if stochastic else nn.Linear(width, action_size)
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
-        self.register_buffer("observation_bound", torch.full((observation_size,), CLIP))
+        self.register_buffer("observation_bound", torch.full((observation_size,), torch.inf))
         self.register_buffer("action_scale", torch.ones(action_size) if action_scale is None else torch.as_tensor(action_scale))
 
     @classmethod

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.data.scales import CLIP, clipped, statistics
+from src.data.scales import clipped, statistics
 from src.run.config import natural, positive_int
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json
@@ -98,7 +98,7 @@ class WorldModel(nn.Module):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
             if name != "target":
-                self.register_buffer(f"{name}_bound", torch.full((size,), CLIP))
+                self.register_buffer(f"{name}_bound", torch.full((size,), torch.inf))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

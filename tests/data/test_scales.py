@@ -5,10 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_policy, tiny_world_model
+from helpers import random_steps, tiny_policy, tiny_world_model
 
 from src.data.scales import CLIP, clipped, spreads, statistics
 from src.data.trajectories import Trajectories, observation_statistics
+from src.models.meta_dt import MetaDT
+from src.models.world_model import WorldModel
 
 
 def normal(*shape, seed=0):
@@ -64,6 +66,16 @@ def test_the_world_model_bears_what_stands_still_and_what_ends_elsewhere():
             assert (found - model.as_input("observation", observations)).abs().max() <= largest
 
 
+def test_without_a_normaliser_nothing_is_clipped():
+    """The official code does not standardise: its inputs are as they are."""
+    model, far = WorldModel(3, 2, 4), torch.tensor([[1e3, -1e5, 11.0]])
+    assert torch.equal(model.as_input("observation", far), far)
+    policy, steps = MetaDT(2, 2, 20, 10.0, width=16, layers=1, heads=2).eval(), random_steps(1, 4)
+    steps["observations"][..., 0] = 50.0
+    near = dict(steps, observations=steps["observations"].clamp(max=10.0))
+    assert not torch.equal(policy(steps), policy(near))
+
+
 def dataset(constant):
     observations = np.random.default_rng(0).normal(size=(4, 21, 2)).astype(np.float32)
     observations[..., 0] = constant
@@ -74,12 +86,10 @@ def dataset(constant):
 
 
 def test_a_policy_bears_a_dimension_that_stood_still():
-    policy, steps = tiny_policy(), None
+    policy = tiny_policy()
     for constant in (0, 0.3, 1e4):
         policy.set_normaliser(*(torch.from_numpy(values) for values in observation_statistics(dataset(constant))))
         assert policy.observation_std[0] == 1 and policy.observation_mean[0] == pytest.approx(constant)
-        from helpers import random_steps
-
         steps = random_steps(2, 4)
         steps["observations"][..., 0] = constant
         before = policy(steps)
