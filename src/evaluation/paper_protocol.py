@@ -54,7 +54,7 @@ class PaperProtocol:
         self.run, self.evaluation, self.test_tasks, self.prompts = run, evaluation, data.test_tasks, prompts
         self.targets = best_returns(data.dataset, self.test_tasks)
         self.pool = PaperPool()
-        self.parts = {"pool": self.pool}
+        self.parts = {"pool": self.pool} if prompts else {}
 
     def curve(self, agent, warmup):
         """Result of the test tasks during training; the first episode of every task joins the pool afterwards."""

@@ -478,6 +478,7 @@ def test_the_papers_zero_shot_evaluation_has_no_pool():
     protocol.curve(agent, 0)
     protocol.final(agent, 0)
     assert agent.pools == [[], []] and protocol.pool.episodes is None
+    assert protocol.parts == {}  # so a policy of the strict protocol can be measured by this one
 
 
 def test_the_papers_targets_need_data_of_the_test_tasks():
