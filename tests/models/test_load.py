@@ -1,11 +1,12 @@
 """A trained policy that people use: loaded from its folder it acts in a gymnasium environment as stage 4 measured it."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
-from helpers import POLICY, RESULTS, run_stage
+from helpers import POLICY, RESULTS, ROOT, run_stage
 
 from src.evaluation.evaluate import evaluate
 from src.evaluation.results import read_result
@@ -13,6 +14,16 @@ from src.models.load import load_agent
 from src.run.config import load_env
 from src.run.errors import UserError
 from src.run.seeding import derive
+
+
+def test_the_lines_of_the_readme(policy_root):
+    """As printed, but for the folder of the policy."""
+    readme = (ROOT / "README.md").read_text()
+    lines = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "load_agent(" in block)
+    assert len(lines.strip().splitlines()) <= 12
+    names = {}
+    exec(re.sub(r'load_agent\(".*?"\)', "load_agent(folder)", lines), names | {"folder": policy_root / POLICY}, names)
+    assert names["episode"] == 3 and names["truncated"] and np.isfinite(names["reward"])
 
 
 def play(folder, task, episodes, seed=0, row=0):
