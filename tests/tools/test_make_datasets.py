@@ -62,4 +62,4 @@ def test_what_comes_with_the_repository_stays_small():
     curves = {path: size for path, size in sizes.items() if path.name == "curve.json"}
     assert len(curves) >= 8 and max(curves.values()) < 40_000
     for path in curves:
-        assert len(path.read_text().splitlines()) < 60  # a line per checkpoint
+        assert len(path.read_text().splitlines()) < 100  # a line per checkpoint
