@@ -1,7 +1,5 @@
 """The published commands on MuJoCo families, shortened; relabelled imitation and the film on one of them."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +10,7 @@ import train_data_collection
 import train_meta_dt
 from envs.ant import AntDirEnv
 from src.data import trajectories
+from src.evaluation.results import read_result
 
 SHORT_POLICY = ["--steps", "3", "--eval_every", "3", "--prompt_start_step", "1", "--batch_size", "4", "--width", "16"]
 SHORT_POLICY += ["--eval_episodes", "1", "--curve_episodes", "1", "--warmup_episodes", "1", "--later_episodes", "1"]
@@ -46,7 +45,7 @@ def test_the_data_hold_what_relabelling_needs(root):
 def test_published_commands(root, zero_shot):
     flags = ["--env_name", "AntDir-v0", "--zero_shot", zero_shot, "--data_quality", "medium"]
     (path,) = train_meta_dt.main([*flags, *SHORT_POLICY, "--output_dir", str(root), "--no-tensorboard"])
-    found = json.loads(path.read_text())
+    found = read_result(path)
     assert found["task_ids"] == list(range(45, 50)) and np.shape(found["returns"]) == (5, 1)
     assert found["regime"] == ("zero_shot" if zero_shot == "True" else "few_shot")
     assert ("later_returns" in found) == ("warmup_returns" in found) == (zero_shot == "False")
@@ -67,7 +66,7 @@ def test_relabelled_imitation_and_a_film(root, tmp_path):
     path, *_ = train_meta_dt.main([*flags, *SHORT_POLICY])
     with Image.open(film) as picture:
         assert picture.n_frames == 100  # 10 s at 10 frames per second
-    assert json.loads(path.read_text())["config"]["other_tasks"] == "training"
+    assert read_result(path)["config"]["other_tasks"] == "training"
 
 
 def test_a_camera_that_does_not_work_is_named_before_training(root, tmp_path, monkeypatch, capsys):
