@@ -14,6 +14,7 @@ import pytest
 from envs.locomotion import HalfCheetahEnv, HopperEnv, Walker2dEnv
 from envs.tasks import load_tasks
 from get_datasets import main as get_datasets
+from src.behaviour.sac import SegmentedSAC
 from src.data.qualities import choose_checkpoints
 from src.data.trajectories import load
 from src.evaluation.agent import PolicyAgent
@@ -197,19 +198,16 @@ def test_sac_with_a_learned_temperature_resumes_to_the_same_weights(fuse, tmp_pa
              "--hidden_sizes", "8", "--eval_episodes", "2", "--workers", "1", "--entropy_coefficient", "auto"]  # fmt: skip
     train_data_collection([*flags, "--output_dir", str(tmp_path / "whole")])
 
-    import src.behaviour.sac
+    learn = SegmentedSAC.learn
 
-    segment = src.behaviour.sac._run_segment
-
-    def stop_at_40(model, *rest):
-        if model.num_timesteps == 40:
+    def stop_at_40(self, steps):
+        if self.sac.num_timesteps == 40:
             raise UserError("stopped")
-        segment(model, *rest)
+        learn(self, steps)
 
-    monkeypatch.setattr(src.behaviour.sac, "_run_segment", stop_at_40)
-    with pytest.raises(SystemExit):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(SegmentedSAC, "learn", stop_at_40)
         train_data_collection([*flags, "--output_dir", str(tmp_path / "stopped")])
-    monkeypatch.setattr(src.behaviour.sac, "_run_segment", segment)
     train_data_collection([*flags, "--output_dir", str(tmp_path / "stopped")])
     found = []
     for name in ("whole", "stopped"):

@@ -1,7 +1,5 @@
 """The published commands on MuJoCo families, shortened; relabelled imitation and the film on one of them."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,7 +66,7 @@ def test_relabelled_imitation_and_a_film(root, tmp_path):
     path, *_ = train_meta_dt.main([*flags, *SHORT_POLICY])
     with Image.open(film) as picture:
         assert picture.n_frames == 100  # 10 s at 10 frames per second
-    assert json.loads(path.read_text())["config"]["other_tasks"] == "training"
+    assert read_result(path)["config"]["other_tasks"] == "training"
 
 
 def test_a_camera_that_does_not_work_is_named_before_training(root, tmp_path, monkeypatch, capsys):
