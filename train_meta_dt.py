@@ -72,6 +72,7 @@ def main(argv=None):
     prompts = not stage.zero_shot and adaptation.prompt_select != "none"
     check(run, stage, model, optimisation, imitation, prompting, adaptation, exploration, prompts)
     keep_memory()
+    run.env.make()  # refused first where it cannot be used
     world_model, context_config = open_world_model(run, stage)
     data = TrainingData(run)
     if data.sha256 != context_config.get("dataset_sha256"):
