@@ -62,7 +62,8 @@ def main(argv=None):
     tasks = range(*args.env.train_tasks)
     agents = load_agents(args, tasks)
     made_from = {"agents_sha256": digest(agents.policy_network().state_dict())}
-    with dependent_run(args, run_folder(args, args.agent_log_dir, "replaying", name), resolved(args), made_from):
+    directory = run_folder(args, args.agent_log_dir, "replaying", name)
+    with dependent_run(args, directory, resolved(args), made_from, elsewhere=target):
         for task in tqdm(tasks, unit="task", dynamic_ncols=True):
             folder = task_directory(target, task)
             if not (args.resume and (folder / "task.json").exists()):

@@ -103,7 +103,7 @@ def resolved(args):
     return config.settings(args, exclude=("problem", "script"))
 
 
-def dependent_run(args, directory, config, made_from, volatile=VOLATILE):
+def dependent_run(args, directory, config, made_from, volatile=VOLATILE, elsewhere=None):
     """`run_directory` of a stage that reads what other stages made; made_from: digests of that, checked like settings.
 
     A run from before digests were recorded lacks them: it is taken as it is, with a note.
@@ -115,7 +115,7 @@ def dependent_run(args, directory, config, made_from, volatile=VOLATILE):
     if unknown:
         note = "was made before its inputs were recorded, so they may have changed since; --no-resume makes it again"
         print(f"note: the run in {directory} {note}", file=sys.stderr)
-    return run_directory(directory, {**config, **made_from}, args.resume, (*volatile, *unknown))
+    return run_directory(directory, {**config, **made_from}, args.resume, (*volatile, *unknown), elsewhere)
 
 
 def make_agent(args, agents, observation_size, generator, cql=0.0):

@@ -12,7 +12,7 @@ NOTES = {".lock", "config.json", "metrics.jsonl", "tensorboard"}  # what lies in
 
 
 @contextlib.contextmanager
-def run_directory(path, config, resume, volatile=()):
+def run_directory(path, config, resume, volatile=(), elsewhere=None):
     """Own a run's folder: locks it, checks that what lies there was made with the same settings, else writes config.json.
 
     A run that ends in an error before its first artifact leaves no settings behind, and settings without an artifact bind nobody:
@@ -21,6 +21,7 @@ def run_directory(path, config, resume, volatile=()):
     Args:
         config: JSON-able settings; a resumed run must agree in all but the keys in `volatile`.
         resume: False deletes the former run's files first.
+        elsewhere: a folder that the run writes into beside its own; what lies there is bound to the settings too.
     Raises UserError when another process writes there, when the settings differ, or when artifacts lie there without settings.
     """
     path = Path(path)
@@ -37,14 +38,15 @@ def run_directory(path, config, resume, volatile=()):
             leftover.unlink(missing_ok=True)
         if not resume:
             _clear(path)
-        elif _achieved(path):
+        elif _achieved(path) or (elsewhere and Path(elsewhere).exists() and (path / "config.json").exists()):
             _check_same(path, config, volatile)
-        if not _achieved(path):
+            config = None  # the first ones stay
+        if config is not None:
             write_json(path / "config.json", config)
         try:
             yield path
         except UserError:
-            if not _achieved(path):
+            if not _achieved(path) and not (elsewhere and Path(elsewhere).exists()):
                 _clear(path)
                 _remove(made, path)
             raise

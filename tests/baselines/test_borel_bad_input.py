@@ -250,7 +250,7 @@ def test_broken_files_are_named(grid, tmp_path, capsys):
     for script, name in states.items():
         (runs / name).mkdir(parents=True, exist_ok=True)
         torch.save({}, runs / name / "state.pt")
-        assert_refused(capsys, script, [*flags, *names.get(script, [])], "is not the state of such a run")
+        assert_refused(capsys, script, [*flags, *names.get(script, [])], "holds files of a run without its settings")
     for path in caches:
         path.write_text("{}")
     assert_refused(capsys, offline, fresh, "cache.json lacks done")
