@@ -1,6 +1,5 @@
 """The command that makes every run behind the tables: what it leaves out, what it makes again."""
 
-import pytest
 from helpers import listing, shell
 
 FLAGS = ("--env_type", "point_robot", "--recipes", "debug", "--methods", "meta_dt", "--qualities", "random", "--seeds", "0")
@@ -12,17 +11,20 @@ def reproduce(root, *flags):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    root = tmp_path_factory.mktemp("reproduce")
+def test_everything_runs_nothing_runs_twice_and_what_is_missing_is_made_again(tmp_path):
+    finished(tmp_path)
+    nothing_runs_twice(tmp_path)
+    what_a_missing_run_needs_is_made_again(tmp_path)
+
+
+def finished(root):
     planned = reproduce(root, "--dry_run").splitlines()
     assert reproduce(root, "--dry_run", "--seeds", "0", "0").splitlines() == planned
     assert [command.split()[1] for command in planned] == ["get_datasets.py", "train_context.py", *["train_meta_dt.py"] * 7]
     assert "0 of 8 runs are finished already" in reproduce(root)
-    return root
 
 
-def test_everything_runs_and_nothing_runs_twice(finished):
+def nothing_runs_twice(finished):
     results = {name for name in listing(finished / "results") if name.endswith(".json")}
     regimes = ["", "-no_context", "-no_prompt", "-random_prompt"]
     expected = {f"meta_dt+debug{name}/few_shot-strict" for name in regimes} | {"context+debug/diagnostics"}
@@ -39,7 +41,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_what_a_missing_run_needs_is_made_again(finished):
+def what_a_missing_run_needs_is_made_again(finished):
     """Results are committed, world models are not: a fresh clone has the one without the other."""
     missing = finished / "results/point_robot/random/meta_dt+debug/zero_shot-paper/seed_0.json"
     before = missing.read_bytes()
