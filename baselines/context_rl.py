@@ -22,9 +22,11 @@ from torch import nn
 from baselines.actor_critic import BRAC, IQL, Actor, ActorCriticSettings, mlp
 from src.data.relabel import relabeller
 from src.data.scales import clipped, scale_of
-from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
+from src.evaluation.method import Evaluation, RunSettings, TrainingData, method_parser, train_and_measure
+from src.evaluation.shown import ShownProtocol
 from src.run.config import fraction, parse_args, positive_float, positive_int, settings
 from src.run.devices import keep_memory, schedule_factor
+from src.run.errors import UserError
 from src.run.seeding import derive, torch_generator
 from src.run.settings import pick, setting
 
@@ -43,6 +45,9 @@ class ContextSettings:
     prior_share: float = setting(0.05, "share of contexts that are empty for the actor-critic, z the mean of training", fraction)
     relabel: bool = setting(False, "half of what is drawn is other tasks', paid by the true reward function (ours)")
     encoder_learning_rate: float = setting(3e-4, "of Adam, for the encoder", positive_float)
+    contexts: str = setting(
+        "own", "warm-up episodes; recorded: the test tasks' data, as published (--eval_only)", choices=["own", "recorded"]
+    )
 
 
 class Normaliser(nn.Module):
@@ -347,8 +352,24 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
     def build(data):
         return ContextRL(data, chosen, learner, args.device, args.seed)
 
-    run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
+    return train_and_measure(
+        name, pick(RunSettings, args), pick(Evaluation, args), settings(args), args.steps, build, **options(args)
+    )
+
+
+def options(args):
+    """Further arguments of `train_and_measure`: what the flags of these methods change in evaluation and results.
+
+    Raises UserError where recorded contexts are asked for in training, or a test task has none.
+    """
     named = {key: value for key, value in (("rl", args.rl), ("relabel", args.relabel)) if value not in ("iql", False)}
     other = {"variant": named, "folder": "-".join(named)} if named else {}  # results and weights of their own
-    other["privileges"] = "reward function" if args.relabel else "none"
-    return train_and_measure(name, run, evaluation, settings(args), args.steps, build, **other)
+    other |= {"privileges": "reward function" if args.relabel else "none", "volatile": ("contexts",)}
+    if args.contexts == "recorded":
+        if not args.eval_only:
+            raise UserError("--contexts recorded measures a trained policy: train without it, then add --eval_only")
+        run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
+        data, count = TrainingData(run), evaluation.warmup_episodes
+        protocol = ShownProtocol(run, evaluation, data.test_tasks, "recorded_context", data.dataset, count)
+        other |= {"data": data, "protocol": protocol, "regimes": {"few_shot": 0}}
+    return other

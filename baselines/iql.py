@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from baselines.actor_critic import IQL, Actor, ActorCriticSettings
-from baselines.context_rl import ContextData, ContextSettings, Normaliser
+from baselines.context_rl import ContextData, ContextSettings, Normaliser, options
 from src.data.relabel import relabeller
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 from src.run.config import parse_args, positive_int, settings
@@ -134,9 +134,10 @@ def main(argv=None):
         raise UserError("--rl: this method is IQL; leave it out")
     keep_memory()
     chosen = [pick(kind, args) for kind in (ContextSettings, ActorCriticSettings, HistorySettings)]
-    named = {"variant": {"relabel": True}, "folder": "relabel", "privileges": "reward function"} if args.relabel else {}
     build = lambda data: HistoryIQL(data, *chosen, args.device, args.seed)  # noqa: E731
-    return train_and_measure("iql", pick(RunSettings, args), pick(Evaluation, args), settings(args), args.steps, build, **named)
+    return train_and_measure(
+        "iql", pick(RunSettings, args), pick(Evaluation, args), settings(args), args.steps, build, **options(args)
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ other methods); switches that cannot be turned off; fine-tuning on the test task
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from baselines.sequence import (
@@ -33,7 +32,8 @@ from baselines.sequence import (
     target_return,
 )
 from src.data import trajectories
-from src.evaluation.method import StrictProtocol, TrainingData
+from src.evaluation.method import TrainingData
+from src.evaluation.shown import ShownProtocol, draw_of_tasks
 from src.run.config import fraction, next_command, positive_int
 from src.run.errors import UserError, main_guard
 from src.run.loop import Optimisation
@@ -84,36 +84,6 @@ def build(data, run, model, returns, prompts, optimisation):
 # -------------------------------------------------------------------------------------------- the original's expert prompts
 
 
-def draw_of_tasks(expert, tasks, generator):
-    """A uniformly drawn episode of each of `tasks` (B,): rows (B,) of the expert's Trajectories."""
-    share = torch.rand(len(tasks), generator=generator).numpy()
-    rows = [np.flatnonzero(expert.task_ids == task) for task in tasks]
-    return np.array([found[int(part * len(found))] for found, part in zip(rows, share, strict=True)])
-
-
-class ExpertPrompts(StrictProtocol):
-    """The original's evaluation: every episode's prompt is from an expert's episode on the test task itself."""
-
-    name = "expert_prompt"
-
-    def __init__(self, run, evaluation, test_tasks, expert):
-        super().__init__(run, evaluation, test_tasks)
-        self.expert = expert
-
-    def curve(self, agent, warmup):
-        return super().curve(self._shown(agent, self.evaluation.curve_episodes), 0)
-
-    def final(self, agent, warmup, keep=0, watch=None):
-        return super().final(self._shown(agent, self.evaluation.eval_episodes), 0, keep, watch)
-
-    def _shown(self, agent, episodes):
-        tasks = np.repeat(self.test_tasks, episodes)
-        chosen = self.expert.take(draw_of_tasks(self.expert, tasks, torch_generator(self.run.seed, "shown")))
-        names = ("observations", "actions", "rewards", "lengths")
-        agent.shown = [{name: getattr(chosen, name) for name in names}]
-        return agent
-
-
 def load_expert(run, tasks):
     """Expert data of `tasks`. Raises UserError where some are missing."""
     make = next_command(run, "get_datasets.py", "--data_type", "expert")
@@ -132,7 +102,7 @@ def options(run, evaluation, model, returns, prompts, optimisation):
     expert = load_expert(run, data.test_tasks)
     return {
         "data": data,
-        "protocol": ExpertPrompts(run, evaluation, data.test_tasks, expert),
+        "protocol": ShownProtocol(run, evaluation, data.test_tasks, "expert_prompt", expert, 1),
         "regimes": {"few_shot": 0},
         "folder": "expert_prompt",
         "made_from": {"expert_sha256": expert.metadata["sha256"]},

@@ -153,10 +153,7 @@ class WindowAgent:
     Args:
         policy: MetaDT without z. history_length: K. target: return that is asked for.
         make_prompt: function of the episodes lived so far -> prompt as `MetaDT.forward` takes it; None: there are no prompts.
-    `shown`: episodes of somebody else on the rows' tasks, which stand in the place of those lived (None: there are none).
     """
-
-    shown = None
 
     def __init__(self, policy, history_length, target, make_prompt=None):
         self.policy, self.history_length, self.target, self.make_prompt = policy, history_length, target, make_prompt
@@ -165,7 +162,6 @@ class WindowAgent:
     @torch.inference_mode()
     def adapt(self, episodes):
         """What the rows have lived on their tasks so far, oldest first."""
-        episodes = self.shown or episodes
         prompted = self.make_prompt is not None and episodes
         self.prompt = self.policy.encode_prompt(self.make_prompt(episodes)) if prompted else None
 

@@ -412,3 +412,16 @@ def test_brac_and_relabelling_have_results_of_their_own(data_root, tmp_path):
     plain, relabelled = run("focal", tmp_path), run("focal", tmp_path, "--relabel")
     assert len({*plain, *relabelled, *run("focal", tmp_path, "--rl", "brac")}) == 6
     assert [read_json(path)["privileges"] for path in (plain[0], relabelled[0])] == ["none", "reward function"]
+
+
+def test_recorded_contexts_measure_the_same_policy_under_a_protocol_of_their_own(data_root, tmp_path, capsys):
+    (tmp_path / "datasets").symlink_to(data_root / "datasets")
+    own = run("focal", tmp_path)
+    before, kept = [path.read_bytes() for path in own], weights(tmp_path, "focal")
+    with pytest.raises(SystemExit):
+        run("focal", tmp_path, "--contexts", "recorded")
+    assert "add --eval_only" in capsys.readouterr().err
+    (shown,) = run("focal", tmp_path, "--contexts", "recorded", "--eval_only")
+    assert shown.parent.name == "few_shot-recorded_context" and read_json(shown)["protocol"] == "recorded_context"
+    assert weights(tmp_path, "focal") == kept and [path.read_bytes() for path in own] == before
+    assert not any("warmup_returns" in task for task in read_json(shown)["tasks"])
