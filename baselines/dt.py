@@ -13,8 +13,8 @@ Left out of the original: its data script, which drops the last episode; other p
 from baselines.sequence import (
     Cloning,
     Returns,
-    Sequence,
     WindowAgent,
+    Windowed,
     cloning_loss,
     make_policy,
     make_sampler,
@@ -26,7 +26,7 @@ from src.run.loop import Optimisation
 
 
 def build(data, run, model, returns, optimisation):
-    """TrainingData, RunSettings, Sequence, Returns, Optimisation -> Method."""
+    """TrainingData, RunSettings, Windowed, Returns, Optimisation -> Method."""
     policy, sampler = make_policy(data, run, model, returns.return_scale), make_sampler(data, run, model)
     target = target_return(data.episodes)
 
@@ -39,7 +39,7 @@ def build(data, run, model, returns, optimisation):
 
 @main_guard
 def main(argv=None):
-    return run_method("dt", __doc__, build, (Sequence, Returns, Optimisation), argv)
+    return run_method("dt", __doc__, build, (Windowed, Returns, Optimisation), argv)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import functools
 import torch
 from torch import nn
 
-from baselines.sequence import Cloning, Sequence, WindowAgent, best_episode, cloning_loss, make_policy, make_sampler, run_method
+from baselines.sequence import Cloning, WindowAgent, Windowed, best_episode, cloning_loss, make_policy, make_sampler, run_method
 from src.data.scales import clipped, scale_of
 from src.models.transformer import Transformer, attention_bias
 from src.run.config import fraction, positive_int
@@ -122,7 +122,7 @@ class StatisticAgent(WindowAgent):
 
 
 def build(data, run, model, asked, optimisation):
-    """TrainingData, RunSettings, Sequence, Statistic, Optimisation -> Method."""
+    """TrainingData, RunSettings, Windowed, Statistic, Optimisation -> Method."""
     sampler = make_sampler(data, run, model)
     kind, size = (Categorical, asked.bins) if asked.statistic == "categorical" else (Bidirectional, asked.statistic_size)
     policy = make_policy(data, run, model, condition_size=size)
@@ -143,7 +143,7 @@ def main(argv=None):
     def options(run, evaluation, model, asked, optimisation):
         return {"variant": {"statistic": asked.statistic} if asked.statistic != "categorical" else {}, "folder": asked.statistic}
 
-    return run_method("generalized_dt", __doc__, build, (Sequence, Statistic, Optimisation), argv, options)
+    return run_method("generalized_dt", __doc__, build, (Windowed, Statistic, Optimisation), argv, options)
 
 
 if __name__ == "__main__":

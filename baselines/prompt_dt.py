@@ -21,8 +21,8 @@ import torch
 from baselines.sequence import (
     Cloning,
     Returns,
-    Sequence,
     WindowAgent,
+    Windowed,
     best_episode,
     cloning_loss,
     episode_tensors,
@@ -52,7 +52,7 @@ class Prompts:
 
 
 def build(data, run, model, returns, prompts, optimisation):
-    """TrainingData, RunSettings, Sequence, Returns, Prompts, Optimisation -> Method."""
+    """TrainingData, RunSettings, Windowed, Returns, Prompts, Optimisation -> Method."""
     policy = make_policy(data, run, model, returns.return_scale, prompted=True)
     sampler = make_sampler(data, run, model, prompts.prompt_length, prompts.prompt_segment)
     target = target_return(data.episodes)
@@ -111,7 +111,7 @@ def options(run, evaluation, model, returns, prompts, optimisation):
 
 @main_guard
 def main(argv=None):
-    return run_method("prompt_dt", __doc__, build, (Sequence, Returns, Prompts, Optimisation), argv, options)
+    return run_method("prompt_dt", __doc__, build, (Windowed, Returns, Prompts, Optimisation), argv, options)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,13 @@ class Sequence:
 
 
 @dataclasses.dataclass(frozen=True)
+class Windowed(Sequence):
+    """model"""
+
+    full_windows: bool = setting(False, "draw only windows of K steps (ours)")
+
+
+@dataclasses.dataclass(frozen=True)
 class Returns:
     """returns-to-go"""
 
@@ -85,10 +92,10 @@ def make_policy(data, run, model, return_scale=1.0, max_steps=None, **options):
 
 
 def make_sampler(data, run, model, prompt_length=1, prompt_segment="last"):
-    """BatchSampler of all windows of the training tasks, as Meta-DT's: every (episode, start) alike, padded on the left."""
+    """BatchSampler of the windows of the training tasks, as Meta-DT's: every (episode, start) alike, padded on the left."""
     tasks = torch.from_numpy(data.episodes.task_ids).to(run.device)
     episodes = episode_tensors(data.episodes, run.device)
-    return BatchSampler(episodes, tasks, model.history_length, prompt_length, 1, prompt_segment, full_windows=False)
+    return BatchSampler(episodes, tasks, model.history_length, prompt_length, 1, prompt_segment, model.full_windows)
 
 
 def cloning_loss(policy, history, prompt=None):

@@ -13,16 +13,17 @@ import torch
 from helpers import KILL, RESULTS, ROOT, SAVES, listing, namespace, point_robot, random_episodes, words
 
 from baselines import ad, dt, generalized_dt, prompt_dt
-from baselines.sequence import Returns, Sequence, best_episode, cloning_loss, make_policy, target_return
+from baselines.sequence import Returns, Windowed, best_episode, cloning_loss, make_policy, make_sampler, target_return
 from src.data import trajectories
 from src.data.trajectories import Trajectories
 from src.data.windows import EpisodeTensors
 from src.evaluation.method import TrainingData
 from src.run.files import load_state
 from src.run.loop import Optimisation
+from src.run.seeding import torch_generator
 
 T, K = 8, 4
-MODEL = Sequence(history_length=K, width=16, layers=2, heads=2, dropout=0.0)
+MODEL = Windowed(history_length=K, width=16, layers=2, heads=2, dropout=0.0)
 OPTIMISATION = Optimisation(steps=4, batch_size=16, learning_rate=1e-2, lr_warmup_steps=0)
 CATEGORICAL, BIDIRECTIONAL = generalized_dt.Statistic(bins=4), generalized_dt.Statistic("bidirectional", statistic_size=3)
 RUN = namespace(seed=0, device=torch.device("cpu"), env=dataclasses.replace(point_robot(), max_episode_steps=T))
@@ -142,6 +143,14 @@ def test_the_best_episode_of_each_row():
     for row, choice in enumerate(returns.argmax(0)):
         assert np.array_equal(best.observations[row], pool[choice]["observations"][row])
         assert best.lengths[row] == pool[choice]["lengths"][row]
+
+
+def test_full_windows_are_k_steps_long_where_their_episode_is():
+    some = make_sampler(training_data(), RUN, MODEL).draw(200, torch_generator(0), False)[0]["mask"]
+    full = make_sampler(training_data(), RUN, dataclasses.replace(MODEL, full_windows=True)).draw(200, torch_generator(0), False)
+    full, rows = full[0]["mask"], full[0]["episodes"]
+    short = torch.tensor([row in (2, 8) for row in rows.tolist()])  # episodes of 3 steps and of one
+    assert full[~short].all() and not full[short].all(1).any() and not some[:, 0].all() and short.any()
 
 
 def test_the_target_is_the_mean_of_the_tasks_best():
