@@ -13,6 +13,8 @@ The kinds of data:
     expert   the checkpoint with the highest measured return among the last fifth
     mixed    70 % of the episodes as medium, 30 % as expert; medium-expert: half and half
     replay   all checkpoints of training, an equal share of the episodes each; medium-replay: those up to that of medium
+    cross    half of the episodes as expert, each of the others as the expert of another training task: for families whose
+             dynamics differ, so that z learns the body and not whose policy drives it
     random   uniform random actions; needs no stage 1
 
 Policies act stochastically, as they did in training. Where stage 1 was not run, the policies that come with the repository
@@ -86,7 +88,7 @@ def main(argv=None):
     source = None
     if data.data_type != "random" and not importing:
         source = find_source(run, data.behaviour, command)
-    tasks = chosen.of(environment, source and source.tasks(environment))
+    tasks = chosen.of(run.env, environment, source and source.tasks(run.env, environment))
     root = Path(run.output_dir) / "datasets"
     if importing:
         trajectories, facts, notes = import_trajectories(imported.import_from, run.env, tasks, imported.task_id)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from src.behaviour.policies import for_task, make_frame, task_features
-from src.run.config import CONFIG_DIR, num_tasks
+from src.run.config import CONFIG_DIR, num_known_tasks, num_tasks
 from src.run.directory import run_directory
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json, save_tensors, write_json
@@ -142,14 +142,15 @@ class Source:
         """What the policies of `task_ids` look through, see `make_frame`; None for agents of single tasks."""
         return make_frame(environment, task_ids) if self.shared else None
 
-    def tasks(self, environment):
-        """(first, last + 1) of the tasks that a shared agent serves: its own, and those that look the same to it. Else None."""
+    def tasks(self, env, environment):
+        """(first, last + 1) of the tasks that a shared agent serves, none of them fresh: its own, and those that look the same to
+        it. Else None."""
         if not self.shared:
             return None
         known = read_curve(self.directory / SHARED, shared=True)["task_ids"]
         if not 0 <= min(known) <= max(known) < num_tasks(environment):
             raise UserError(f"{self.directory / SHARED} holds a shared agent of another task list: train it again")
-        features = task_features(environment, known)
+        features = task_features(environment, known)[: num_known_tasks(env, environment)]
         served = [task for task, told in enumerate(features) if task in known or np.isclose(features[known], told).all(1).any()]
         return min(served), max(served) + 1
 

@@ -26,8 +26,10 @@ def records(sections):
 def _record(section, column, name, runs):
     first, scores, scale = runs[0], results.scores_of(runs), results.scale_of(section.runs[column])
     record = {"env_type": section.env_type, "quality": section.quality, "data": section.data, "row": name}
-    record |= {key: first[key] for key in ("method", "recipe", "ablation", "variant", "regime", "protocol", "validation")}
-    record |= {"privileges": first["privileges"], "tasks": span(sorted(first["task_ids"])), "seeds": len(runs)}
+    record |= {
+        key: first[key] for key in ("method", "recipe", "ablation", "variant", "regime", "protocol", "validation", "fresh")
+    }
+    record |= {"tasks": span(sorted(first["task_ids"])), "seeds": len(runs)}
     for key, statistic in (("iqm", statistics.iqm), ("mean", statistics.mean)):
         low, high = statistics.bootstrap_interval(statistic, scores) if len(runs) > 1 else (None, None)
         record |= {key: float(statistic(scores)), f"{key}_low": low, f"{key}_high": high}
@@ -60,13 +62,14 @@ def _group_table(name, rows):
     columns = list(dict.fromkeys((row["row"], row["regime"], row["privileges"]) for row in rows))
     families = {}
     for row in rows:
-        cells = families.setdefault((row["env_type"], row["quality"], row["data"], row["tasks"]), {})
+        cells = families.setdefault((row["env_type"], row["quality"], row["data"], row["fresh"], row["tasks"]), {})
         cells[row["row"], row["regime"], row["privileges"]] = row
     lines = []
-    for (env_type, quality, data, tasks), cells in sorted(families.items()):
+    for (env_type, quality, data, fresh, tasks), cells in sorted(families.items()):
         family = f"{env_type} · {quality}" + (f" (data {data})" if data else "")
-        several = len({key[3] for key in families if key[:3] == (env_type, quality, data)}) > 1
-        lines.append([family + (f", tasks {tasks}" if several else ""), *(_cell(cells, column) for column in columns)])
+        several = len({key[4] for key in families if key[:4] == (env_type, quality, data, fresh)}) > 1
+        family += ", fresh tasks" * fresh + (f", tasks {tasks}" if several else "")
+        lines.append([family, *(_cell(cells, column) for column in columns)])
     headers = [f"{row}\n{regime}" + ("" if rights == "none" else f", {rights}") for row, regime, rights in columns]
     return Table(f"{name}: 0 is the best policy that ignores the task, 1 one that knows it", ["family · data", *headers], lines)
 

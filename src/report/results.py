@@ -85,7 +85,7 @@ def read_results(folder, env_types=()):
                 faults.append(str(error))
                 continue
             result |= {"path": path, "root": Path(folder).parent, "label": label(result)}
-            keys = ("env_type", "quality", "label", "regime", "protocol", "validation", "seed")
+            keys = ("env_type", "quality", "label", "regime", "protocol", "validation", "fresh", "seed")
             identity = (*(result[key] for key in keys), str(result["variant"]))
             if identity in seen:
                 faults.append(f"{path}: key 'seed' repeats that of {seen[identity]}; remove one of the two")
@@ -100,7 +100,7 @@ def read_results(folder, env_types=()):
 def group_results(results, join_data=False):
     """Results -> list of Sections, one for each environment, quality and version of the data.
 
-    A column is (regime, protocol), and "validation" where its tasks are validation tasks. Where runs were scored on different
+    A column is (regime, protocol), and "validation" or "fresh" where its tasks are such. Where runs were scored on different
     tasks, each list of tasks has a column of its own, (…, n), n counting the section's `task_sets` from 1. A method whose seeds
     had different privileges has a row for each.
 
@@ -118,7 +118,7 @@ def group_results(results, join_data=False):
         if result["regime"] == DIAGNOSTICS:
             section.diagnostics.setdefault(result["label"], []).append(result)
             continue
-        column = (result["regime"], result["protocol"], *["validation"] * result["validation"])
+        column = (result["regime"], result["protocol"], *(kind for kind in ("validation", "fresh") if result[kind]))
         section.runs.setdefault(column, {}).setdefault((result["label"], result["privileges"]), []).append(result)
     for section in sections.values():
         section.runs = {column: _named(methods) for column, methods in section.runs.items()}

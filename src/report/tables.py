@@ -223,7 +223,7 @@ def mean_levels(column):
 
 def column_title(column):
     """(regime, protocol), and the number of the tasks where methods were scored on different ones, in words."""
-    further = (", validation tasks" if part == "validation" else f", tasks ({part})" for part in column[2:])
+    further = (f", tasks ({part})" if isinstance(part, int) else f", {part} tasks" for part in column[2:])
     return f"{column[0]}, {column[1]} protocol" + "".join(further)
 
 

@@ -218,7 +218,7 @@ def test_dynamics_families_are_not_relabelled(tmp_path):
     with pytest.raises(UserError, match="no compute_rewards to relabel with: give --relabel_share 0"):
         short_run("hopper_rand_params", tmp_path)
     run = short_run("hopper_rand_params", tmp_path, "--relabel_share", "0", "--num_envs", "2")
-    assert run.features.shape == (50, 4 + 12 + 3 + 5)
+    assert run.features.shape == (100, 4 + 12 + 3 + 5)
     assert run.draw(30, np.random.default_rng(0))[0].shape == (30, 11 + 24)
 
 
@@ -322,8 +322,8 @@ def test_datasets_of_a_shared_agent(trained):
     env = parse_args(get_datasets.make_parser(), "get_datasets", ["--env_type", "point_robot"]).env
     _, weights = load_behaviour(Source(trained / "saves/point_robot/behaviour", "multitask"), env, 2, "")
     stored = load_tensors(trained / "saves/point_robot/behaviour/multitask/checkpoints.safetensors")
-    features = torch.from_numpy(task_features(env.make(), range(50)))
-    torch.testing.assert_close(stored["task_features"], features)
+    features = torch.from_numpy(task_features(env.make(), range(50)))[:50]
+    torch.testing.assert_close(stored["task_features"], features)  # of the tasks that it is trained on
     rows = [np.flatnonzero(made.task_ids == 2)[-1]]  # the last episode is the last checkpoint's
     observations = torch.from_numpy(made.observations[rows, :-1])
     told = torch.cat([observations, features[2].expand(1, 20, 2)], -1)
@@ -334,6 +334,30 @@ def test_datasets_of_a_shared_agent(trained):
     np.testing.assert_allclose(one.act(observations, deterministic=True), expected, atol=1e-6)
     spread = np.abs(made.actions[rows] - expected)
     assert 0 < spread.mean() < 0.1  # the played actions are samples around these
+
+
+def test_cross_data_are_played_by_other_tasks_policies(trained, monkeypatch):
+    class Noiseless(BehaviourPolicies):
+        def act(self, observations, generator=None, deterministic=False):
+            return super().act(observations, generator, deterministic=True)
+
+    monkeypatch.setattr("src.behaviour.collect.BehaviourPolicies", Noiseless)
+    made = dataset(trained, "cross", "--no-resume")
+    facts = made.metadata["provenance"][0]["behaviour"]["2"]
+    assert 2 in facts["players"] and len(facts["players"]) == 6 and max(facts["players"]) < 45
+    env = parse_args(get_datasets.make_parser(), "get_datasets", ["--env_type", "point_robot"]).env
+    space, source, acted = env.make().action_space, Source(trained / "saves/point_robot/behaviour", "multitask"), []
+    episodes = made.select([2])
+    for player, step in zip(facts["players"], facts["checkpoint_steps"], strict=True):
+        curve, weights = load_behaviour(source, env, player, "")
+        row = curve["steps"].index(step)
+        policy = Noiseless({name: value[row][None] for name, value in weights.items()}, space.low, space.high)
+        near = np.abs(policy.act(episodes.observations[:, :-1].reshape(1, -1, 2)).reshape(10, 20, 2) - episodes.actions)
+        acted.append(near.max((1, 2)) < 1e-5)
+    acted = np.array(acted)  # (players, episodes)
+    own = facts["players"].index(2)
+    assert acted.sum(0).tolist() == [1] * 10  # every episode by one of the six
+    assert acted[own].tolist() == [True] * 5 + [False] * 5
 
 
 def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):

@@ -69,7 +69,8 @@ def test_levels_by_episode_are_also_levels(tmp_path):
 def test_facts_that_differ_never_share_a_file(tmp_path):
     changes = (
         {}, {"recipe": "paper"}, {"ablation": "no_context"}, {"regime": "zero_shot"}, {"protocol": "paper"}, {"seed": 4},
-        {"validation": True}, {"variant": {"explore_steps": 3}}, {"variant": {"folder": "a/b"}}, {"variant": {"folder": "a_b"}},
+        {"validation": True}, {"fresh": True}, {"variant": {"explore_steps": 3}},
+        {"variant": {"folder": "a/b"}}, {"variant": {"folder": "a_b"}},
     )  # fmt: skip
     paths = {write(tmp_path, **change) for change in changes}
     assert len(paths) == len(changes)
@@ -116,6 +117,7 @@ BROKEN = {
     "seed": lambda d: d.update(seed=True),
     "privileges": lambda d: d.update(privileges="all"),
     "validation": lambda d: d.update(validation=0),
+    "fresh": lambda d: d.update(fresh=True, validation=True),
     "training.gradient_steps": lambda d: d["training"].update(gradient_steps="many"),
     "curve.test_return": lambda d: d.update(curve={"gradient_steps": [1, 2], "test_return": [1.0]}),
     "tasks": lambda d: d.update(tasks=[]),

@@ -28,7 +28,9 @@ REFERENCE = {
 }
 
 
-FIELDS = ("reference", "curve", "task_parameters", "normalisation", "variant", "validation", "privileges", "probe", "errors")
+FIELDS = (
+    "reference", "curve", "task_parameters", "normalisation", "variant", "validation", "fresh", "privileges", "probe", "errors"
+)  # fmt: skip
 
 
 def put(root, env_type, quality, name, regime, protocol, seed, /, **content):
@@ -314,12 +316,13 @@ def test_what_does_not_belong_together_stands_apart(tmp_path):
     put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 0)
     put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 1, task_ids=[1, 2])
     put(root, "toy", "medium", "other", "few_shot", "strict", 0, validation=True)
+    put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 0, fresh=True)
     put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 2, data="cd34" * 16)
     first, second = group_results(read_results(root)[0])
     assert (first.name, second.name) == ("toy · medium (data ab12ab12)", "toy · medium (data cd34cd34)")
     assert {column: {name: len(runs) for name, runs in methods.items()} for column, methods in first.runs.items()} == {
         ("few_shot", "strict", 1): {"meta_dt": 1}, ("few_shot", "strict", 2): {"meta_dt": 1},
-        ("few_shot", "strict", "validation"): {"other": 1},
+        ("few_shot", "strict", "fresh"): {"meta_dt": 1}, ("few_shot", "strict", "validation"): {"other": 1},
     }  # fmt: skip
     assert len(second.runs["few_shot", "strict"]["meta_dt"]) == 1
     (joined,) = group_results(read_results(root)[0], join_data=True)
