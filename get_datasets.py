@@ -18,8 +18,8 @@ The kinds of data:
     random   uniform random actions; needs no stage 1
 
 Policies act stochastically, as they did in training. Where stage 1 was not run, the policies that come with the repository
-(behaviour/) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
-format is described in datasets/README.md. Next: train_context.py.
+(behaviour/) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset with a
+card (README.md) that says who acted, on what knowledge; the format is described in datasets/README.md. Next: train_context.py.
 """
 
 import dataclasses
@@ -131,7 +131,8 @@ def collect(run, collection, tasks, source, command, workers=None):
         task, reason = min(failures.items())
         raise UserError(f"task {task}: {reason}" + (f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""))
     trajectories, facts = join_tasks(run.env, results, collection.medium_share)
-    return trajectories, {**facts, "policies": source.kind if source else "uniform"}
+    actors = source.facts() if source else {"actors": "uniform random actions", "knowledge": "nothing"}
+    return trajectories, {**facts, "policies": source.kind if source else "uniform", **actors}
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def table(folder, env_types):
         return overview_table(sections, env_types)
     if not sections:
         raise UserError(f"table {env_types[0]}: there are no such results under {folder}")
-    sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)
+    sequential = all(regime in results.SEQUENTIAL for section in sections for regime, *_ in section.runs)
     return sequence_table(sections) if sequential else family_table(sections)
 
 
@@ -120,7 +120,7 @@ def curve_table(document, columns=5):
     curves = document["curves"]
     steps = next(iter(curves.values()))["steps"]
     shown = np.unique(np.linspace(0, len(steps) - 1, columns).round().astype(int))
-    levels = [name for name in ("random", "task_blind", "oracle") if name in document]
+    levels = [name for name in ("random", "task_blind", "best_known") if name in document]
     lines = [["task", *levels, *(f"{steps[index]:,} steps" for index in shown)]]
     for task, curve in curves.items():
         lines.append([task, *(number(document[name][task]) for name in levels)])
@@ -150,8 +150,8 @@ def speed_table(document):
 def trial_table(document):
     """A row per run that settings were chosen by: what differed, what z tells, the returns on training and validation tasks."""
     heads = ["data", "world model", "R² of z, own / astray", "policy", "training tasks", "first episode", "few-shot"]
-    lines = [[*heads, "data mean", "oracle"]]
-    returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "oracle")
+    lines = [[*heads, "data mean", "best known"]]
+    returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "best_known")
     for trial in document["trials"]:
         world_model, settings = (f"`{trial[name]}`" if trial[name] else "–" for name in ("world_model", "settings"))
         probes = (trial["probe_r2"].get(name) for name in ("dataset", "relabelled_unseen_tasks"))
@@ -196,11 +196,13 @@ def family_table(sections):
     columns = {section.quality: section for section in sections if section.runs}
     rows, levels = {}, {}
     for quality, section in columns.items():
-        for (regime, protocol), methods in section.runs.items():
+        for (regime, protocol, *kind), methods in section.runs.items():
+            tasks = "".join(f", {part} tasks" if isinstance(part, str) else f", tasks ({part})" for part in kind)
             for level, values in results.reference_levels(methods).items():
-                levels.setdefault(level, {})[quality] = f"{values.mean():.2f}"
+                levels.setdefault(level + tasks, {})[quality] = f"{values.mean():.2f}"
             for method, runs in methods.items():
-                name = f"{method}, {REGIMES.get(regime, regime)}" + ("" if protocol == "strict" else f", protocol {protocol}")
+                protocols = "" if protocol == "strict" else f", protocol {protocol}"
+                name = f"{method}, {REGIMES.get(regime, regime)}{protocols}{tasks}"
                 rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + further(runs) + mark(runs)
                 episodes = results.episode_scores(runs, regime)
                 if episodes is not None and runs[0]["ablation"] == "none" and not runs[0]["variant"]:
@@ -236,24 +238,23 @@ def overview_table(sections, env_types):
     """One row per family and kind of data: Meta-DT between the reference levels.
 
     Without context: neither z nor prompts, a task-blind policy of the same data. Zero-shot: trained without prompts. Few-shot
-    policy, no prompt: trained with them, in its first episode. The score: which part of the oracle's gain over the task-blind
-    level few-shot has.
+    policy, no prompt: trained with them, in its first episode. The score: which part of the gain of the best known
+    policies over the task-blind level few-shot has.
     """
     lines = [["family, data", "task-blind", "data mean", "without context", "zero-shot", REGIMES["few_shot_policy_no_prompt"]]]
-    lines[0] += ["few-shot", "oracle", "normalised score"]
+    lines[0] += ["few-shot", "best known", "normalised score"]
     for section in sorted(sections, key=lambda section: (env_types.index(section.env_type), section.quality)):
         runs = {key: methods for key, methods in section.runs.items() if key[1] == "strict"}
         few = pick(runs, "few_shot")
         if not few:
             continue
         levels = {level: float(values.mean()) for level, values in results.reference_levels({"": few}).items()}
-        blind, oracle = levels.get("task_blind"), levels.get("oracle")
-        known = blind is not None and oracle is not None
-        gain = f"{(results.scores_of(few).mean() - blind) / (oracle - blind):.0%}" if known else "–"
+        blind, known = levels.get("task_blind"), levels.get("best_known")
+        gain = f"{(results.scores_of(few).mean() - blind) / (known - blind):.0%}" if None not in (blind, known) else "–"
         without = pick(runs, "zero_shot", "no_context") or pick(runs, "few_shot_policy_no_prompt", "no_context")
         shown = (without, *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")))
         played = [score(results.scores_of(found), 1) + mark(found) if found else "–" for found in shown]
-        names = ("task_blind", "dataset_mean", "oracle")
+        names = ("task_blind", "dataset_mean", "best_known")
         *before, best = (f"{round(levels[name], 1) + 0.0:.1f}" if name in levels else "–" for name in names)  # no -0.0
         lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, gain])
     return markdown(lines)

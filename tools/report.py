@@ -23,9 +23,9 @@ from src.run.files import atomic_path
 
 PAGE_LIMIT = 2_900_000  # bytes of index.html; pictures beyond it stand on the page as links to their files
 LEGEND = {
-    "Score": """Normalised return, the table at the top: (return − task-blind) / (oracle − task-blind), IQM over seeds and tasks.
-        0 is the best policy that ignores the task, 1 one that knows it; both are means over the family's test tasks. Of families
-        with one task 0 is random actions and 1 the expert of the data.""",
+    "Score": """Normalised return, the table at the top: (return − task-blind) / (best known − task-blind), IQM over seeds and
+        tasks. 0 is the best single policy, 1 the best known of each task; both are means over the family's test tasks. Of
+        families with one task 0 is random actions and 1 the expert of the data.""",
     "Privileges": """What training was given beyond the recorded data. reward function: recorded transitions were paid again
         by the true reward of other tasks. simulator: recorded policies were played again on other tasks. task parameters: the
         tasks' own parameters. Methods are ranked (★, P(better)) among those that were given the same.""",
@@ -49,10 +49,11 @@ LEGEND = {
         dataset, warm-up pool grown over all evaluations); for comparison with published numbers only. Compare
         methods within one column: where methods were scored on different tasks, each list of tasks has a column of
         its own, and the number in its title stands before the tasks below the heading.""",
-    "Reference levels": """trivial: a policy that does nothing. task_blind: the best policy that ignores the
-        task; a method that does not beat it has not adapted. dataset_mean, dataset_best: mean and best return of
-        the test tasks' own offline episodes. oracle: a policy that knows the task. thompson, walk_and_redraw,
-        bayes_optimal, arc_sweep, door_probe: explorers that need no learning, defined in configs/references/.
+    "Reference levels": """trivial: a policy that does nothing. task_blind: the best single policy, chosen on the training tasks;
+        a method that does not beat it has not adapted. explicit_inference: the first rewards tell the task, without learning.
+        dataset_mean, dataset_best: mean and best return of the test tasks' own offline episodes. best_known: of each task the
+        best of all known policies, those that are told the task among them; what was found, no upper bound. thompson,
+        walk_and_redraw, bayes_optimal, arc_sweep, door_probe: explorers that need no learning, defined in configs/references/.
         single_task_agents: mean over the agents whose logs are the data. They have no seeds, hence no interval.""",
     "Normalised": """100 × (return − minimum) / (maximum − minimum), with the minimum and the maximum named in the row's
         last cell. Scores are comparable only where these, the data and the robots are the same.""",

@@ -18,7 +18,7 @@ def records(sections):
     """Sections -> list of dicts, one per row and column of their tables.
 
     iqm, mean, and score with their 95 % intervals (*_low, *_high; None with a single seed). score: IQM, normalised so that the
-    task-blind level of the family is 0 and the oracle's 1 (both in `zero`, `one`); None where these are unknown.
+    task-blind level of the family is 0 and the best known 1 (both in `zero`, `one`); None where these are unknown.
     """
     return [_record(section, *row) for section in sections for row in rows_of(section)]
 
@@ -26,9 +26,8 @@ def records(sections):
 def _record(section, column, name, runs):
     first, scores, scale = runs[0], results.scores_of(runs), results.scale_of(section.runs[column])
     record = {"env_type": section.env_type, "quality": section.quality, "data": section.data, "row": name}
-    record |= {
-        key: first[key] for key in ("method", "recipe", "ablation", "variant", "regime", "protocol", "validation", "fresh")
-    }
+    record |= {key: first[key] for key in ("method", "recipe", "ablation", "variant", "regime", "protocol")}
+    record |= {key: first[key] for key in ("validation", "fresh", "privileges")}
     record |= {"tasks": span(sorted(first["task_ids"])), "seeds": len(runs)}
     for key, statistic in (("iqm", statistics.iqm), ("mean", statistics.mean)):
         low, high = statistics.bootstrap_interval(statistic, scores) if len(runs) > 1 else (None, None)
@@ -71,7 +70,7 @@ def _group_table(name, rows):
         family += ", fresh tasks" * fresh + (f", tasks {tasks}" if several else "")
         lines.append([family, *(_cell(cells, column) for column in columns)])
     headers = [f"{row}\n{regime}" + ("" if rights == "none" else f", {rights}") for row, regime, rights in columns]
-    return Table(f"{name}: 0 is the best policy that ignores the task, 1 one that knows it", ["family · data", *headers], lines)
+    return Table(f"{name}: 0 is the best single policy, 1 the best known of each task", ["family · data", *headers], lines)
 
 
 def _cell(cells, column):

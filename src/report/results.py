@@ -18,10 +18,11 @@ LEVELS = (
     "trivial",
     "random",
     "task_blind",
+    "explicit_inference",
     "dataset_mean",
     "dataset_best",
     "expert",
-    "oracle",
+    "best_known",
 )  # in display order; others follow
 REGIMES = ("few_shot", "few_shot_policy_no_prompt", "zero_shot", "bamdp", "finetuned", "pretrained")  # in display order
 PROTOCOLS = ("strict", "paper")
@@ -197,11 +198,11 @@ def level_order(levels):
 def scale_of(column):
     """{method: results} of one column -> (low, high), the mean returns that count as 0 and 1, or None where they are unknown.
 
-    Those of the task-blind and the oracle policy, means over the tasks; of one task, those that the results name (normalisation).
+    Means over the tasks of the task-blind and the best known level; of one task, those that the results name (normalisation).
     """
     levels = reference_levels(column)
-    if "task_blind" in levels and "oracle" in levels:
-        low, high = levels["task_blind"].mean(), levels["oracle"].mean()
+    if "task_blind" in levels and "best_known" in levels:
+        low, high = levels["task_blind"].mean(), levels["best_known"].mean()
     else:
         scales = [run.get("normalisation") for runs in column.values() for run in runs]
         if not scales or not all(scales):

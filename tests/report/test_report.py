@@ -24,7 +24,7 @@ REFERENCE = {
     "task_blind": [-15.8, -16.4, -15.9, -17.3, -17.0],
     "dataset_mean": [-11.0, -12.2, -11.5, -12.8, -12.0],
     "dataset_best": [-6.1, -6.0, -5.2, -6.8, -6.4],
-    "oracle": [-3.2, -2.9, -2.6, -3.5, -3.4],
+    "best_known": [-3.2, -2.9, -2.6, -3.5, -3.4],
 }
 
 
@@ -174,7 +174,7 @@ def tree(tmp_path_factory):
             root, "gridworld", "mixed", "borel", "bamdp", "strict", seed,
             returns=(np.array([2.0, 7, 9, 9.5]) + generator.normal(0, 0.3, (2, 4))).tolist(),
             trajectories={str(t): [walk(g * e, generator) for e in (-0.6, 0.5, 1, 1)] for t, g in corners.items()},
-            reference={"oracle": [10.0, 9.0], "bayes_optimal": [8.0, 8.0]},
+            reference={"best_known": [10.0, 9.0], "bayes_optimal": [8.0, 8.0]},
         )  # fmt: skip
         for regime, value in (("pretrained", 1800), ("finetuned", 2600)):
             put(
@@ -201,16 +201,16 @@ def one_section(root):
 
 
 def test_scores_and_cells_by_hand(tmp_path):
-    put(tmp_path, "toy", "medium", "meta_dt", "zero_shot", "strict", 0, reference={"oracle": [5.0, 7.0]})
+    put(tmp_path, "toy", "medium", "meta_dt", "zero_shot", "strict", 0, reference={"best_known": [5.0, 7.0]})
     put(tmp_path, "toy", "medium", "other", "zero_shot", "strict", 0, returns=[[6.0], [8.0]])
     section = one_section(tmp_path)
     [column] = section.runs.values()
     np.testing.assert_array_equal(scores_of(column["meta_dt"]), [[2.0, 4.0]])
-    np.testing.assert_array_equal(reference_levels(column)["oracle"], [5.0, 7.0])
+    np.testing.assert_array_equal(reference_levels(column)["best_known"], [5.0, 7.0])
     table = tables.score_table(section)
     assert table.headers == ["method", "zero_shot, strict protocol", "privileges"]
     assert [row[:2] for row in table.rows] == [["meta_dt", "3.00\nmean 3.00, 1 seed"], ["other", "7.00 ★\nmean 7.00, 1 seed"]]
-    assert table.references == [["oracle", "6.00\nmean 6.00", tables.NONE]]
+    assert table.references == [["best_known", "6.00\nmean 6.00", tables.NONE]]
     chance = tables.details_table(section).rows[1][-1]
     assert chance == "1.00"
 
@@ -330,7 +330,7 @@ def test_what_does_not_belong_together_stands_apart(tmp_path):
 
 
 def test_methods_are_ranked_among_those_that_were_given_the_same(tmp_path):
-    root, reference = tmp_path / "results", {"task_blind": [0.0, 0.0], "oracle": [10.0, 10.0]}
+    root, reference = tmp_path / "results", {"task_blind": [0.0, 0.0], "best_known": [10.0, 10.0]}
     for name, given, value in (("meta_dt", "reward function", 8.0), ("a", "none", 5.0), ("b", "none", 4.0)):
         returns = [[value], [value]]
         put(root, "toy", "medium", name, "few_shot", "strict", 0, privileges=given, returns=returns, reference=reference)
@@ -365,15 +365,15 @@ def test_seeds_with_other_settings_are_named(tmp_path):
     assert one_section(root).notes == ["the seeds of meta_dt differ in steps: 100 (seed 0), 7 (seed 2)"]
 
 
-def test_scores_are_normalised_between_the_task_blind_and_the_oracle_level(tmp_path):
-    root, reference = tmp_path / "results", {"task_blind": [1.0, 3.0], "oracle": [10.0, 14.0]}
+def test_scores_are_normalised_between_the_task_blind_and_the_best_known_level(tmp_path):
+    root, reference = tmp_path / "results", {"task_blind": [1.0, 3.0], "best_known": [10.0, 14.0]}
     for seed, value in ((0, 6.0), (1, 8.0)):
         returns = [[value], [value]]
         put(root, "toy", "medium", "meta_dt+fast", "few_shot", "strict", seed, returns=returns, reference=reference)
         put(root, "toy", "medium", "meta_dt+fast-no_context", "few_shot", "strict", seed, reference=reference)
     put(root, "toy", "medium", "meta_dt+fast", "few_shot", "paper", 0, reference=reference)
     put(root, "other", "medium", "meta_dt+old", "few_shot", "strict", 0, reference=reference)
-    put(root, "more", "medium", "meta_dt+fast", "few_shot", "strict", 0, reference={"oracle": [1.0, 1.0]})
+    put(root, "more", "medium", "meta_dt+fast", "few_shot", "strict", 0, reference={"best_known": [1.0, 1.0]})
     rows = records(group_results(read_results(root)[0]))
     (table,) = overview_tables(rows)
     assert table.headers == ["family · data", "meta_dt+fast\nfew_shot"]
@@ -390,10 +390,10 @@ def test_axes_stay_where_the_data_are():
     figure = Figure()
     axes = figure.subplots()
     axes.plot([0, 1], [-32.0, -30.0])
-    figures._draw_references(axes, {"trivial": -200.0, "oracle": -29.0})
+    figures._draw_references(axes, {"trivial": -200.0, "best_known": -29.0})
     low, high = axes.get_ylim()
     assert -33 < low < -32 and -30 < high < -28
-    assert [text.get_text() for text in axes.texts] == ["trivial −200 ↓", "oracle"]
+    assert [text.get_text() for text in axes.texts] == ["trivial −200 ↓", "best_known"]
 
 
 def test_methods_on_other_tasks_have_a_column_of_their_own(tmp_path):
@@ -401,7 +401,7 @@ def test_methods_on_other_tasks_have_a_column_of_their_own(tmp_path):
     paths = {"trajectories": {"45": [[[0, 0], [1, 1]]]}, "belief": {"spread": [1.0], "low": [0.5], "high": [1.5]}}
     for seed in range(2):
         put(root, "toy", "online", "borel", "bamdp", "strict", seed, returns=[[1, 2], [3, 4]], **paths)
-    more = {"task_ids": [0, 1, 2], "returns": [[5, 6]] * 3, "reference": {"oracle": [9.0] * 3}, **paths}
+    more = {"task_ids": [0, 1, 2], "returns": [[5, 6]] * 3, "reference": {"best_known": [9.0] * 3}, **paths}
     put(root, "toy", "online", "borel+reduced", "bamdp", "strict", 0, **more)
     section = one_section(root)
     assert {column: list(methods) for column, methods in section.runs.items()} == {

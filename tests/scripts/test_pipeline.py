@@ -87,7 +87,7 @@ def test_each_script_prints_the_command_that_comes_next(tmp_path):
     assert (root / "report" / "index.html").stat().st_size > 10_000
     assert "meta_dt+debug" in done.stdout
     page = (root / "report" / "index.html").read_text()
-    for text in ("meta_dt+debug", "trivial", "task_blind", "oracle", "few_shot"):
+    for text in ("meta_dt+debug", "trivial", "task_blind", "best_known", "few_shot"):
         assert text in page
     found = {(r["label"], r["regime"]): r for r in read_results(root / "results")[0]}
     assert found.keys() == {
@@ -124,7 +124,7 @@ def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
         assert "--config" in capsys.readouterr().out.splitlines()[-1] or script == "train_meta_dt"
     found = {(r["env_type"], r["quality"], r["label"], r["regime"]): r for r in read_results(tmp_path / "results")[0]}
     policy = found["slide", "medium", "meta_dt", "few_shot"]
-    assert policy["task_ids"] == [6, 7] and len(policy["reference"]["trivial"]) == 2 and "oracle" not in policy["reference"]
+    assert policy["task_ids"] == [6, 7] and len(policy["reference"]["trivial"]) == 2 and "best_known" not in policy["reference"]
     assert len(policy["reference"]["dataset_mean"]) == 2
     report.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "report")])
     assert "slide" in (tmp_path / "report/index.html").read_text()
