@@ -81,7 +81,7 @@ def main(argv=None):
     known = np.isin(np.repeat(tasks, args.eval_episodes), training)
     blind["cloned from the pooled data of all experts"] = clone(args, observations[known, :-1], actions[known], space)
 
-    few = max(2, 100 // len(training))
+    few = min(10, max(2, 100 // len(training)))
     trials = {name: play(args, agent, tasks, "choice", few)[2].mean(1) for name, agent in (blind | told).items()}
     chosen, scores, best = choose(trials, blind, play(args, own, tasks, "choice")[2].mean(1), training)
     best_known = play(args, own, tasks)[2]
