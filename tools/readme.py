@@ -90,7 +90,7 @@ def table(folder, env_types):
             raise UserError(f"table {env_types[0]}: there are no results of recipe {recipe} under {folder}")
     sections = [section for section in results.group_results(found, join_data=True) if quality in (None, section.quality)]
     for section in sections:
-        if any(column[2:] for column in section.runs):
+        if any(isinstance(part, int) for column in section.runs for part in column[2:]):
             name = f"{section.env_type}/{section.quality}"
             raise UserError(f"the methods of {name} were scored on different tasks: name a recipe in the mark, or move results")
     if len(env_types) > 1:
