@@ -92,6 +92,12 @@ def read_curve(directory, shared=False):
     return curve
 
 
+def pooled(curve):
+    """The curve of a shared agent over all its tasks, as if they were one."""
+    flat = [list(itertools.chain(*rows)) for rows in curve["stochastic_returns"]]
+    return {**curve, "stochastic_returns": flat, "random_returns": list(itertools.chain(*curve["random_returns"]))}
+
+
 def _shape(values, whole):
     """Shape of nested lists of numbers (integers where `whole`); () where they are something else."""
     try:
@@ -215,16 +221,14 @@ def load_behaviour(source, env, task, command, untrained=False):
     if not source.shared:
         return curve, weights
     features = weights.pop("task_features")
-    pooled = {"stochastic_returns": [list(itertools.chain(*rows)) for rows in curve["stochastic_returns"]]}
-    pooled |= {"random_returns": list(itertools.chain(*curve["random_returns"]))}
     if features.shape[-1] == 0 and task not in curve["task_ids"]:  # one task in the agent's frame: it is as good on this one
-        return {**curve, **pooled}, weights
+        return pooled(curve), weights
     told = task_features(env.make(), curve["task_ids"])[task : task + 1]
     comparable = len(told) and told.shape[1] == features.shape[1]
     same = np.flatnonzero(np.isclose(features, told, atol=1e-4).all(1)).tolist() if comparable else []
     row = curve["task_ids"].index(task) if task in curve["task_ids"] else next(iter(same), None)
     if row is None and untrained and comparable:
-        return {**curve, **pooled}, for_task(weights, torch.from_numpy(told[0]))
+        return pooled(curve), for_task(weights, torch.from_numpy(told[0]))
     if row is None:
         raise UserError(f"the agent in {directory} was not trained for task {task}; train it for all tasks: {command}")
     if row not in same:
