@@ -54,7 +54,7 @@ def main(argv=None):
         errors = validate(best, training.validation, torch.device("cpu"))
         true = true_rewards(data.environment, data.episodes) if rewards else None
         made = diagnose(run, data.environment, best, training.held_out, data.test_tasks, true)
-        learned = {"learned_reward": judge(rewards, true, data.episodes, run.seed)} if rewards and rewards.facts else {}
+        learned = judge(rewards, true, data.episodes, run.seed) if rewards else {}
         path = write_result(
             run.output_dir, run.env_type, run.data_quality, method="context", recipe=run.recipe, ablation="none",
             regime=DIAGNOSTICS, protocol=None, validation=run.validation, seed=run.seed, task_ids=[],

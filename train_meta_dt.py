@@ -100,7 +100,7 @@ def main(argv=None):
     variant = {key: value for key, value in measured.items() if value != recipe[key] and (key, value) not in ABLATIONS}
     told = context_config.get("decode") == "relabelled" and "reward_model_sha256" not in context_config
     privileges = "reward function" if told or (rewards and rewards.privileges != "none") else "none"
-    learned = {"learned_reward": rewards.facts} if rewards and rewards.facts else {}
+    learned = rewards.facts if rewards else {}
     return train_and_measure(
         "meta_dt", run, evaluation, settings(args), optimisation.steps, build, data=data, regimes=regimes,
         privileges=privileges, ablation="+".join(ablation) or "none", variant=variant,

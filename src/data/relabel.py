@@ -18,8 +18,8 @@ SPREAD = 0.3  # of imagined tasks
 class Rewards(Protocol):
     """What tasks pay.
 
-    privileges: of a result that was made with it, see `write_result`. facts: {name: number}, its error, for the result file.
-    made_from: {name: hash} of what it was read from.
+    privileges: of results that were made with it, see `write_result`. facts: for these, what is known of its errors.
+    made_from: {name: hash} of the model behind it.
     """
 
     privileges: str
@@ -43,7 +43,7 @@ class EnvironmentRewards:
     Raises UserError where the environment cannot tell the rewards, or not from what the dataset recorded.
     """
 
-    privileges, facts, made_from = "reward function", {}, {}  # noqa: RUF012
+    privileges, facts, made_from = "reward function", {}, {}
 
     def __init__(self, environment, episodes, table=None):
         if not hasattr(environment, "compute_rewards"):
@@ -110,9 +110,10 @@ def paid_by(rewards, episodes, tasks, generator):
 def with_best_of_other_tasks(episodes, rewards, share, imagined=0, generator=None, best_steps=False):
     """Trajectories with, for every task, the episodes of the other tasks that it would have paid best, rewards relabelled.
 
-    rewards: Rewards. share: how many join, as a share of the task's own episodes. best_steps: so many for each time step, by what
-    would have been paid from there on; an episode joins whole. imagined: as many imagined tasks join too, each with as many random
-    episodes as a training task has on average, for prompts, and with its best ones. They get task ids behind the environment's.
+    rewards: Rewards. share: how many join, as a share of the task's own episodes. best_steps: so many for each time step, by
+    what would have been paid from there on; an episode joins whole. imagined: as many imagined tasks join too, each with as many
+    random episodes as a training task has on average, for prompts, and with its best ones. They get task ids behind the
+    environment's.
     """
     tasks, new = np.unique(episodes.task_ids), ()
     if imagined:

@@ -77,8 +77,8 @@ def diagnose(run, environment, model, held_out, unseen, true=None, points=1000):
 
     The probe is fitted on half of the held-out episodes (Trajectories) of the training tasks; it is scored on the other half, and
     on random walks in the simulator on the training tasks and on the tasks `unseen`. With `true` (EnvironmentRewards) also on the
-    other half paid by those unseen tasks: its agents walk where they should not, and z must tell what is paid and not where they walk. No
-    test-task data are read.
+    other half paid by those unseen tasks: its agents walk where they should not, and z must tell what is paid and not where they
+    walk. No test-task data are read.
     Args: run: RunSettings. model: WorldModel on the CPU.
     Returns: {"probe": {episodes: {"r2"}}, "embedding": {"points", "task_ids", "task_parameters"}}.
     """

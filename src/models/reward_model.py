@@ -2,7 +2,7 @@
 
     r = MLP(s, a, s', w)        w: an embedding of the task, learned too
 
-Every task has recorded other transitions, and all share the network: what is learned of one task's rewards far from its goal
+Each task has recorded other transitions, and all share the network: what the rewards of one task tell far from its own paths
 serves the others. So transitions can be moved to other tasks (src/data/relabel.py) without the environment's reward function. A
 point between the embeddings of tasks that are near each other is a task between them: an imagined one.
 """
@@ -24,13 +24,14 @@ from src.run.files import digest, load_state, locked_file, save_state
 from src.run.paths import reward_model_directory
 from src.run.seeding import derive, numpy_generator, torch_generator
 
-EMBEDDING_SIZE, WIDTH = 4, 128
-BATCH, PASSES, MOST_STEPS, LEARNING_RATE, WEIGHT_DECAY = 1024, 20, 3000, 2e-3, 1e-3
+EMBEDDING_SIZE, WIDTH = 8, 128
+BATCH, PASSES, MOST_STEPS = 256, 10, 6000
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
 HELD_OUT = 0.1  # of each task's episodes
 NEIGHBOURS = 4  # training tasks that an imagined one lies between
-TRUSTED = 0.8  # R² on held-out episodes below which relabelled rewards mislead
+TRUSTED = 0.8  # R² on held-out episodes below which relabelled rewards may mislead
 DIFFERENT = 0.02  # of R²: by so much another task's rewards must be worse, or all tasks pay alike
-COMPARED_EPISODES, COMPARED_TASKS, PICKED = 1000, 10, 0.1  # with true rewards: episodes, tasks, best share of each
+COMPARED_EPISODES, COMPARED_TASKS, PICKED = 1000, 10, 0.1  # see `compare`
 CHUNK = 1 << 12  # transitions at once
 
 
@@ -50,106 +51,109 @@ class RewardModel(nn.Module):
         for name, size in (("input", inputs), ("reward", 1)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
-            self.register_buffer(f"{name}_bound", torch.full((size,), torch.inf))
+        self.register_buffer("input_bound", torch.full((inputs,), torch.inf))
 
     def set_normaliser(self, inputs, rewards):
         """From training transitions (N, inputs) and rewards (N,), by src/data/scales.py."""
-        for name, values in (("input", inputs), ("reward", rewards[:, None])):
-            for part, value in zip(("mean", "std", "bound"), statistics(values), strict=True):
-                getattr(self, f"{name}_{part}").copy_(value)
+        for buffer, value in zip((self.input_mean, self.input_std, self.input_bound), statistics(inputs), strict=True):
+            buffer.copy_(value)
+        for buffer, value in zip((self.reward_mean, self.reward_std), statistics(rewards[:, None])[:2], strict=True):
+            buffer.copy_(value)
 
     def forward(self, inputs, embeddings):
-        """Transitions (..., inputs) and embeddings (..., 4) -> standardised rewards (...,)."""
+        """Transitions (..., inputs) and embeddings (..., w) -> standardised rewards (...,)."""
         inputs = clipped((inputs - self.input_mean) / self.input_std, self.input_bound)
         return self.body(self.transition(inputs) + self.task(embeddings))[..., 0]
 
+    @torch.inference_mode()
     def rewards(self, inputs, embeddings):
-        """As `forward`, in physical units."""
-        return self(inputs, embeddings) * self.reward_std + self.reward_mean
+        """Transitions (N, inputs) and embeddings (N, w) or (1, w) -> rewards (N,) in physical units."""
+        pairs = zip(inputs.split(CHUNK), embeddings.expand(len(inputs), -1).split(CHUNK), strict=True)
+        return torch.cat([self(*pair) for pair in pairs]) * self.reward_std + self.reward_mean
 
 
 def transition_inputs(observations, actions, next_observations, infos, keys):
-    """(s', s' − s, a) and the recorded infos `keys` of transitions, NumPy arrays (..., size) -> (..., inputs) float32.
+    """(s', s' − s, a) and the recorded infos `keys` of transitions, NumPy arrays (..., size) -> tensor (N, inputs).
 
-    s is in them: their sum is linear. s' − s alone would drown in s', a step moves an observation little.
+    Together they tell s; s' and s alone would not tell s' − s, as a step moves an observation little.
     """
-    more = [np.asarray(infos[key], np.float32).reshape(*observations.shape[:-1], -1) for key in keys]
-    return np.concatenate([next_observations, next_observations - observations, actions, *more], -1)
+    parts = [next_observations, next_observations - observations, actions]
+    parts += [infos[key].reshape(*actions.shape[:-1], -1) for key in keys]
+    return torch.from_numpy(np.concatenate(parts, -1, dtype=np.float32)).flatten(0, -2)
+
+
+def flat(episodes, keys):
+    """All transitions of Trajectories, one behind the other: mask (E, T) of their places, inputs (N, inputs), rewards (N,)."""
+    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    arrays = (array[inside] for array in (episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:]))
+    inputs = transition_inputs(*arrays, {key: episodes.infos[key][inside] for key in keys}, keys)
+    return inside, inputs, torch.from_numpy(episodes.rewards[inside])
 
 
 class LearnedRewards:
     """A trained RewardModel as Rewards (src/data/relabel.py).
 
     Args:
-        model: RewardModel. task_ids: (K,) ascending, row i of the embeddings is task task_ids[i]. keys: infos that it reads.
-        first: id of the first imagined task. embeddings: (K, 4), where they are not the model's own.
-        facts, made_from: see Rewards.
+        model: RewardModel. task_ids: (K,) ascending; row i of the embeddings is task task_ids[i]. keys: infos that it reads.
+        first: id of the first imagined task. facts, made_from: see Rewards. embeddings: (K, w), where not the model's own.
     """
 
     privileges = "none"
 
-    def __init__(self, model, task_ids, keys, first, embeddings=None, facts=None, made_from=None):
-        self.model, self.task_ids, self.keys, self.first = model.eval().requires_grad_(False), np.asarray(task_ids), keys, first
-        self.embeddings = model.embedding.weight if embeddings is None else embeddings
-        self.facts, self.made_from = facts or {}, made_from or {}
+    def __init__(self, model, task_ids, keys, first, facts, made_from, embeddings=None):
+        self.model, self.task_ids, self.keys, self.first = model, np.asarray(task_ids), keys, first
+        self.facts, self.made_from = facts, made_from
+        self.embeddings = model.embedding.weight.detach() if embeddings is None else embeddings
 
     def _embeddings(self, tasks):
         return self.embeddings[torch.from_numpy(np.searchsorted(self.task_ids, tasks))]
 
-    @torch.inference_mode()
     def __call__(self, observations, actions, next_observations, infos, tasks):
-        inputs = torch.from_numpy(transition_inputs(observations, actions, next_observations, infos, self.keys))
-        return self.model.rewards(inputs, self._embeddings(tasks)).numpy()
+        inputs = transition_inputs(observations, actions, next_observations, infos, self.keys)
+        return self.model.rewards(inputs, self._embeddings(tasks.ravel())).numpy().reshape(tasks.shape)
 
     def on(self, episodes):
-        """Function task id -> rewards (E, T), see Rewards."""
-        inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
-        arrays = episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:]
-        inputs = transition_inputs(*(array[inside] for array in arrays), {k: v[inside] for k, v in episodes.infos.items()}, self.keys)
+        """See Rewards."""
+        inside, inputs, _ = flat(episodes, self.keys)
 
-        @torch.inference_mode()
         def paid(task):
-            rewards, embedding = np.zeros(inside.shape, np.float32), self._embeddings(np.array([task]))
-            parts = torch.from_numpy(inputs).split(CHUNK)
-            rewards[inside] = torch.cat([self.model.rewards(part, embedding) for part in parts]).numpy()
+            rewards = np.zeros(inside.shape, np.float32)
+            rewards[inside] = self.model.rewards(inputs, self._embeddings(np.array([task]))).numpy()
             return rewards
 
         return paid
 
     def imagined(self, number, generator):
-        """Tasks between those of the data: a training task, drawn uniformly, and its NEIGHBOURS nearest, their embeddings mixed
-        by weights drawn uniformly from the simplex; see Rewards."""
-        near = torch.cdist(self.embeddings, self.embeddings).argsort(1)[:, :NEIGHBOURS]
-        centres = generator.choice(len(near), number)
+        """A training task, drawn uniformly, and those nearest to it, NEIGHBOURS in all: their embeddings, mixed by weights that
+        are drawn uniformly from the simplex. See Rewards."""
+        near = torch.cdist(self.embeddings, self.embeddings).argsort(1)[:, :NEIGHBOURS].numpy()
+        chosen = near[generator.choice(len(near), number)]
         weights = torch.from_numpy(generator.dirichlet(np.ones(near.shape[1]), number).astype(np.float32))
-        new = (weights[..., None] * self.embeddings[near[centres]]).sum(1)
+        embeddings = torch.cat([self.embeddings, (weights[..., None] * self.embeddings[chosen]).sum(1)])
         ids = range(self.first, self.first + number)
-        return LearnedRewards(
-            self.model, [*self.task_ids, *ids], self.keys, self.first + number, torch.cat([self.embeddings, new]), self.facts,
-            self.made_from,
-        ), ids  # fmt: skip
+        known = [*self.task_ids, *ids]
+        return LearnedRewards(self.model, known, self.keys, ids.stop, self.facts, self.made_from, embeddings), ids
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
 def train_reward_model(episodes, keys, seed):
-    """RewardModel of Trajectories of the training tasks, and its errors on the episodes that were held out.
+    """RewardModel of Trajectories of the training tasks, and its errors on episodes that were held out (`held_out_errors`).
 
-    On one thread of the CPU, in seconds: its bits depend on the data and the seed alone.
-    Returns: RewardModel, {"held_out_r2": of rewards by the own task's embedding, "wrong_task_r2": by another task's}; None where
-    there is nothing to compare.
+    Seconds on one thread of the CPU; its bits depend on the data and the seed alone. keys: infos that it reads. Raises UserError.
     """
     with one_thread():
         task_ids, rows = np.unique(episodes.task_ids, return_inverse=True)
         held_out = held_out_episodes(rows, seed)
-        inputs, rewards, tasks = flat(episodes.take(np.flatnonzero(~held_out)), task_ids, keys)
+        _, inputs, rewards = flat(episodes.take(np.flatnonzero(~held_out)), keys)
+        tasks = torch.from_numpy(np.repeat(rows[~held_out], episodes.lengths[~held_out]))
         torch.manual_seed(derive(seed, "reward_model"))
-        model = RewardModel(inputs.shape[-1], len(task_ids))
+        model, generator = RewardModel(inputs.shape[-1], len(task_ids)), torch_generator(seed, "reward_model_batches")
         model.set_normaliser(inputs, rewards)
         targets = (rewards - model.reward_mean) / model.reward_std
-        generator, steps = torch_generator(seed, "reward_model_batches"), min(MOST_STEPS, math.ceil(PASSES * len(rewards) / BATCH))
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
+        steps = min(MOST_STEPS, math.ceil(PASSES * len(rewards) / BATCH))
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * schedule_factor(step, steps, steps // 20, "cosine")
@@ -159,8 +163,8 @@ def train_reward_model(episodes, keys, seed):
             loss.backward()
             optimizer.step()
         if not math.isfinite(loss.item()):
-            raise UserError("the reward model's loss became infinite: look for extreme values in the dataset's rewards")
-        return model, errors(model, episodes.take(np.flatnonzero(held_out)), task_ids, keys, seed)
+            raise UserError("the reward model's loss became infinite: look for extreme values in the dataset")
+        return model, held_out_errors(model, episodes.take(np.flatnonzero(held_out)), rows[held_out], keys, seed)
 
 
 @contextlib.contextmanager
@@ -175,7 +179,7 @@ def one_thread():
 
 
 def held_out_episodes(rows, seed):
-    """Mask (E,) of a tenth of each task's episodes, one at least where the task has more than one; rows: the task of each (E,)."""
+    """Mask (E,) of a tenth of each task's episodes, at least one where it has several; rows: the task of each episode (E,)."""
     order, mask = numpy_generator(seed, "reward_model_split").permutation(len(rows)), np.zeros(len(rows), bool)
     for task in range(rows.max() + 1):
         own = order[rows[order] == task]
@@ -183,51 +187,53 @@ def held_out_episodes(rows, seed):
     return mask
 
 
-def flat(episodes, task_ids, keys):
-    """All transitions of Trajectories: tensors of inputs (N, inputs), rewards (N,) and rows of their tasks in `task_ids` (N,)."""
-    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
-    arrays = [array[inside] for array in (episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:])]
-    inputs = transition_inputs(*arrays, {key: values[inside] for key, values in episodes.infos.items()}, keys)
-    tasks = np.repeat(np.searchsorted(task_ids, episodes.task_ids), episodes.lengths)
-    return torch.from_numpy(inputs), torch.from_numpy(episodes.rewards[inside]), torch.from_numpy(tasks)
-
-
-@torch.inference_mode()
-def errors(model, episodes, task_ids, keys, seed):
-    """R² of the rewards of Trajectories by their own task's embedding and by that of another task, drawn for each."""
+def held_out_errors(model, episodes, rows, keys, seed):
+    """{"held_out_r2", "wrong_task_r2"}: R² of the rewards of Trajectories by the embeddings of their tasks, rows (E,) of them,
+    and by that of another task, drawn for each episode. None where there is none, or the rewards do not vary."""
+    tasks = model.embedding.num_embeddings
     if not len(episodes):
         return {"held_out_r2": None, "wrong_task_r2": None}
-    inputs, rewards, tasks = flat(episodes, task_ids, keys)
-    wrong = tasks + torch.randint(1, max(2, len(task_ids)), tasks.shape, generator=torch_generator(seed, "reward_model_wrong"))
-    wrong = wrong % len(task_ids)
+    _, inputs, rewards = flat(episodes, keys)
+    wrong = (rows + numpy_generator(seed, "reward_model_wrong").integers(1, max(2, tasks), len(rows))) % tasks
     own, other = (
-        r_squared(torch.cat([model.rewards(*part) for part in zip(inputs.split(CHUNK), embeddings.split(CHUNK), strict=True)]), rewards)
-        for embeddings in (model.embedding(tasks), model.embedding(wrong))
+        r_squared(model.rewards(inputs, model.embedding(torch.from_numpy(np.repeat(of, episodes.lengths)))), rewards)
+        for of in (rows, wrong)
     )
-    return {"held_out_r2": own, "wrong_task_r2": other if len(task_ids) > 1 else None}
+    return {"held_out_r2": own, "wrong_task_r2": other if tasks > 1 else None}
+
+
+def r_squared(predicted, true):
+    """1 − mean squared error / variance, rounded; None where the true values (N,) do not vary."""
+    predicted, true = (torch.as_tensor(values).double() for values in (predicted, true))
+    spread = (true - true.mean()).square().sum()
+    return round(float(1 - (predicted - true).square().sum() / spread), 4) if spread > 1e-12 else None
+
+
+# ------------------------------------------------------------------------------------------------------- what it is worth
 
 
 def judge(rewards, true, episodes, seed):
-    """All that is known of learned Rewards, for a result file: their facts, and with `true` rewards (EnvironmentRewards or None)
-    what `compare` says, also printed in one line."""
-    if not true:
+    """Facts of Rewards for the result of stage 3. With `true` (EnvironmentRewards, or None) those of learned ones say what
+    `compare` finds, too, and it is printed in one line."""
+    if not (rewards.facts and true):
         return rewards.facts
     found = compare(rewards, true, episodes, seed)
     shown = {name: "-" if value is None else f"{value:.4g}" for name, value in found.items()}
     print(
-        f"learned reward beside the true one: R² {shown['other_tasks_r2']} on other tasks' transitions; best episodes "
-        f"{shown['best_learned']} (own {shown['best_own']}, by true rewards {shown['best_true']}), share of the gain {shown['gain_share']}"
+        f"learned rewards beside true ones: R² {shown['other_tasks_r2']} on other tasks' transitions; the best episodes for a task "
+        f"are worth {shown['best_learned']} (of its own {shown['best_own']}, by true rewards {shown['best_true']}): "
+        f"{shown['gain_share']} of the gain"
     )
-    return rewards.facts | found
+    return {"learned_reward": rewards.facts["learned_reward"] | found}
 
 
 def compare(rewards, true, episodes, seed):
     """What learned rewards are worth beside true ones, on Trajectories of training tasks.
 
-    Returns {"other_tasks_r2": of transitions under other tasks than their own; "best_own", "best_learned", "best_true": mean true
-    return, over tasks, of the best tenth by number of the task's own episodes, and of the best among those of all tasks, found by the
-    learned and by the true rewards; "gain_share": what the learned ones gain over the own, as a share of what the true ones
-    do}; None where there is nothing to compare.
+    For ten tasks the best episodes, a tenth of the number of its own, are picked three times: among its own ("best_own"); among
+    those of all tasks by learned rewards, its own by those recorded ("best_learned"); and by true ones ("best_true"); each is
+    their mean true return. "gain_share": (learned − own) / (true − own). "other_tasks_r2": of transitions under another task than
+    their own, drawn for each episode. None where there is nothing to compare.
     """
     tasks, generator = np.unique(episodes.task_ids), numpy_generator(seed, "compare_rewards")
     names = ("other_tasks_r2", "best_own", "best_learned", "best_true", "gain_share")
@@ -235,28 +241,21 @@ def compare(rewards, true, episodes, seed):
         return dict.fromkeys(names)
     some = episodes.take(generator.choice(len(episodes), min(len(episodes), COMPARED_EPISODES), replace=False))
     places = np.searchsorted(tasks, some.task_ids) + generator.integers(1, len(tasks), len(some))
-    others = tasks[places % len(tasks)]
     inside = np.arange(some.rewards.shape[1]) < some.lengths[:, None]
-    r2 = r_squared(*(rewards_on(kind, some, others)[inside] for kind in (rewards, true)))
+    r2 = r_squared(*(rewards_on(kind, some, tasks[places % len(tasks)])[inside] for kind in (rewards, true)))
     paid, truly, best = rewards.on(episodes), true.on(episodes), []
     for task in tasks[:: math.ceil(len(tasks) / COMPARED_TASKS)]:
         own = episodes.task_ids == task
         count, returns = math.ceil(PICKED * own.sum()), truly(task).sum(1, dtype=np.float64)
         learned = np.where(own, episodes.returns, paid(task).sum(1, dtype=np.float64))
-        best.append([np.sort(returns[own])[-count:].mean(), returns[np.argsort(learned)[-count:]].mean(), np.sort(returns)[-count:].mean()])
+        orders = np.where(own, returns, -np.inf), learned, returns
+        best.append([returns[np.argsort(order)[-count:]].mean() for order in orders])
     own, learned, known = np.mean(best, 0)
     share = (learned - own) / (known - own) if known - own > 1e-9 * abs(own) else None
     return dict(zip(names, [r2, *(None if v is None else float(f"{v:.6g}") for v in (own, learned, known, share))], strict=True))
 
 
-def r_squared(predicted, true):
-    """1 − mean squared error / variance, rounded; None where the true values (N,) do not vary."""
-    predicted, true = torch.as_tensor(predicted).double(), torch.as_tensor(true).double()
-    spread = (true - true.mean()).square().sum()
-    return round(float(1 - (predicted - true).square().sum() / spread), 4) if spread > 1e-12 else None
-
-
-# ----------------------------------------------------------------------------------------------------------- the file
+# -------------------------------------------------------------------------------------------------------------- the file
 
 
 def make_rewards(run, data, true_rewards=False):
@@ -265,48 +264,44 @@ def make_rewards(run, data, true_rewards=False):
 
 
 def learned_rewards(run, data):
-    """LearnedRewards of the training tasks, read from their file or trained now; prints one line that says what they are worth.
+    """LearnedRewards of the training tasks, read from their file or trained now; says in one line what they are worth.
 
-    One file for all scripts, the data, the tasks and the seed decide what is in it.
-    Args: run: RunSettings. data: TrainingData. Raises UserError where the file is damaged or made from other data, and where the
-    rewards of all tasks are the same function: such tasks differ in their dynamics, and relabelling is wrong.
+    One file for all scripts: data, tasks and seed decide what is in it. Nothing of a test task is read.
+    Args: run: RunSettings. data: TrainingData. Raises UserError where the file is damaged or was made from other data, and where
+    `check` refuses.
     """
     path = reward_model_directory(run) / "reward_model.pt"
     keys = [key for key in getattr(data.environment, "info_keys", ()) if key in data.episodes.infos]
-    made_from = {"dataset_sha256": data.sha256, "task_ids": list(data.train_tasks), "info_keys": keys, "seed": run.seed}
+    source = {"dataset_sha256": data.sha256, "task_ids": sorted(data.train_tasks), "info_keys": keys, "seed": run.seed}
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked_file(path.with_name(".lock")):  # another run may be training it
-        if run.resume and path.exists():
-            state = load_state(path, *made_from, "facts", "model")
-        else:
-            model, facts = train_reward_model(data.episodes, keys, run.seed)
-            state = {**made_from, "facts": facts, "model": model.state_dict()}
-            save_state(path, state)
-    for key, value in made_from.items():
+        if not (run.resume and path.exists()):
+            model, errors = train_reward_model(data.episodes, keys, run.seed)
+            save_state(path, {**source, "errors": errors, "model": model.state_dict()})
+        state = load_state(path, *source, "errors", "model")
+    for key, value in source.items():
         if state[key] != value:
-            raise UserError(f"{path} was learned from another {key}: give the command once more with --no-resume, or delete it")
-    model = RewardModel(len(state["model"]["input_mean"]), len(data.train_tasks))
+            raise UserError(f"{path} was learned from another {key}: delete it, or pass --no-resume to start again")
+    check(state["errors"])
+    model = RewardModel(len(state["model"]["input_mean"]), len(source["task_ids"]))
     model.load_state_dict(state["model"])
-    check(state["facts"])
-    return LearnedRewards(
-        model, sorted(data.train_tasks), keys, num_tasks(data.environment), facts=state["facts"],
-        made_from={"reward_model_sha256": digest(state["model"])},
-    )  # fmt: skip
+    facts, made_from = {"learned_reward": state["errors"]}, {"reward_model_sha256": digest(state["model"])}
+    return LearnedRewards(model, source["task_ids"], keys, num_tasks(data.environment), facts, made_from)
 
 
-def check(facts):
+def check(errors):
     """Print what a reward model is worth. Raises UserError where the tasks do not differ in their rewards."""
-    own, wrong = facts["held_out_r2"], facts["wrong_task_r2"]
+    own, wrong = errors["held_out_r2"], errors["wrong_task_r2"]
     shown = ["-" if value is None else f"{value:.4g}" for value in (own, wrong)]
-    print(f"learned reward: R² {shown[0]} on held-out episodes of its tasks ({shown[1]} when asked about another task)")
+    print(f"learned rewards: R² {shown[0]} on held-out episodes of their tasks ({shown[1]} for another task's)")
     if own is None or own < TRUSTED:
         print(
-            f"warning: relabelled rewards may mislead, R² is below {TRUSTED}: compare with --decode own in stage 3, --other_tasks none "
-            "in stage 4, --no-relabel in a baseline",
+            f"warning: relabelled rewards may mislead, R² is not above {TRUSTED}: compare with --decode own in stage 3, "
+            "--other_tasks none in stage 4, --no-relabel in a baseline",
             file=sys.stderr,
         )
     elif wrong is not None and wrong > own - DIFFERENT:
         raise UserError(
-            f"the rewards of all tasks are one function (R² {own} for the own task, {wrong} for another): they differ in their "
+            f"all tasks pay alike (R² {own} for the task's own rewards, {wrong} for another task's): they differ in their "
             "dynamics and must not be relabelled; choose another --decode in stage 3, --other_tasks none in stage 4"
         )
