@@ -220,7 +220,7 @@ def judge(rewards, true, episodes, seed):
     found = compare(rewards, true, episodes, seed)
     shown = {name: "-" if value is None else f"{value:.4g}" for name, value in found.items()}
     print(
-        f"learned rewards beside true ones: R² {shown['other_tasks_r2']} on other tasks' transitions; the best episodes for a task "
+        f"learned rewards beside true ones: R² {shown['other_tasks_r2']} on other tasks' transitions; a task's best episodes "
         f"are worth {shown['best_learned']} (of its own {shown['best_own']}, by true rewards {shown['best_true']}): "
         f"{shown['gain_share']} of the gain"
     )

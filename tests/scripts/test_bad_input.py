@@ -73,6 +73,8 @@ def refused(capsys, folder, script, argv, mend):
         ("train_meta_dt", ["--warmup_episodes", "0"], "'0' is not an integer of at least 1"),
         ("train_context", ["--reward_weight", "0", "--state_weight", "0"], "make one of them positive"),
         ("train_context", ["--decode", "own", "--other_tasks", "5"], "--other_tasks 5 has no effect without --decode relabelled"),
+        ("train_context", ["--decode", "own", "--true_rewards"], "--true_rewards has no effect without --decode relabelled"),
+        ("train_meta_dt", ["--true_rewards"], "--true_rewards has no effect without --other_tasks"),
         ("train_meta_dt", ["--other_tasks", "some"], "--other_tasks: .*'some'"),
         ("train_meta_dt", ["--other_tasks", "-1"], "--other_tasks: .*'-1'"),
         ("train_context", ["--decode", "any"], "invalid choice: 'any' .*own.*task.*relabelled"),
