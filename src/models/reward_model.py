@@ -25,8 +25,11 @@ from src.run.paths import reward_model_directory
 from src.run.seeding import derive, numpy_generator, torch_generator
 
 EMBEDDING_SIZE, WIDTH = 8, 128
-BATCH, PASSES, MOST_STEPS = 256, 10, 6000
+BATCH, PASSES, MOST_STEPS = 256, 20, 6000
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
+# Embeddings learn faster than the network, so that what tells tasks apart lies in them and not in the network's memory of each;
+# noise on them makes what lies between two of them a task, too. Both decide how well other tasks' transitions are paid.
+EMBEDDING_LEARNING_RATE, EMBEDDING_NOISE = 2e-2, 0.1
 HELD_OUT = 0.1  # of each task's episodes
 NEIGHBOURS = 4  # training tasks that an imagined one lies between
 TRUSTED = 0.8  # R² on held-out episodes below which relabelled rewards may mislead
@@ -152,13 +155,19 @@ def train_reward_model(episodes, keys, seed):
         model, generator = RewardModel(inputs.shape[-1], len(task_ids)), torch_generator(seed, "reward_model_batches")
         model.set_normaliser(inputs, rewards)
         targets = (rewards - model.reward_mean) / model.reward_std
-        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY, fused=True)
+        rest = [parameter for parameter in model.parameters() if parameter is not model.embedding.weight]
+        groups = [
+            {"params": rest, "weight_decay": WEIGHT_DECAY},
+            {"params": [model.embedding.weight], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, fused=True)
         steps = min(MOST_STEPS, math.ceil(PASSES * len(rewards) / BATCH))
         for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * schedule_factor(step, steps, steps // 20, "cosine")
+            for group, rate in zip(optimizer.param_groups, (LEARNING_RATE, EMBEDDING_LEARNING_RATE), strict=True):
+                group["lr"] = rate * schedule_factor(step, steps, steps // 20, "cosine")
             batch = torch.randint(len(rewards), (BATCH,), generator=generator)
-            loss = (model(inputs[batch], model.embedding(tasks[batch])) - targets[batch]).square().mean()
+            noise = EMBEDDING_NOISE * torch.randn(BATCH, EMBEDDING_SIZE, generator=generator)
+            loss = (model(inputs[batch], model.embedding(tasks[batch]) + noise) - targets[batch]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
