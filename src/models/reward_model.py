@@ -24,7 +24,7 @@ from src.run.files import digest, load_state, locked_file, save_state
 from src.run.paths import reward_model_directory
 from src.run.seeding import derive, numpy_generator, torch_generator
 
-EMBEDDING_SIZE, WIDTH = 8, 128
+EMBEDDING_SIZE, WIDTH = 8, 64
 BATCH, PASSES, MOST_STEPS = 256, 20, 6000
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
 # Embeddings learn faster than the network, so that what tells tasks apart lies in them and not in the network's memory of each;
