@@ -28,7 +28,7 @@ def main(argv=None):
     parser.add_argument("--qualities", type=data_name, nargs="+", default=["replay", "medium"], help="datasets")
     parser.add_argument("--seeds", type=natural, nargs="+", default=[0], help="of the models, in place of --seed")
     parser.add_argument("--output", help="result file (default: see above)")
-    args = parse_args(parser, "benchmarks.learned_rewards", argv)
+    args = parse_args(parser, "learned_rewards", argv)
     keep_memory()
     rows = []
     for quality in args.qualities:

@@ -26,7 +26,7 @@ from src.run.seeding import derive, numpy_generator, torch_generator
 
 EMBEDDING_SIZE, WIDTH = 8, 64
 BATCH, PASSES, MOST_STEPS = 256, 20, 6000
-LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
+LEARNING_RATE, WEIGHT_DECAY = 4e-3, 1e-3
 # Embeddings learn faster than the network, so that what tells tasks apart lies in them and not in the network's memory of each;
 # noise on them makes what lies between two of them a task, too. Both decide how well other tasks' transitions are paid.
 EMBEDDING_LEARNING_RATE, EMBEDDING_NOISE = 2e-2, 0.1
