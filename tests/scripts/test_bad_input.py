@@ -190,7 +190,7 @@ SEEN = {
     "dataset made again": ("train_meta_dt", [lambda r: run_stage("get_datasets", r, "--seed", "1")], [],
         "another version of this dataset: run train_context.py --no-resume again"),
     "dataset made again under a world model": ("train_context", [lambda r: run_stage("get_datasets", r, "--seed", "1")], [],
-        "holds a run with dataset_sha256"),
+        "reward_model.pt was learned from another dataset_sha256: delete it, or pass --no-resume"),
     "world model trained again": ("train_meta_dt", [lambda r: run_stage("train_context", r, "--no-resume", "--steps", "3")], [],
         "holds a run with world_model_sha256"),
     "half a dataset": ("train_context", [lambda r: cut(r, HDF5)], [], "is damaged .*make it again: python get_datasets.py"),

@@ -219,8 +219,8 @@ def test_killed_at_several_points_it_ends_with_the_same_weights(script, whole, t
     argv = words(root, *STEPS[script])
     directory = root / WEIGHTS[script][0]
     seen = []
-    # in a fresh run the settings, what the agent acts with and the log come first; a continued one writes the log only
-    for count in {"train_context": (5, 5), "train_meta_dt": (6, 4)}[script]:
+    # in a fresh run the reward model, the settings, what the agent acts with and the log come first; then the log only
+    for count in {"train_context": (6, 5), "train_meta_dt": (7, 4)}[script]:
         killed = subprocess.run(
             [sys.executable, "-c", KILL, str(count), f"{script}.py", *argv], cwd=ROOT, capture_output=True, text=True, check=False
         )
