@@ -11,10 +11,12 @@ results/<env_type>/<quality>/context/diagnostics/seed_<s>.json with the diagnost
 
 import torch
 
+from src.data.relabel import true_rewards
 from src.data.transitions import Decoding
 from src.evaluation.method import DataSettings, RunSettings, TrainingData, columns
 from src.evaluation.results import DIAGNOSTICS, write_result
 from src.models.probe import diagnose
+from src.models.reward_model import judge, make_rewards
 from src.models.world_model import WorldModelSettings, load_world_model
 from src.models.world_model_training import Validation, WorldModelOptimisation, WorldModelTraining, validate
 from src.run.config import next_command, parse_args, script_parser, settings
@@ -40,28 +42,30 @@ def main(argv=None):
     model, decoding, optimisation = (pick(kind, args) for kind in (WorldModelSettings, Decoding, WorldModelOptimisation))
     check(model, decoding, optimisation)
     keep_memory()
-    data = TrainingData(run)
+    data, config = TrainingData(run), settings(args)
+    rewards = make_rewards(run, data, decoding.true_rewards) if decoding.decode == "relabelled" else None
     training = WorldModelTraining(
-        run, data, model=model, optimisation=optimisation, decoding=decoding, share=validation.validation_share
+        run, data, model=model, optimisation=optimisation, decoding=decoding, share=validation.validation_share, rewards=rewards
     )
-    config, relabelled = settings(args), decoding.decode == "relabelled"
-    made_from = {"dataset_sha256": data.sha256}
+    made_from = {"dataset_sha256": data.sha256, **(rewards.made_from if rewards else {})}
     with run_directory(context_directory(run), {**config, **made_from}, run.resume, VOLATILE) as directory:
         loop = training.train(directory, validation.eval_every, run.tensorboard)
         best, _ = load_world_model(directory, "best")
         errors = validate(best, training.validation, torch.device("cpu"))
-        made = diagnose(run, data.environment, best, training.held_out, data.test_tasks, relabelled)
+        true = true_rewards(data.environment, data.episodes) if rewards else None
+        made = diagnose(run, data.environment, best, training.held_out, data.test_tasks, true)
+        learned = judge(rewards, true, data.episodes, run.seed) if rewards else {}
         path = write_result(
             run.output_dir, run.env_type, run.data_quality, method="context", recipe=run.recipe, ablation="none",
             regime=DIAGNOSTICS, protocol=None, validation=run.validation, seed=run.seed, task_ids=[],
-            privileges="reward function" if relabelled else "none", measured={"embedding": made["embedding"]},
+            privileges=rewards.privileges if rewards else "none", measured={"embedding": made["embedding"]},
             errors={name: six_digits(value) for name, value in errors.items()}, probe=made["probe"],
             curve={name: [six_digits(value) for value in values] for name, values in columns(loop.curve).items()},
             training={
                 "gradient_steps": loop.step, "wall_clock_s": round(loop.seconds, 1),
                 "parameters": sum(weights.numel() for weights in best.parameters()),
             },
-            made_from=made_from, config=config, directory=directory,
+            made_from=made_from, config=config, directory=directory, **learned,
         )  # fmt: skip
     report(errors, made["probe"])
     follow = next_command(
@@ -76,6 +80,8 @@ def check(model, decoding, optimisation):
         raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
     if decoding.other_tasks != "training" and decoding.decode != "relabelled":
         raise UserError(f"--other_tasks {decoding.other_tasks} has no effect without --decode relabelled: give both")
+    if decoding.true_rewards and decoding.decode != "relabelled":
+        raise UserError("--true_rewards has no effect without --decode relabelled: give both")
     if model.reward_change and model.context_horizon:
         raise UserError("--reward_change needs the rewards of the whole episode: give --context_horizon 0")
     if optimisation.balance_steps and model.context_horizon:

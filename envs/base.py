@@ -20,7 +20,8 @@ for: an inner reward function would not know of the wrapper's. A wrapper that le
     compute_rewards(observations (..., d_s), actions (..., d_a), next_observations (..., d_s), tasks, infos=None)
                          -> (...,) float32, what other tasks would pay for these transitions; arrays broadcast, tasks:
                          parameter -> (..., ...); infos is given where the dataset holds infos
-    info_keys            tuple: the entries of `info` that compute_rewards needs, given to it as infos: key -> (..., ...)
+    info_keys            tuple: the entries of `info` on which rewards depend beside the transition, whatever the task: given to
+                         compute_rewards as infos: key -> (..., ...), and read by learned rewards (src/models/reward_model.py)
     compute_success(next_observations (..., d_s), tasks) -> (...,) bool: is the goal reached here?
     task_features(tasks) -> (N, k): what a behaviour agent that knows its task is told; by default its parameters
     task_frame(tasks)    -> an object with observe(observations (N, d_s)) and act(actions (N, d_a)): a symmetry through which all

@@ -16,7 +16,7 @@ import numpy as np
 from src.data.hdf5 import FAULTS, NUMBERS, Room, members, open_hdf5, read_array, subgroup
 from src.data.layouts import FIELDS, episodes_of
 from src.data.pickles import read_pickle
-from src.data.relabel import relabeller, rewards_on
+from src.data.relabel import EnvironmentRewards, rewards_on
 from src.data.trajectories import Trajectories, task_parameters
 from src.run.config import num_tasks
 from src.run.errors import UserError
@@ -274,7 +274,7 @@ def check_tasks(trajectories, environment):
 
 
 def _paid(trajectories, environment, tasks):
-    return rewards_on(relabeller(environment, trajectories), trajectories, tasks)
+    return rewards_on(EnvironmentRewards(environment, trajectories), trajectories, tasks)
 
 
 def _assemble(episodes, environment, terminates):

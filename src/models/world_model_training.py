@@ -55,13 +55,14 @@ class WorldModelTraining:
 
     Args:
         run: RunSettings. data: TrainingData. model, optimisation, decoding: their settings. share: of the held-out episodes.
+        rewards: Rewards, where it relabels.
     Attributes: model, held_out (Trajectories), optimisation with its number of steps, parts and weights as a Loop wants them.
     """
 
-    def __init__(self, run, data, *, model, optimisation, decoding, share):
+    def __init__(self, run, data, *, model, optimisation, decoding, share, rewards=None):
         self.device = run.device
         training, self.held_out = split_episodes(data.episodes, share, run.seed)
-        self.sampler = make_sampler(training, model.context_horizon, decoding, data.environment, run.seed)
+        self.sampler = make_sampler(training, model.context_horizon, decoding, rewards, run.seed)
         self.validation = make_sampler(self.held_out, model.context_horizon)
         self.optimisation = optimisation.over(self.sampler.size)
         torch.manual_seed(derive(run.seed, "context"))
