@@ -253,7 +253,10 @@ def overview_table(sections, env_types):
         blind, oracle = levels.get("task_blind"), levels.get("oracle")
         known = blind is not None and oracle is not None
         gain = f"{(results.scores_of(few).mean() - blind) / (oracle - blind):.0%}" if known else "–"
-        shown = (without_context(runs), *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")))
+        shown = (
+            without_context(runs),
+            *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")),
+        )
         played = [score(results.scores_of(found), 1) + mark(found) if found else "–" for found in shown]
         names = ("task_blind", "dataset_mean", "oracle")
         *before, best = (f"{round(levels[name], 1) + 0.0:.1f}" if name in levels else "–" for name in names)  # no -0.0
