@@ -10,6 +10,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: gridworld -->                                one that is played for K episodes in sequence: their returns and sum
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
+    <!-- table: gain hopper_rand_params walker_rand_params -->    how far few-shot is ahead of the same training without context
     <!-- table: behaviour -->                                the behaviour agents that come with the repository
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
     <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
@@ -74,6 +75,8 @@ def table(folder, env_types):
         return file_table(Path(env_types[0]))
     if env_types == ["behaviour"]:
         return behaviour_table(Path("behaviour"))
+    if env_types[0] == "gain":
+        return gain_table(folder, env_types[1:])
     matches = [NAME.fullmatch(name) for name in env_types]
     if not all(matches):
         raise UserError(f"table {' '.join(env_types)}: a name is FAMILY, FAMILY/DATA, FAMILY+RECIPE or FAMILY/DATA+RECIPE")
@@ -149,7 +152,7 @@ def speed_table(document):
 
 def trial_table(document):
     """A row per run that settings were chosen by: what differed, what z tells, the returns on training and validation tasks."""
-    heads = ["data", "world model", "R² of z, own / astray", "policy", "training tasks", "first episode", "few-shot"]
+    heads = ["data", "world model", "R² of z, own / off-course", "policy", "training tasks", "first episode", "few-shot"]
     lines = [[*heads, "data mean", "best known"]]
     returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "best_known")
     for trial in document["trials"]:
@@ -199,7 +202,7 @@ def family_table(sections):
         for (regime, protocol, *kind), methods in section.runs.items():
             tasks = "".join(f", {part} tasks" if isinstance(part, str) else f", tasks ({part})" for part in kind)
             for level, values in results.reference_levels(methods).items():
-                levels.setdefault(level + tasks, {})[quality] = f"{values.mean():.2f}"
+                levels.setdefault(level + tasks, {}).setdefault(quality, f"{values.mean():.2f}")  # of the first column, few-shot
             for method, runs in methods.items():
                 protocols = "" if protocol == "strict" else f", protocol {protocol}"
                 name = f"{method}, {REGIMES.get(regime, regime)}{protocols}{tasks}"
@@ -249,15 +252,44 @@ def overview_table(sections, env_types):
         if not few:
             continue
         levels = {level: float(values.mean()) for level, values in results.reference_levels({"": few}).items()}
-        blind, known = levels.get("task_blind"), levels.get("best_known")
-        gain = f"{(results.scores_of(few).mean() - blind) / (known - blind):.0%}" if None not in (blind, known) else "–"
-        without = pick(runs, "zero_shot", "no_context") or pick(runs, "few_shot_policy_no_prompt", "no_context")
-        shown = (without, *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")))
+        blind, best = levels.get("task_blind"), levels.get("best_known")
+        known = blind is not None and best is not None
+        gain = f"{(results.scores_of(few).mean() - blind) / (best - blind):.0%}" if known else "–"
+        shown = (
+            without_context(runs),
+            *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")),
+        )
         played = [score(results.scores_of(found), 1) + mark(found) if found else "–" for found in shown]
         names = ("task_blind", "dataset_mean", "best_known")
         *before, best = (f"{round(levels[name], 1) + 0.0:.1f}" if name in levels else "–" for name in names)  # no -0.0
         lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, gain])
     return markdown(lines)
+
+
+def gain_table(folder, env_types):
+    """A row per family and kind of data: how far few-shot is ahead of the same training without context.
+
+    The interval: seeds of the two are resampled independently of each other, their tasks together.
+    """
+    found, faults = results.read_results(folder, env_types)
+    if faults:
+        raise UserError(faults[0])
+    lines = [["family, data", "few-shot − without context"]]
+    for section in results.group_results(found, join_data=True):
+        few, without = pick(section.runs, "few_shot"), without_context(section.runs)
+        if few and without:
+            scores = results.scores_of(few), results.scores_of(without)
+            gain = statistics.mean(scores[0]) - statistics.mean(scores[1])
+            low, high = statistics.bootstrap_interval(lambda x, y: statistics.mean(x) - statistics.mean(y), *scores)
+            lines.append([f"{section.env_type}, {section.quality}", f"{gain:.1f} [{low:.1f}, {high:.1f}]"])
+    if len(lines) == 1:
+        raise UserError(f"table gain {' '.join(env_types)}: there are no results with and without context under {folder}")
+    return markdown(lines)
+
+
+def without_context(runs):
+    """Results of Meta-DT with neither z nor prompts: trained without both, else without z and in the first episode, or None."""
+    return pick(runs, "zero_shot", "no_context") or pick(runs, "few_shot_policy_no_prompt", "no_context")
 
 
 def pick(runs, regime, ablation="none"):

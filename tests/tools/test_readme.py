@@ -91,6 +91,22 @@ def test_rows_of_a_checkout_with_uncommitted_changes_are_marked(folder):
     assert overview.count(" † |") == 1 and "-dirty" in overview
 
 
+def test_the_gain_over_the_same_training_without_context(folder):
+    assert readme.table(folder / "results", ["gain", "slide"]).splitlines()[-1] == "| slide, medium | 4.5 [4.0, 5.0] |"
+    with pytest.raises(UserError, match="no results with and without context"):
+        readme.table(folder / "results", ["gain", "slope"])
+    write(folder / "results", "slope", "replay", "few_shot_policy_no_prompt", 0, [[1, 1], [2, 2]], ablation="no_context")
+    lines = readme.table(folder / "results", ["gain", "slide", "slope"]).splitlines()
+    assert len(lines) == 4 and lines[3].startswith("| slope, replay | 6.0 [")
+
+
+def test_levels_are_those_of_the_data_of_few_shot(folder):
+    older = {**REFERENCE, "dataset_mean": [4, 5]}
+    write(folder / "results", "slide", "medium", "zero_shot", 0, [[4, 4], [5, 5]], reference=older)
+    lines = readme.table(folder / "results", ["slide"]).splitlines()
+    assert "| dataset_mean | 2.50 |" in lines
+
+
 def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
     folder = tmp_path / "results"
     references = {"best_known": [[6, 6], [8, 8]], "trivial": [[0, 0], [0, 0]]}
@@ -186,6 +202,11 @@ def test_the_readme_is_short_and_links_lead_somewhere():
         links = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
         missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
         assert not missing, f"{page.name}: {missing}"
+
+
+def test_the_page_of_methods_shows_the_tested_example():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_method.md").read_text(), re.DOTALL)
+    assert code in (ROOT / "tests/toy/bc.py").read_text()
 
 
 def commands():
