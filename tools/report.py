@@ -282,7 +282,7 @@ def main(argv=None):
     failures = results.read_failures(args.results, args.env_type)
     faults += map(failure_line, failures)
     sections = results.group_results([result for result in found if results.is_current(result)])
-    styles = method_styles(sorted({method for section in sections for method in section.methods}, key=results.method_order))
+    styles = method_styles(_methods(sections))
     made = [make_part(section, None if args.table_only else styles) for section in sections]
     parts = [part for part in made if isinstance(part, Part)]
     faults += [part for part in made if not isinstance(part, Part)]
@@ -290,7 +290,8 @@ def main(argv=None):
     overview = make_overview(rows, [part.section for part in parts], failures)
     further = next(iter(overview.further.values()))[:1] if rows else []
     width = shutil.get_terminal_size((130, 24)).columns
-    for table in overview.main or [table for part in parts for table in part.tables[:1]] or further:
+    shown = [table for group, table in main_tables(rows, failures).items() if group in MAIN]
+    for table in shown or [table for part in parts for table in part.tables[:1]] or further:
         print(f"\n{text_table(table, width, kept=2)}")
     for line in [*faults, *(note for part in parts for note in part.notes)]:
         print(f"note: {line}", file=sys.stderr)
@@ -303,6 +304,13 @@ def main(argv=None):
     write_file(args.output / "tables.md", markdown_page(overview, parts, faults).encode())
     write_file(args.output / "index.html", html_page(overview, parts, faults).encode())
     print(f"\n{args.output / 'index.html'}")
+
+
+def _methods(sections):
+    """All rows of a report; those that are compared come first, so that as many as possible have a colour of their own."""
+    compared = {name for section in sections for methods in section.main.values() for name in methods}
+    every = {name for section in sections for name in section.methods}
+    return sorted(every, key=lambda name: (name not in compared, *results.method_order(name)))
 
 
 def failure_line(fault):

@@ -80,21 +80,21 @@ def draw_adaptation(panels, styles):
     """
     figure = Figure(figsize=(max(5.2 * len(panels), 6.5), 4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        spread = min(0.08, 0.6 / len(panel["lines"]))  # evaluations stand side by side, so that their bars stay readable
+        spread = min(0.08, 0.6 / len(panel["lines"]))  # evaluations stand side by side, so that their bars can be read
         last = 0
         for place, (method, (warmup, evaluation, later)) in enumerate(panel["lines"].items()):
             colour, parts = styles[method]["color"], [warmup]
             if evaluation is not None:
                 parts.append(evaluation[None])
                 centre, low, high = evaluation
-                x = len(warmup) + spread * (place - (len(panel["lines"]) - 1) / 2)
+                x = len(warmup) + spread * (place + 1)
                 axes.errorbar(x, centre, [[centre - low], [high - centre]], fmt="D", color=colour, ms=6, capsize=3)
             values = np.concatenate([*parts, *([later] if later is not None else [])])
             axes.fill_between(np.arange(len(values)), values[:, 1], values[:, 2], color=colour, alpha=0.15, lw=0)
             axes.plot(values[:, 0], marker="o", **styles[method], lw=1.8, ms=4.5)
             last = max(last, len(values) - 1)
         axes.set_xticks(range(last + 1))
-        axes.set_xlim(-0.3, last + 0.4)
+        axes.set_xlim(-0.15, last + max(0.4, spread * (len(panel["lines"]) + 1)))
         axes.set(title=panel["title"], xlabel="episodes played on the task before", ylabel="mean return")
         _draw_references(axes, panel["references"])
     _draw_legend(figure, styles, {method for panel in panels for method in panel["lines"]})
