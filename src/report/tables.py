@@ -267,10 +267,16 @@ def section_note(section):
 
 
 def text_table(table, width=None, kept=1):
-    """Table -> aligned text for the terminal. Columns that would pass `width` follow below, the first `kept` ones repeated."""
-    rows = [[cell.replace("`", "").split("\n") for cell in row] for row in (table.headers, *table.rows, *table.references)]
-    widths = [max(len(line) for row in rows for line in row[place]) for place in range(len(table.headers))]
-    return "\n".join([table.title, *(_text_block(table, rows, widths, block) for block in _blocks(widths, width, kept))])
+    """Table -> aligned text for the terminal. Columns that would pass `width` follow below, the first `kept` ones repeated; rows
+    that have nothing there are left out."""
+    parts = [
+        [[cell.replace("`", "").split("\n") for cell in row] for row in rows]
+        for rows in ([table.headers], table.rows, table.references)
+    ]
+    every = [row for rows in parts for row in rows]
+    widths = [max(len(line) for row in every for line in row[place]) for place in range(len(table.headers))]
+    blocks = _blocks(widths, width, kept)
+    return "\n".join([table.title, *(_text_block(parts, widths, block, kept if len(blocks) > 1 else 0) for block in blocks)])
 
 
 def _blocks(widths, width, kept):
@@ -283,15 +289,17 @@ def _blocks(widths, width, kept):
     return blocks
 
 
-def _text_block(table, rows, widths, block):
+def _text_block(parts, widths, block, kept):
     rule = "  ".join("─" * widths[place] for place in block)
     lines = [rule]
-    for number, row in enumerate(rows):
-        for line in range(max(len(row[place]) for place in block)):
-            cells = ((row[place][line] if line < len(row[place]) else "").ljust(widths[place]) for place in block)
-            lines.append("  ".join(cells).rstrip())
-        if number in (0, len(table.rows), len(rows) - 1):
-            lines.append(rule)
+    for rows in filter(None, parts):
+        for row in rows:
+            if all(row[place] == [NONE] for place in block[kept:]):
+                continue
+            for line in range(max(len(row[place]) for place in block)):
+                cells = ((row[place][line] if line < len(row[place]) else "").ljust(widths[place]) for place in block)
+                lines.append("  ".join(cells).rstrip())
+        lines.append(rule)
     return "\n".join(lines)
 
 

@@ -10,8 +10,8 @@ from helpers import listing, random_episodes, run_stage
 
 from src.evaluation.results import read_result
 from src.models.meta_dt import MetaDT, action_loss
-from src.models.official import load_official_world_model, policy_weights
 from src.models.meta_dt_agent import LEFT_OUT
+from src.models.official import load_official_world_model, policy_weights
 from src.models.world_model import episode_contexts, load_world_model
 from src.run.errors import UserError
 

@@ -473,6 +473,8 @@ def test_a_wide_table_goes_on_below():
     lines = tables.text_table(table, width=24).split("\n")
     assert [line for line in lines if line.startswith("x")] == ["x     11111111  22222222", "x     33333333"]
     assert max(map(len, lines)) == 24
+    table.rows.append(["y", "1", "2", tables.NONE])
+    assert [line.split() for line in tables.text_table(table, width=24).split("\n") if line.startswith("y")] == [["y", "1", "2"]]
     narrow = tables.text_table(table, width=5).split("\n")
     assert [line for line in narrow if line.startswith("x")] == [f"x     {digit * 8}" for digit in "123"]
 
