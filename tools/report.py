@@ -18,8 +18,9 @@ from pathlib import Path
 from src.report import results
 from src.report.figures import method_styles
 from src.report.overview import (
-    GROUPS,
     MAIN,
+    SHOWN,
+    STRICT,
     budget_table,
     csv_text,
     improvement_table,
@@ -67,7 +68,8 @@ LEGEND = {
         the script in the row's command. pretrained, finetuned: after the offline phase, and after learning online.""",
     "Protocol": """strict: nothing about a test task is known beforehand; target returns come from the
         training tasks. paper: what the official code does (target return = best return in the test task's own
-        dataset, warm-up pool grown over all evaluations); for comparison with published numbers only. Compare
+        dataset, warm-up pool grown over all evaluations); for comparison with published numbers only. recorded_context,
+        expert_prompt: the agent is shown recorded episodes of the test task itself, as the papers of some methods do. Compare
         methods within one column: where methods were scored on different tasks, each list of tasks has a column of
         its own, and the number in its title stands before the tasks below the heading.""",
     "Reference levels": """trivial: a policy that does nothing. task_blind: the best policy that ignores the
@@ -151,9 +153,10 @@ class Part:
 def make_overview(rows, sections, failures):
     """Records, Sections and failures -> Overview."""
     tables = main_tables(rows, failures, marked=True)
-    said = {group: verdicts(rows, group) for group in tables}
-    others = {"Episodes in sequence, and learning online": [tables[group] for group in tables if group not in MAIN]}
-    compared = [improvement_table(rows, group) for group in GROUPS]
+    said = {group: verdicts(rows, group) for group in tables if group in STRICT}
+    others = {"Episodes in sequence, and learning online": [tables[group] for group in said if group not in MAIN]}
+    others["Protocols that use data of the test tasks"] = [tables[SHOWN]] if SHOWN in tables else []
+    compared = [improvement_table(rows, group) for group in STRICT]
     further = {**others, "How sure: Meta-DT against each method": compared, "Budget": [budget_table(rows, sections)]}
     further["Published figures"] = [published_table()]
     further = {name: [table for table in group if table.rows] for name, group in further.items()}

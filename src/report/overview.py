@@ -1,7 +1,8 @@
 """Who wins where: every row of the results as one record, and from these the main tables, comparisons, verdicts and a CSV file.
 
-The main tables hold the rows that a reader compares: whole methods (no ablation, no variant) under the strict protocol, on test
-tasks. Rows are ranked among those whose training was given the same.
+The main tables hold the rows that a reader compares: whole methods (no ablation, no variant) on test tasks, under the strict
+protocol; those of protocols that use data of the test tasks stand in a table of their own. Rows are ranked among those whose
+training was given the same.
 """
 
 import csv
@@ -20,7 +21,9 @@ GROUPS = {  # what an agent may have lived on the test task before it is scored 
     "Zero-shot": ("zero_shot", "few_shot_policy_no_prompt"),
     "K episodes in sequence": ("bamdp",),
     "Learning online": ("finetuned", "pretrained"),
+    "With data of the test tasks": (),  # other protocols than strict, whatever the regime
 }
+*STRICT, SHOWN = GROUPS
 MAIN = ("Few-shot", "Zero-shot")
 BEST, CLOSE, DIRTY = " ★", " ≈", " †"
 SCALE = "0 is the best policy that ignores the task, 1 the best one known for it"
@@ -86,9 +89,14 @@ def csv_text(rows):
 
 def main_rows(rows, group):
     """The records that the main table of a group of regimes shows, those without privileges first."""
-    shown = [row for row in rows if row["score"] is not None and row["protocol"] == "strict" and not row["validation"]]
-    shown = [row for row in shown if row["ablation"] == "none" and not row["variant"] and row["regime"] in GROUPS[group]]
+    shown = [row for row in rows if row["score"] is not None and not row["validation"] and results.is_whole(row)]
+    shown = [row for row in shown if _group_of(row) == group]
     return sorted(shown, key=lambda row: (rank_of(row["privileges"]), *results.method_order(row["method"]), row["row"]))
+
+
+def _group_of(facts):
+    regime = facts["regime"]
+    return next((group for group in STRICT if regime in GROUPS[group]), None) if facts["protocol"] == "strict" else SHOWN
 
 
 def main_tables(rows, failures=(), marked=False):
@@ -105,20 +113,22 @@ def _main_table(group, rows, failures, marked):
     columns, names = data_sets(rows), list(dict.fromkeys(map(row_key, rows)))
     cells = {(row_key(row), data_set_of(row)): _cell(row, rows) + DIRTY * (marked and row["dirty"]) for row in rows}
     for fault in failures:  # of a cell that has nothing else to show
-        if fault["regime"] not in GROUPS[group] or fault["protocol"] != "strict":
+        if _group_of(fault) != group or not results.is_whole(fault):
             continue
-        known = [key for key in names if key[:2] == (fault["row"], fault["regime"])]
-        name = known[0] if known else (fault["row"], fault["regime"], None)
+        cell = fault["row"], fault["regime"], fault["protocol"]
+        known = [key for key in names if key[:3] == cell]
+        name = known[0] if known else (*cell, None)
         for column in (key for key in columns if key[:2] == (fault["env_type"], fault["quality"])):
             if not any((key, column) in cells for key in [*known, name]):
                 cells[name, column] = "failed"
                 names += [name] * (name not in names)
-    lines = [[row_name(name), _given(name[2]), *(cells.get((name, key), NONE) for key in columns)] for name in names]
+    lines = [[row_name(name), _given(name[3]), *(cells.get((name, key), NONE) for key in columns)] for name in names]
     return Table(f"{group}: {SCALE}", ["method", "given", *map(_two_lines, columns.values())], lines)
 
 
 def _cell(row, rows):
-    rivals = [other for other in rows if data_set_of(other) == data_set_of(row) and other["privileges"] == row["privileges"]]
+    rivals = [other for other in rows if data_set_of(other) == data_set_of(row)]
+    rivals = [other for other in rivals if all(other[key] == row[key] for key in ("privileges", "protocol"))]
     best = max(rivals, key=lambda rival: rival["score"])
     below = "1 seed" if row["score_low"] is None else f"[{row['score_low']:.2f}, {row['score_high']:.2f}]"
     return f"{row['score']:.2f}{_mark(row, best) if len(rivals) > 1 else ''}\n{below}"
@@ -162,12 +172,14 @@ def data_sets(rows):
 
 
 def row_key(row):
-    return row["row"], row["regime"], row["privileges"]
+    return row["row"], row["regime"], row["protocol"], row["privileges"]
 
 
 def row_name(key):
-    """The name of a row; a regime that is not the group's first is named below it."""
-    name, regime, _ = key
+    """The name of a row; a regime that is not the group's first is named below it, and so is another protocol than strict."""
+    name, regime, protocol, _ = key
+    if protocol != "strict":
+        return f"{name}\n{regime}, {protocol} protocol"
     return name if regime in ("few_shot", "zero_shot", "bamdp", "finetuned") else f"{name}\n{regime}"
 
 
@@ -197,7 +209,7 @@ def improvement_table(rows, group):
                 cells[pair, data_set_of(own)] = _probability(own["scores"], other["scores"])
     lines = []
     for own, other in dict.fromkeys(pair for pair, _ in cells):
-        given = _given(own[2]) if own[2] == other[2] else f"{own[2]} / {other[2]}"
+        given = _given(own[3]) if own[3] == other[3] else f"{own[3]} / {other[3]}"
         lines.append([row_name(own), row_name(other), given, *(cells.get(((own, other), key), NONE) for key in columns)])
     headers = ["this", "better than this", "given", *map(_two_lines, columns.values())]
     return Table(f"{group}: probability that a run of Meta-DT beats a run of the method on a task", headers, lines)
@@ -214,7 +226,7 @@ def _probability(own, other):
 def budget_table(rows, sections):
     """What each row of the main tables cost: parameters, updates, minutes, and episodes on a test task before the one that is
     scored; world models, which Meta-DT needs beside its policy, have rows of their own."""
-    shown = [row for group in GROUPS for row in main_rows(rows, group)]
+    shown = [row for group in STRICT for row in main_rows(rows, group)]
     columns, cells = data_sets(shown), {}
     for row in shown:  # of a row the first regime; few-shot comes first
         cells.setdefault(row["row"], {}).setdefault(data_set_of(row), _cost(row, row["warmup_episodes"]))
