@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.report import results, statistics
-from src.report.tables import NONE, Table, rows_of, span
+from src.report.tables import NONE, Table, rows_of, span, without_empty_columns
 from src.run.files import read_json
 
 GROUPS = {  # what an agent may have lived on the test task before it is scored -> regimes
@@ -205,14 +205,16 @@ def improvement_table(rows, group):
     for own in (row for row in shown if row["method"] == "meta_dt"):
         for other in shown:
             pair = row_key(own), row_key(other)
-            if data_set_of(own) == data_set_of(other) and own is not other and pair[::-1] not in {key[0] for key in cells}:
+            known = pair[::-1] in {key[0] for key in cells}
+            if data_set_of(own) == data_set_of(other) and own["row"] != other["row"] and not known:
                 cells[pair, data_set_of(own)] = _probability(own["scores"], other["scores"])
     lines = []
     for own, other in dict.fromkeys(pair for pair, _ in cells):
         given = _given(own[3]) if own[3] == other[3] else f"{own[3]} / {other[3]}"
         lines.append([row_name(own), row_name(other), given, *(cells.get(((own, other), key), NONE) for key in columns)])
     headers = ["this", "better than this", "given", *map(_two_lines, columns.values())]
-    return Table(f"{group}: probability that a run of Meta-DT beats a run of the method on a task", headers, lines)
+    title = f"{group}: probability that a run of Meta-DT beats a run of the method on a task"
+    return without_empty_columns(Table(title, headers, lines))
 
 
 def _probability(own, other):

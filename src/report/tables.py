@@ -24,10 +24,10 @@ class Table:
 def section_tables(section):
     """The tables of one section that have rows, in display order; the last one holds the commands."""
     tables = [score_table, task_table, normalised_table, episode_table, details_table, world_model_table, command_table]
-    return [_without_empty_columns(table) for table in (make(section) for make in tables) if table.rows]
+    return [without_empty_columns(table) for table in (make(section) for make in tables) if table.rows]
 
 
-def _without_empty_columns(table):
+def without_empty_columns(table):
     """Columns that are empty in every row go."""
     kept = [place for place, cells in enumerate(zip(*table.rows, strict=True)) if set(cells) != {NONE}]
     headers, *rows = ([row[place] for place in kept] for row in (table.headers, *table.rows))
