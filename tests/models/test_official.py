@@ -215,6 +215,7 @@ def test_stage_3_refuses_what_is_no_world_model_of_these_data(tmp_path, capsys):
     run_stage("get_datasets", tmp_path)
     file = tmp_path / "context_models_best.pt"
     torch.save(official_world_model("reward", state=3), file)
+    capsys.readouterr()
     for flags, mend in (
         ([file], "reads observations of 3 numbers, the data have 2"), ([tmp_path / "none.pt"], "there is no such file"),
         ([file, "--decode", "relabelled"], "leave out the recipe"), ([file, "--context_horizon", "0"], "leave out the recipe"),

@@ -377,8 +377,9 @@ def test_scores_are_normalised_between_the_task_blind_and_the_oracle_level(tmp_p
     put(root, "toy", "medium", "meta_dt+fast", "few_shot", "paper", 0, reference=reference)
     put(root, "more", "medium", "meta_dt+fast", "few_shot", "strict", 0, reference={"oracle": [1.0, 1.0]})
     rows = records(group_results(read_results(root)[0]))
-    (table,) = main_tables(rows).values()
+    table, other = main_tables(rows).values()
     assert table.headers == ["method", "given", "toy\nmedium"]  # no ablation, no paper's protocol, no family without a scale
+    assert other.title.startswith("With data of the test tasks") and other.rows[0][0] == "meta_dt+fast\nfew_shot, paper protocol"
     assert table.rows == [["meta_dt+fast", "—", "0.50\n[0.40, 0.60]"]]  # (7 - 2) / (12 - 2)
     lines = list(csv.DictReader(csv_text(rows).splitlines()))
     found = {(line["env_type"], line["row"], line["protocol"]): line for line in lines}
