@@ -30,6 +30,7 @@ STYLE = {
 # Okabe and Ito's colours, readable with colour-blindness, without the yellow that fades on white
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4fa3", "#8c6d31", "#5f6b6d")
 LONG = 5
+FEW = 4  # lines whose bands can be told apart
 EVALUATION_COLOUR = "#d55e00"
 GOAL_COLOUR = "#f2b705"
 
@@ -90,7 +91,8 @@ def draw_adaptation(panels, styles):
                 x = len(warmup) + spread * (place + 1)
                 axes.errorbar(x, centre, [[centre - low], [high - centre]], fmt="D", color=colour, ms=6, capsize=3)
             values = np.concatenate([*parts, *([later] if later is not None else [])])
-            axes.fill_between(np.arange(len(values)), values[:, 1], values[:, 2], color=colour, alpha=0.15, lw=0)
+            if len(panel["lines"]) <= FEW:
+                axes.fill_between(np.arange(len(values)), values[:, 1], values[:, 2], color=colour, alpha=0.15, lw=0)
             axes.plot(values[:, 0], marker="o", **styles[method], lw=1.8, ms=4.5)
             last = max(last, len(values) - 1)
         axes.set_xticks(range(last + 1))

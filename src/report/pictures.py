@@ -120,7 +120,7 @@ def adaptation_pictures(section, styles):
             panels.append({"title": "ablations and variants", "lines": lines, "references": mean_levels(parts)})
     if panels:
         title = "Adaptation: return by episode on an unknown task"
-        caption = "Episodes in the order in which the agent plays them. Diamond: the one that is scored. Bands and bars: 95 % intervals (two seeds or more)."  # noqa: E501
+        caption = "Episodes in the order in which the agent plays them. Diamond: the one that is scored. Bars, and bands where there are few lines: 95 % intervals (two seeds or more)."  # noqa: E501
         yield Picture(f"{slug(section)}-adaptation.png", title, caption, figures.draw_adaptation(panels, styles))
 
 
@@ -142,7 +142,8 @@ def _adaptation_lines(methods, regime):
 
 def _mean_low_high(scores):
     """(seeds, tasks) -> (3,); zero width for a single seed."""
-    return np.array([statistics.mean(scores), *statistics.bootstrap_interval(statistics.mean, scores)])
+    value = statistics.mean(scores)
+    return np.array([value, *(statistics.bootstrap_interval(statistics.mean, scores) if len(scores) > 1 else (value, value))])
 
 
 def _main_rows(section):
