@@ -66,6 +66,9 @@ class Import:
         "stable-baselines3 or of trajectory dicts; a Minari dataset (id or folder)",
     )  # fmt: skip
     task_id: int | None = setting(None, "task of all episodes, where the file does not say it", natural)
+    import_prompts: bool = setting(
+        False, "of that folder the dataset_task_prompt<i>.pkl, the trajectories that official prompts are cut from"
+    )  # fmt: skip
 
 
 def make_parser():
@@ -83,6 +86,8 @@ def main(argv=None):
     importing, command = imported.import_from is not None, next_command(run, "train_data_collection.py", *chosen.words())
     if imported.task_id is not None and not importing:
         raise UserError("--task_id has no effect without --import_from: choose tasks by --task_id_start and --task_id_end")
+    if imported.import_prompts and not importing:
+        raise UserError("--import_prompts has no effect without --import_from: name the folder of dataset_task_prompt<i>.pkl")
     if not importing and data.data_type not in QUALITIES:
         raise UserError(f"--data_type {data.data_type} is none of {', '.join(QUALITIES)}: other names are for --import_from")
     source = None
@@ -91,7 +96,9 @@ def main(argv=None):
     tasks = chosen.of(run.env, environment, source and source.tasks(run.env, environment))
     root = Path(run.output_dir) / "datasets"
     if importing:
-        trajectories, facts, notes = import_trajectories(imported.import_from, run.env, tasks, imported.task_id)
+        trajectories, facts, notes = import_trajectories(
+            imported.import_from, run.env, tasks, imported.task_id, imported.import_prompts
+        )
     else:
         trajectories, facts = collect(run, collection, tasks, source, command, data.workers)
         notes = []

@@ -86,6 +86,7 @@ def main(argv=None):
         return MetaDTTraining(
             run, data, world_model, model=model, optimisation=optimisation, imitation=imitation, prompting=prompting,
             adaptation=adaptation, exploration=exploration, prompts=prompts, rewards=rewards, precision=stage.precision,
+            heads=[context_config.get(f"{head}_weight") != 0 for head in ("reward", "state")],
         )  # fmt: skip
 
     protocol = PaperProtocol(run, evaluation, data, prompts) if paper else None

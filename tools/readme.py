@@ -11,6 +11,10 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: gain hopper_rand_params walker_rand_params -->    how far few-shot is ahead of the same training without context
+    <!-- table: overview -->                                 methods × families, few-shot, as the report shows them
+    <!-- table: overview zero-shot -->                       the same of zero-shot
+    <!-- table: verdicts -->                                 who wins where, by how much, how sure: sentences, no table
+    <!-- table: published -->                                figures that others published
     <!-- table: behaviour -->                                the behaviour agents that come with the repository
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
     <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
@@ -21,12 +25,15 @@ The pages are README.md and the .md files of docs/, baselines/*/ and results/; -
 with uncommitted changes are marked. --check True changes nothing and fails where a page is not what the results say.
 """
 
+import functools
 import re
 from pathlib import Path
 
 import numpy as np
 
 from src.report import results, statistics
+from src.report.overview import MAIN, main_tables, published_table, records
+from src.report.verdicts import verdicts
 from src.run.config import Parser
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json
@@ -73,10 +80,10 @@ def table(folder, env_types):
         raise UserError("a table has no name: write <!-- table: FAMILY -->")
     if env_types[0].endswith(".json"):
         return file_table(Path(env_types[0]))
-    if env_types == ["behaviour"]:
-        return behaviour_table(Path("behaviour"))
     if env_types[0] == "gain":
         return gain_table(folder, env_types[1:])
+    if " ".join(env_types) in OF_ALL:
+        return OF_ALL[" ".join(env_types)](folder)
     matches = [NAME.fullmatch(name) for name in env_types]
     if not all(matches):
         raise UserError(f"table {' '.join(env_types)}: a name is FAMILY, FAMILY/DATA, FAMILY+RECIPE or FAMILY/DATA+RECIPE")
@@ -102,6 +109,39 @@ def table(folder, env_types):
         raise UserError(f"table {env_types[0]}: there are no such results under {folder}")
     sequential = all(regime in results.SEQUENTIAL for section in sections for regime, *_ in section.runs)
     return sequence_table(sections) if sequential else family_table(sections)
+
+
+def overview_records(folder):
+    """Records of all results under a folder whose recipe the settings still have. Raises UserError where one cannot be read."""
+    found, faults = results.read_results(folder)
+    if faults:
+        raise UserError(faults[0])
+    return records(results.group_results([result for result in found if results.is_current(result)]))
+
+
+def overview_text(folder, group):
+    """Markdown of the report's main table of a group of regimes. Raises UserError where there is none."""
+    found = main_tables(overview_records(folder), marked=True)
+    if group not in found:
+        raise UserError(f"there are no {group.lower()} results under {folder} that a table could show: leave it out")
+    return page_table(found[group])
+
+
+def verdict_text(folder):
+    """The summaries of few-shot and zero-shot, below them a line for each data set."""
+    rows = overview_records(folder)
+    said = [verdicts(rows, group) for group in MAIN]
+    summaries = [f"**{line}**\n" for lines, _ in said for line in lines]
+    sentences = [f"* {line}\n" for _, lines in said for line in lines]
+    if not sentences:
+        return "No data set has results of two methods whose training was given the same.\n"
+    return "\n".join([*summaries, "".join(sentences)])
+
+
+def page_table(table):
+    """A Table of the report in this page's form; a cell's second line stands beside its first."""
+    lines = [[cell.replace("\n", " ") for cell in row] for row in (table.headers, *table.rows)]
+    return markdown(lines)
 
 
 def file_table(path):
@@ -325,6 +365,15 @@ def markdown(lines):
     rows = ["| " + " | ".join(line) + " |\n" for line in lines]
     note = DIRTY_NOTE if any(DIRTY in cell for line in lines for cell in line) else ""
     return "".join([rows[0], "|" + "---|" * len(lines[0]) + "\n", *rows[1:], note])
+
+
+OF_ALL = {  # marks of tables that are not of single families
+    "overview": functools.partial(overview_text, group="Few-shot"),
+    "overview zero-shot": functools.partial(overview_text, group="Zero-shot"),
+    "verdicts": verdict_text,
+    "published": lambda _: page_table(published_table()),
+    "behaviour": lambda _: behaviour_table(Path("behaviour")),
+}
 
 
 if __name__ == "__main__":

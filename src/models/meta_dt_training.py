@@ -53,13 +53,13 @@ class MetaDTTraining:
     Args:
         run: RunSettings. data: TrainingData. world_model: WorldModel, frozen, on run.device.
         model, optimisation, imitation, prompting, adaptation, exploration: their settings. prompts: train with prompts.
-        rewards: Rewards, where other tasks' episodes are imitated.
-        precision: see `autocast_dtype`.
+        rewards: Rewards, where other tasks' episodes are imitated. precision: see `autocast_dtype`.
+        heads: whether the world model's reward head and state head were trained.
     """
 
     def __init__(
         self, run, data, world_model, *, model, optimisation, imitation, prompting, adaptation, exploration, prompts,
-        rewards=None, precision="auto",
+        rewards=None, precision="auto", heads=(True, True),
     ):  # fmt: skip
         self.run, self.world_model, self.prompts = run, world_model, prompts
         self.settings, self.optimisation, self.prompting = model, optimisation, prompting
@@ -75,7 +75,7 @@ class MetaDTTraining:
             torch.from_numpy(getattr(training, name)).to(run.device) for name in ("observations", "actions", "rewards", "lengths")
         ]
         contexts = episode_contexts(world_model, *arrays[:3])
-        self.error_scale = training_errors(world_model, *arrays, contexts)
+        self.error_scale = training_errors(world_model, *arrays, contexts, heads)
         self.episodes = build_episodes(world_model, *arrays, self.error_scale, adaptation.context != "none", contexts)
         self.task_ids, self.train_tasks = torch.from_numpy(training.task_ids).to(run.device), data.train_tasks
         self.sampler = BatchSampler(

@@ -5,13 +5,17 @@ environment, data, tasks, settings of the method and privileges; what differs in
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
 
-from src.evaluation.results import DIAGNOSTICS, label, read_result
+from src.evaluation.results import DIAGNOSTICS, label, read_result, result_path
 from src.report import statistics
+from src.run.config import CONFIG_DIR, read_yaml, recipe_names
 from src.run.errors import UserError
+from src.run.files import read_json
+from src.run.paths import reproduce_directory
 
 SERIES = ("train_return", "validation_return", "test_return")  # of the learning curve
 LEVELS = (
@@ -51,7 +55,17 @@ class Section:
     @property
     def methods(self):
         """All method names, Meta-DT and its variants first."""
-        return sorted({method for methods in self.runs.values() for method in methods}, key=_method_order)
+        return sorted({method for methods in self.runs.values() for method in methods}, key=method_order)
+
+    @property
+    def main(self):
+        """{column: {method: results}} of what is compared: the strict protocol on test tasks, no ablations and no variants."""
+        found = {}
+        for column, methods in self.runs.items():
+            whole = {name: runs for name, runs in methods.items() if is_whole(runs[0])}
+            if whole and column[1] == "strict" and "validation" not in column:
+                found[column] = whole
+        return found
 
     @property
     def task_sets(self):
@@ -98,6 +112,40 @@ def read_results(folder, env_types=()):
     return results, faults
 
 
+def is_whole(facts):
+    """Whether a result is of a method as it is meant: no ablation, no variant of its evaluation."""
+    return facts["ablation"] == "none" and not facts["variant"]
+
+
+def is_current(result):
+    """Whether the settings still have the recipe of a result. Of an environment whose settings lie elsewhere nobody knows."""
+    known = _recipes(result["env_type"])
+    return known is None or result["recipe"] in known
+
+
+@functools.cache
+def _recipes(env_type):
+    path = CONFIG_DIR / f"{env_type}.yaml"
+    return recipe_names(read_yaml(path)) if path.exists() else None
+
+
+def read_failures(folder, env_types=()):
+    """Runs of `python -m tools.reproduce` that failed and whose result is still missing: list of dicts of facts ("env_type",
+    "quality", "row", "regime", "protocol", "seed", …) and the "reason". Nothing is known of runs made otherwise."""
+    root, found = Path(folder).parent, []
+    for path in sorted(root.glob("saves/*/reproduce/failed.json")):
+        env_type = path.parts[-3]
+        if (not env_types or env_type in env_types) and path == reproduce_directory(root, env_type) / "failed.json":
+            try:
+                found += [
+                    {**fault, "row": label(fault), "file": result_path(root, fault, Path(folder).name)}
+                    for fault in read_json(path)
+                ]
+            except (KeyError, TypeError, AttributeError):
+                raise UserError(f"{path} is not as tools/reproduce.py writes it: remove it") from None
+    return [fault for fault in found if not fault["file"].exists()]
+
+
 def group_results(results, join_data=False):
     """Results -> list of Sections, one for each environment, quality and version of the data.
 
@@ -111,7 +159,7 @@ def group_results(results, join_data=False):
     versions, sections = {}, {}
     for result in results:
         versions.setdefault((result["env_type"], result["quality"]), set()).add(result["made_from"].get("dataset_sha256"))
-    for result in sorted(results, key=lambda result: (_method_order(result["label"]), result["seed"])):
+    for result in sorted(results, key=lambda result: (method_order(result["label"]), result["seed"])):
         key, data = (result["env_type"], result["quality"]), ""
         if len(versions[key]) > 1 and not join_data:
             data = (result["made_from"].get("dataset_sha256") or "unknown")[:8]
@@ -157,7 +205,8 @@ def _differences(method, runs):
             yield f"the seeds of {method} differ in {key}: {said}"
 
 
-def _method_order(method):
+def method_order(method):
+    """Key that sorts Meta-DT and its variants first."""
     return not method.startswith("meta_dt"), method
 
 

@@ -17,3 +17,8 @@ def reward_model_directory(run):
 def policy_directory(run, method, regime):
     """Policy of a method (for example meta_dt+fast) trained for a regime (few_shot, zero_shot)."""
     return Path(run.output_dir, "saves", run.env_type, run.data_quality, method, regime, f"seed_{run.seed}")
+
+
+def reproduce_directory(output_dir, env_type):
+    """What tools/reproduce.py keeps of a family: the logs of its runs, and failed.json, which names those that failed."""
+    return Path(output_dir, "saves", env_type, "reproduce")

@@ -92,6 +92,7 @@ def refused(capsys, folder, script, argv, mend):
         ("get_datasets", ["--task_id_end", "51"], "must satisfy 0 <= start < end <= 50"),
         ("get_datasets", ["--import_from", "no/such/folder"], "no/such/folder"),
         ("get_datasets", ["--task_id", "3"], "--task_id has no effect without --import_from"),
+        ("get_datasets", ["--import_prompts"], "--import_prompts has no effect without --import_from"),
         ("train_meta_dt", ["--explore_steps", "3"], "--explore_steps has no effect with --explore none"),
         ("train_meta_dt", ["--explore", "noise"], "--explore noise has no effect without --explore_steps"),
         ("train_meta_dt", ["--dropout", "1"], "'1' is not a number of at least 0 and below 1"),
