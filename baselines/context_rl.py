@@ -259,15 +259,31 @@ class ContextAgent:
     def adapt(self, episodes):
         """z from all transitions of `episodes`, up to each row's end; without any, from the running episode."""
         self.pool, self.codes = bool(episodes), []
-        if not self.pool:
-            return
-        masks = [np.arange(episode["rewards"].shape[1]) < episode["lengths"][:, None] for episode in episodes]
-        codes = [
-            self._codes(episode["observations"][:, :-1], episode["actions"], episode["rewards"], episode["observations"][:, 1:])
-            for episode in episodes
-        ]
-        mask = torch.from_numpy(np.concatenate(masks, 1)).to(self.device)
-        self.z = self.policy.encoder.pool(torch.cat(codes, 1), mask)
+        if self.pool:
+            self.z = self.infer(episodes)
+
+    def hold(self, z):
+        """Act on z (B, k) until `adapt` is called again."""
+        self.pool, self.z = True, z
+
+    @torch.inference_mode()
+    def infer(self, episodes, accepted=None, fallback=None):
+        """z (B, k) from the transitions of `episodes`, in each row of those that are `accepted` (B, n); where none is, `fallback`
+        (B, k)."""
+        features, masks = zip(*map(self.features, episodes), strict=True)
+        if accepted is not None:
+            masks = [mask & accepted[:, number, None] for number, mask in enumerate(masks)]
+        mask, codes = torch.cat(masks, 1), torch.cat([self.policy.encoder(part) for part in features], 1)
+        known = mask.any(1, keepdim=True)
+        z = self.policy.encoder.pool(codes, mask | ~known)
+        return z if fallback is None else torch.where(known, z, fallback)
+
+    def features(self, episode):
+        """The encoder's input (B, T, f) for the transitions of an Episode, and mask (B, T) up to each row's end."""
+        mask = np.arange(episode["rewards"].shape[1]) < episode["lengths"][:, None]
+        observations = episode["observations"]
+        parts = observations[:, :-1], episode["actions"], episode["rewards"], observations[:, 1:]
+        return self.policy.normaliser.features(*map(self._tensor, parts)), torch.from_numpy(mask).to(self.device)
 
     def _codes(self, *transitions):
         return self.policy.encoder(self.policy.normaliser.features(*map(self._tensor, transitions)))
@@ -301,7 +317,8 @@ class ContextRL:
         settings: dict of "contexts" (ContextSettings), "rl" (ActorCriticSettings) and "learner".
         learner: class (sizes (d_s, d_a), its settings, learning rate, ContextData) with `encoder`, `optimizers`, `parts`, and
             `update(tasks, features, mask)`, which takes its step and returns (dict of losses, codes of the transitions,
-            detached). It may have `agent(agent, warmup, space, seed)`, what the Agent does more than act on z.
+            detached). It may have `agent(agent, warmup, space, seed)`, what the Agent does more than act on z; `variants` and
+            `measured`: names of settings that make results of their own, with weights of their own or with the same.
     """
 
     def __init__(self, data, settings, learner, device, seed, rewards=None):
@@ -357,7 +374,14 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
         "learner": pick(learner_settings, args),
     }
 
-    run, evaluation, rewards, more = prepare(args)
+    usual = learner_settings()
+
+    def changed(names):
+        return {key: getattr(args, key) for key in names if getattr(args, key) != getattr(usual, key)}
+
+    run, evaluation, rewards, more = prepare(args, changed(getattr(learner, "variants", ())))
+    measured = getattr(learner, "measured", ())  # these have the weights in common
+    more |= {"volatile": (*more["volatile"], *measured), "variant": more.get("variant", {}) | changed(measured)}
 
     def build(data):
         return ContextRL(data, chosen, learner, args.device, args.seed, rewards)
@@ -365,9 +389,10 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
     return train_and_measure(name, run, evaluation, settings(args), args.steps, build, **more)
 
 
-def prepare(args):
+def prepare(args, variants=None):
     """RunSettings, Evaluation, Rewards where `--relabel` asks for them, and further arguments of `train_and_measure`: the data,
-    and what the flags of these methods change in evaluation and results.
+    and what the flags of these methods change in evaluation and results. variants: {setting: value} that differ from what the
+    method usually trains with.
 
     Raises UserError where recorded contexts are asked for in training, or a test task has none, or flags contradict each other.
     """
@@ -379,7 +404,9 @@ def prepare(args):
     data = TrainingData(run)
     named = {"rl": args.rl} if args.rl != "iql" else {}
     named |= {key: True for key in ("relabel", "true_rewards") if getattr(args, key)}
-    more = {"variant": named, "folder": "-".join(named)} if named else {}  # results and weights of their own
+    named |= variants or {}
+    names = (key if value is True else f"{key}_{value}" for key, value in named.items())
+    more = {"variant": named, "folder": "-".join(names)} if named else {}  # results and weights of their own
     more |= {"data": data, "volatile": ("contexts",)}
     rewards = make_rewards(run, data, args.true_rewards) if args.relabel else None
     if rewards:
