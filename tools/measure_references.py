@@ -83,7 +83,7 @@ def main(argv=None):
     known = np.isin(np.repeat(tasks, args.eval_episodes), training)
     blind["cloned from the pooled data of all experts"] = clone(args, observations[known, :-1], actions[known], space)
 
-    blind = {name: agent for name, agent in blind.items() if name in finalists(args, blind, training)}
+    blind = finalists(args, blind, training)
     trials = {name: play(args, agent, tasks, "choice", 3)[2].mean(1) for name, agent in (blind | told).items()}
     chosen, scores, best = choose(trials, blind, play(args, own, tasks, "choice")[2].mean(1), training)
     best_known = play(args, own, tasks)[2]
@@ -167,10 +167,11 @@ class ToldAgent:
 
 
 def finalists(args, blind, training):
-    """Names of the candidates that are no training task's expert, and of the experts that serve a third of the tasks best."""
+    """The candidates without the experts of training tasks but those FINALISTS that serve a third of these tasks best."""
     experts = {name: agent for name, agent in blind.items() if name.startswith("expert of task ")}
     served = {name: play(args, agent, training[::3], "finalists", 2)[2].mean() for name, agent in experts.items()}
-    return [*(blind.keys() - experts.keys()), *sorted(served, key=served.get)[-FINALISTS:]]
+    lost = sorted(served, key=served.get)[:-FINALISTS]
+    return {name: agent for name, agent in blind.items() if name not in lost}
 
 
 def choose(trials, blind, own, training):

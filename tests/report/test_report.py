@@ -508,7 +508,7 @@ def test_axes_stay_where_the_data_are():
     figures._draw_references(axes, {"trivial": -200.0, "best_known": -29.0})
     low, high = axes.get_ylim()
     assert -33 < low < -32 and -30 < high < -28
-    assert [text.get_text() for text in axes.texts] == ["trivial −200 ↓", "best_known"]
+    assert [text.get_text() for text in axes.texts] == ["trivial −200 ↓", "best known"]
 
 
 def test_methods_on_other_tasks_have_a_column_of_their_own(tmp_path):
