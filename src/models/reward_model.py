@@ -163,10 +163,11 @@ def train_reward_model(episodes, keys, seed):
         optimizer = torch.optim.AdamW(groups, fused=True)
         steps = min(MOST_STEPS, math.ceil(PASSES * len(rewards) / BATCH))
         for step in range(steps):
+            factor = schedule_factor(step, steps, steps // 20, "cosine")
             for group, rate in zip(optimizer.param_groups, (LEARNING_RATE, EMBEDDING_LEARNING_RATE), strict=True):
-                group["lr"] = rate * schedule_factor(step, steps, steps // 20, "cosine")
+                group["lr"] = rate * factor
             batch = torch.randint(len(rewards), (BATCH,), generator=generator)
-            noise = EMBEDDING_NOISE * torch.randn(BATCH, EMBEDDING_SIZE, generator=generator)
+            noise = EMBEDDING_NOISE * factor * torch.randn(BATCH, EMBEDDING_SIZE, generator=generator)
             loss = (model(inputs[batch], model.embedding(tasks[batch]) + noise) - targets[batch]).square().mean()
             optimizer.zero_grad()
             loss.backward()
