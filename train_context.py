@@ -71,11 +71,11 @@ def main(argv=None):
         config |= dataclasses.asdict(model) | {f"{other}_weight": float(other == head) for other in ("reward", "state")}
         made_from["official_world_model_sha256"] = digest(official.state_dict())
     data = TrainingData(run)
-    split_episodes(data.episodes, validation.validation_share, run.seed)  # refused before a reward model is written
+    episodes, held_out = split_episodes(data.episodes, validation.validation_share, run.seed)
     rewards = make_rewards(run, data, decoding.true_rewards) if relabelled else None
     made_from |= {"dataset_sha256": data.sha256, **(rewards.made_from if rewards else {})}
     training = WorldModelTraining(
-        run, data, model=model, optimisation=optimisation, decoding=decoding, share=validation.validation_share, rewards=rewards
+        run, episodes, held_out, model=model, optimisation=optimisation, decoding=decoding, rewards=rewards
     )
     if official is not None:
         training.take(official, args.import_from)
@@ -85,7 +85,7 @@ def main(argv=None):
         errors = validate(best, training.validation, torch.device("cpu"))
         errors = {name: value for name, value in errors.items() if config[f"{name.split('_')[0]}_weight"]}
         true = true_rewards(data.environment, data.episodes) if rewards else None
-        made = diagnose(run, data.environment, best, training.held_out, data.test_tasks, true)
+        made = diagnose(run, data.environment, best, held_out, data.test_tasks, true)
         learned = judge(rewards, true, data.episodes, run.seed) if rewards else {}
         path = write_result(
             run.output_dir, run.env_type, run.data_quality, method="context", recipe=run.recipe, ablation="none",

@@ -54,21 +54,20 @@ class WorldModelTraining:
     """The world model with its data.
 
     Args:
-        run: RunSettings. data: TrainingData. model, optimisation, decoding: their settings. share: of the held-out episodes.
+        run: RunSettings. episodes, held_out: Trajectories, see `split_episodes`. model, optimisation, decoding: their settings.
         rewards: Rewards, where it relabels.
-    Attributes: model, held_out (Trajectories), optimisation with its number of steps, parts and weights as a Loop wants them.
+    Attributes: model, validation (TransitionSampler of the held-out episodes), optimisation with its number of steps, parts and weights as a Loop wants them.
     """
 
-    def __init__(self, run, data, *, model, optimisation, decoding, share, rewards=None):
+    def __init__(self, run, episodes, held_out, *, model, optimisation, decoding, rewards=None):
         self.device = run.device
-        training, self.held_out = split_episodes(data.episodes, share, run.seed)
-        self.sampler = make_sampler(training, model.context_horizon, decoding, rewards, run.seed)
-        self.validation = make_sampler(self.held_out, model.context_horizon)
+        self.sampler = make_sampler(episodes, model.context_horizon, decoding, rewards, run.seed)
+        self.validation = make_sampler(held_out, model.context_horizon)
         self.optimisation = optimisation.over(self.sampler.size)
         torch.manual_seed(derive(run.seed, "context"))
-        self.model = WorldModel.from_settings(training.observations.shape[-1], training.actions.shape[-1], model)
+        self.model = WorldModel.from_settings(episodes.observations.shape[-1], episodes.actions.shape[-1], model)
         if model.standardise:
-            self.model.set_normaliser(*flat_transitions(training))
+            self.model.set_normaliser(*flat_transitions(episodes))
         self.model.to(run.device)
         self.optimizer = optimisation.optimizer(self.model.parameters())
         self.generator = torch_generator(run.seed, "context_batches")
