@@ -136,7 +136,8 @@ def meta_dt_jobs(args, env, quality, seed, recipe):
 def cell(env, quality, seed, method, recipe, regime, ablation="none", protocol="strict"):
     """The facts of a result."""
     return {"env_type": env.env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation,
-            "variant": {}, "regime": regime, "protocol": protocol, "validation": False, "seed": seed}  # fmt: skip
+            "variant": {}, "regime": regime, "protocol": protocol, "validation": False, "fresh": False,
+            "seed": seed}  # fmt: skip
 
 
 def make_job(args, words, kind, cells, **more):

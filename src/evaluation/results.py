@@ -104,7 +104,7 @@ def write_result(
 def result_path(output_dir, facts, folder="results"):
     """Path of the result file with these facts (a dict of the fields, or a result as `read_result` gives it)."""
     regime = facts["regime"] if facts["protocol"] is None else f"{facts['regime']}-{facts['protocol']}"
-    regime += "-validation" if facts["validation"] else "-fresh" if facts.get("fresh") else ""
+    regime += "-validation" if facts["validation"] else "-fresh" if facts["fresh"] else ""
     names = facts["env_type"], facts["quality"], label(facts), regime
     return Path(output_dir, folder, *names, f"seed_{facts['seed']}.json")
 
@@ -208,7 +208,6 @@ def _read_object(path, limit):
 
 
 def _columns(document):
-    document.setdefault("fresh", False)
     rows = document.pop("tasks")
     document["task_ids"] = [row["task"] for row in rows]
     for key in (*PER_TASK, "target_return"):
@@ -236,7 +235,7 @@ def _faults(document):
         yield "seed", "an integer from 0"
     if not isinstance(document.get("validation"), bool):
         yield "validation", "true or false"
-    if not isinstance(document.get("fresh", False), bool) or (document.get("fresh") and document["validation"]):
+    if not isinstance(document.get("fresh"), bool) or (document["fresh"] and document.get("validation")):
         yield "fresh", "true or false, and false for validation tasks"
     if document.get("privileges") not in PRIVILEGES:
         yield "privileges", f"one of {', '.join(PRIVILEGES)}"
