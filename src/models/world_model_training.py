@@ -56,7 +56,8 @@ class WorldModelTraining:
     Args:
         run: RunSettings. episodes, held_out: Trajectories, see `split_episodes`. model, optimisation, decoding: their settings.
         rewards: Rewards, where it relabels.
-    Attributes: model, validation (TransitionSampler of the held-out episodes), optimisation with its number of steps, parts and weights as a Loop wants them.
+    Attributes: model, validation (TransitionSampler of the held-out episodes), optimisation with its number of steps, parts and
+    weights as a Loop wants them.
     """
 
     def __init__(self, run, episodes, held_out, *, model, optimisation, decoding, rewards=None):
