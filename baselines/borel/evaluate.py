@@ -224,5 +224,5 @@ def result_facts(args, quality, method, ablation, privileges):
     """The facts of a run that its result file's path is built from."""
     return {
         "quality": quality, "method": method, "recipe": args.recipe, "ablation": ablation, "regime": "bamdp",
-        "protocol": "strict", "validation": False, "privileges": privileges, "seed": args.seed,
+        "protocol": "strict", "validation": False, "fresh": False, "privileges": privileges, "seed": args.seed,
     }  # fmt: skip

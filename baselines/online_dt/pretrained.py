@@ -42,7 +42,7 @@ def result_facts(args, online):
     return {
         "env_type": args.env_type, "quality": args.dataset, "method": "online_dt", "recipe": args.recipe,
         "ablation": "-".join(parts) or "none", "regime": "finetuned" if online else "pretrained", "protocol": "strict",
-        "validation": False, "seed": args.seed,
+        "validation": False, "fresh": False, "seed": args.seed,
     }  # fmt: skip
 
 

@@ -437,7 +437,8 @@ def test_a_run_that_failed_is_named_where_its_result_is_missing(tmp_path, capsys
     write_contest(root)
     faults = [
         {"env_type": "toy", "quality": "medium", "method": name, "recipe": "paper", "ablation": "none", "variant": {},
-         "regime": "few_shot", "protocol": "strict", "validation": False, "seed": seed, "reason": "error: out of patience"}
+         "regime": "few_shot", "protocol": "strict", "validation": False, "fresh": False, "seed": seed,
+         "reason": "error: out of patience"}
         for name, seed in (("lost", 0), ("peer", 1), ("peer", 3))
     ]  # fmt: skip
     path = tmp_path / "saves/toy/reproduce/failed.json"
