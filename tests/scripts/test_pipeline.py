@@ -160,7 +160,7 @@ def whole(tmp_path_factory, data_root):
 
 
 STEPS = {
-    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.02", "--other_tasks", "5"],
+    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.03", "--other_tasks", "5"],
     "train_meta_dt": [
         "--steps",
         "10",
