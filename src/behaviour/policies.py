@@ -3,6 +3,9 @@
 import numpy as np
 import torch
 
+from src.run.environment import blamed
+from src.run.errors import UserError
+
 FIRST_LAYER = "latent_pi.0"
 
 
@@ -86,7 +89,10 @@ def task_features(environment, known):
     if hasattr(environment, "task_frame"):
         return np.zeros((len(next(iter(tasks.values()))), 0), np.float32)
     if hasattr(environment, "task_features"):
-        columns = np.asarray(environment.task_features(tasks), np.float64)
+        with blamed(f"{type(environment).__name__}.task_features fails"):
+            columns = np.asarray(environment.task_features(tasks), np.float64)
+        if columns.ndim != 2 or len(columns) != len(next(iter(tasks.values()))) or not np.isfinite(columns).all():
+            raise UserError(f"task_features gives shape {columns.shape}: a row of finite numbers per task is expected")
     else:
         columns = np.concatenate([values.reshape(len(values), -1) for values in tasks.values()], 1)
     mean, deviation = columns[list(known)].mean(0), columns[list(known)].std(0)

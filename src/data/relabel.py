@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from src.run.environment import blamed
 from src.run.errors import UserError
 
 SPREAD = 0.3  # of imagined tasks
@@ -51,12 +52,15 @@ def relabeller(environment, episodes, table=None):
 
     first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
     try:
-        relabel(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
-    except (KeyError, ValueError) as error:
+        with blamed(f"{type(environment).__name__}.compute_rewards fails"):
+            paid = relabel(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
+    except UserError as error:
         raise UserError(
-            f"relabelling: {error}; make the dataset again so that it holds them, or choose another --decode in stage 3, "
+            f"relabelling: {error}; make the dataset again if it lacks what that needs, or choose another --decode in stage 3, "
             "--other_tasks none in stage 4"
         ) from None
+    if np.shape(paid) != (1,):
+        raise UserError(f"relabelling: compute_rewards gives shape {np.shape(paid)} for one transition, not (1,): mend it")
     return relabel
 
 

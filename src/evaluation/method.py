@@ -165,6 +165,7 @@ def train_and_measure(
     path = policy_directory(run, label, folder)
     if evaluation.eval_only and not (path / "state.pt").exists():
         raise UserError(f"no trained policy in {path}: run the same command without --eval_only first")
+    reference = reference_levels(run.env, data.environment, data.test_tasks, data.dataset)  # what fails fails before training
     method = build(data)
     with run_directory(path, {**config, **made_from}, run.resume or evaluation.eval_only, (*VOLATILE, *volatile)) as directory:
         if save:
@@ -177,7 +178,6 @@ def train_and_measure(
             train(loop, method, run, evaluation, data, protocol, max(regimes.values()), prompted)
         for key, module in method.weights.items():
             module.load_state_dict(load_tensors(directory / f"{key}.safetensors"))
-        reference = reference_levels(run.env, data.environment, data.test_tasks, data.dataset)
         written = []
         for number, (regime, warmup) in enumerate(regimes.items()):
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn

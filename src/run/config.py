@@ -224,6 +224,9 @@ def parse_args(parser, script, argv=None):
     args.suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
     if getattr(args, "validation", False):  # never in the place of a model or result of the test tasks
         args.suffix += "-validation"
+    for key, value in vars(args).items():
+        if isinstance(value, str) and "\0" in value:  # of a settings file: a command line cannot hold it
+            raise UserError(f"{path}: {key} holds a zero byte, which no name has: take it out")
     args.device = find_device(args.device)
     use_threads(args.threads)
     return args
@@ -241,6 +244,16 @@ def settings(args, exclude=()):
 def known_env_types():
     """Names of the settings files in configs/."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
+
+
+def is_published(env):
+    """Whether configs/ describes this environment under its name, so that what is stored under that name holds for it."""
+    path = CONFIG_DIR / f"{env.env_type}.yaml"
+    if not path.exists():
+        return False
+    ours = read_env(path, read_yaml(path))
+    keys = "entry_point", "max_episode_steps", "train_tasks", "terminates"
+    return all(getattr(ours, key) == getattr(env, key) for key in keys)
 
 
 def known_env_type(name, flag="--env_type"):

@@ -148,11 +148,20 @@ def _layout(value, depth):
 
 
 def parse_json(text):
-    """JSON text -> document. Raises ValueError, also where it is nested too deeply or holds a number that is not finite."""
+    """JSON text -> document. Raises ValueError, also where it is nested too deeply, gives a key twice, or holds a number that is
+    not finite."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _object(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:40]!r} is given twice")
+    return found
 
 
 def _finite(text):

@@ -122,6 +122,43 @@ def test_npz_files(tmp_path):
         refuse(read_npz, path, "is not a readable npz file")
 
 
+HEADERS = ["{'descr': '<f8', 'shape': (3,", "(((((", "[" * 5000, "'", "\0", "1 if", "    x\n  y", "x" * 9000, "-" * 9000 + "1",
+           "{'descr': '<f8', 'fortran_order': False, 'shape': (-3,), }",
+           "{'descr': '<f8', 'fortran_order': 1, 'shape': (1,)}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HEADERS)
+def test_headers_of_arrays(tmp_path, text):
+    npz(tmp_path / "a.npz", observations=b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(64))
+    refuse(read_npz, tmp_path / "a.npz", "is not a readable npz file")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archives_with_flipped_bytes(tmp_path, method):
+    array = header((2000,)) + np.random.default_rng(0).normal(size=2000).tobytes()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
+        archive.writestr("a.npy", array)
+    whole = (tmp_path / "a.npz").read_bytes()
+    for position in range(0, len(whole), 137):
+        flipped = bytearray(whole)
+        flipped[position] ^= 255
+        (tmp_path / "a.npz").write_bytes(flipped)
+        try:
+            read_npz(tmp_path / "a.npz")
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_names_that_are_given_twice(tmp_path):
+    """Which of the two is meant? JSON and zip archives allow it."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("rewards.npy", "rewards"):
+            archive.writestr(name, header((1,)) + bytes(8))
+    refuse(read_npz, tmp_path / "a.npz", "it has rewards twice")
+    (tmp_path / "a.json").write_text('{"rewards": [1], "actions": [2], "rewards": [3]}')
+    refuse(lambda path: import_trajectories(path, ENV, range(50), 0), tmp_path / "a.json", "the key 'rewards' is given twice")
+
+
 def test_json_files_of_trajectories(tmp_path):
     for text in ("[" * 50_000, "3", '"a"', "[1, 2]", "[]", '[{"actions": {}}]', '{"observations": [[1], [1, 2]], "actions": 1}'):
         (tmp_path / "a.json").write_text(text)
