@@ -215,25 +215,32 @@ def read_npz(path):
                 name = entry.filename.removesuffix(".npy")
                 if name in arrays:
                     raise ValueError(f"it has {name} twice")
-                with archive.open(entry) as member, warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    arrays[name] = _read_npy(member, entry.file_size)
+                with archive.open(entry) as member:
+                    arrays[name] = read_npy(member, entry.file_size)
         return _numeric(arrays, path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (*FAULTS, *UNPACKING, SyntaxError, tokenize.TokenError) as error:  # the latter two of an array's header
+    except (*FAULTS, *UNPACKING) as error:
         raise UserError(
             f"{path} is not a readable npz file ({' '.join(str(error).split())[:100]}); save it by np.savez"
         ) from None
 
 
-def _read_npy(file, size):
-    """One array of an npz file, or None where it holds text. Raises ValueError where its header does not fit its `size`."""
+def read_npy(file, size):
+    """One array of numpy's format from an open file of `size` bytes, or None where it holds text.
+
+    Raises ValueError where its header does not fit its size, or OSError and others of FAULTS.
+    """
     version = np.lib.format.read_magic(file)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in read_header:
         raise ValueError(f"an array of format {version}")
-    shape, fortran, dtype = read_header[version](file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old writers
+            shape, fortran, dtype = read_header[version](file)
+    except (SyntaxError, tokenize.TokenError):
+        raise ValueError("an array whose header cannot be understood") from None
     if dtype.hasobject:
         raise ValueError("an array of objects is a pickle and is not read; save each trajectory's arrays by names of their own")
     count = math.prod(shape)

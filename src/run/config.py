@@ -8,6 +8,7 @@ anything is written.
 import argparse
 import dataclasses
 import difflib
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -19,10 +20,11 @@ from gymnasium.error import Error as GymnasiumError
 
 from src.run.devices import use_threads
 from src.run.environment import make_environment
-from src.run.errors import UserError
+from src.run.errors import UserError, shortened
 from src.run.files import read_text
 from src.run.settings import setting
 
+NAMES = "give up to 100 letters, digits and _ . + -"  # what is_name takes
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 RECIPE_DIR = CONFIG_DIR / "recipes"
 BASELINES_DIR = CONFIG_DIR.parent / "baselines"
@@ -94,10 +96,15 @@ def boolean(value):
     return words[str(value).lower()]
 
 
+def is_name(value):
+    """Whether a text can be the name of a file or folder, and a fact of a result file, everywhere."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.+-]{1,100}", value) is not None and value not in (".", "..")
+
+
 def plain_name(value):
     """The name of one file or folder, so that nothing is written or read elsewhere by it."""
-    if not isinstance(value, str) or value in ("", ".", "..") or set(value) & {"/", "\\", "\0"}:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a name: leave out slashes, and do not call it . or ..")
+    if not is_name(value):
+        raise argparse.ArgumentTypeError(f"{shortened(repr(value), 120)} is not a name: {NAMES}")
     return value
 
 
@@ -355,6 +362,8 @@ def read_env(path, document):
 
     Raises UserError that names the key.
     """
+    if not is_name(Path(path).stem):  # it is that of folders and of the results
+        raise UserError(f"{path}: a settings file cannot have that name: {NAMES}")
     fields = {field.name for field in dataclasses.fields(EnvConfig)} - {"env_type"}
     known = fields | set(SCRIPTS) | {"recipes", "baselines"}
     for key in document:
@@ -367,6 +376,8 @@ def read_env(path, document):
         raise UserError(f"{path}: recipes.paper is the name of the file's base: choose another")
     check_baselines(path, document.get("baselines"), "baselines")
     for name, recipe in (document.get("recipes") or {}).items():
+        if not is_name(name):
+            raise UserError(f"{path}: recipes: {shortened(repr(name), 120)} is not a name: {NAMES}")
         check_recipe(path, recipe, f"recipes.{name}")
     values = {"validation_tasks": document.get("train_tasks"), "terminates": False}
     values |= {key: document[key] for key in fields & document.keys()}

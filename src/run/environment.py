@@ -35,6 +35,9 @@ def make_environment(env, render_mode=None, discrete=False):
     check_spaces(where, environment, discrete)
     if (env, discrete) not in _checked:
         probe = entry_point(**{key: value for key, value in options.items() if key != "render_mode"})
+        ours, theirs = environment.unwrapped.tasks, probe.unwrapped.tasks
+        if ours.keys() != theirs.keys() or not all(np.array_equal(ours[key], theirs[key]) for key in ours):
+            raise UserError(f"{where} has another task table each time that it is made: draw it by a fixed seed")
         check_steps(where, probe)
         with blamed(f"{where}: its batch_class fails"):
             check_batch(where, probe)
@@ -93,7 +96,8 @@ def check_tasks(where, env, environment):
             raise UserError(f"{where}: the task parameter {name!r} has no usable name: take letters, without slashes")
         if name == RESERVED_PARAMETER:
             raise UserError(f"{where}: a task parameter is named {name!r}, as the task's number in a dataset is: rename it")
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        plain = isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray)
+        if not plain or values.dtype.kind not in "biuf":
             raise UserError(f"{where}: the task parameter {name!r} is no array of numbers: give np.array of shape (tasks, ...)")
         if not values.ndim or not np.isfinite(values).all():
             raise UserError(f"{where}: the task parameter {name!r} must have a row per task, of finite numbers")

@@ -255,6 +255,17 @@ def save_state(path, state):
         file.write(seal)
 
 
+def load_foreign_state(path):
+    """What torch.save wrote elsewhere, without our seal; never executes code. Raises what torch raises for a damaged file."""
+    with open_regular(path) as file:
+        return _unpacked(file)
+
+
+def _unpacked(file):
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
 def load_state(path, *keys):
     """Read what `save_state` wrote; never executes code. Raises UserError when it is altered, or lacks one of `keys`."""
     mend = "delete it, or pass --no-resume to start again"
@@ -265,8 +276,7 @@ def load_state(path, *keys):
             file.seek(end)
             if file.read() != seal:
                 raise ValueError("its bytes are not those that were written")
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = _unpacked(file)
     except Exception as error:  # torch raises many types for a damaged file
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}); {mend}") from None

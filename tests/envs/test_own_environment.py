@@ -139,6 +139,8 @@ REFUSED = {
     "parameter of text": (TASKS, '{"mark": np.array(list("abcdefgh"))}', "'mark' is no array of numbers"),
     "parameter in a list": (TASKS, '{"mark": [[1], [2, 3]] * 4}', "'mark' is no array of numbers"),
     "parameter without rows": (TASKS, '{"mark": np.array(3.0)}', "'mark' must have a row per task"),
+    "masked parameter": (TASKS, '{"mark": np.ma.masked_array(np.ones(8), [1] + [0] * 7)}', "'mark' is no array of numbers"),
+    "parameters that change": (TASKS, '{"mark": np.random.rand(8)}', "another task table each time that it is made"),
     "infinite parameter": (TASKS, '{"mark": np.full(8, np.inf)}', "'mark' must have a row per task, of finite numbers"),
     "unequal parameters": (TASKS, '{"mark": np.linspace(-1, 1, 8), "mass": np.ones(7)}', r"unequal length \(mark 8, mass 7\)"),
     "parameter with a line break": (TASKS, '{"a\\nb": np.linspace(-1, 1, 8)}', "has no usable name"),
