@@ -434,8 +434,8 @@ def test_valid_files_that_are_not_called_damaged(tmp_path):
             lengths_of(write_hdf5(tmp_path / "a.h5", content | {"timeouts": nothing}))
     with pytest.raises(UserError, match=r"a.npz: rewards are no array of numbers$"):
         lengths_of(put(tmp_path / "a.npz", content | {"rewards": np.array(["a"] * 40)}))
-    with pytest.raises(UserError, match="has no arrays, but train: arrays at its top, or one group of arrays per episode"):
-        lengths_of(write_hdf5(tmp_path / "a.h5", {f"train/{key}": values for key, values in content.items()}))
+    with pytest.raises(UserError, match="has no arrays, but sets: arrays at its top, or one group of arrays per episode"):
+        lengths_of(write_hdf5(tmp_path / "a.h5", {f"sets/train/{key}": values for key, values in content.items()}))
 
 
 def test_a_range_of_the_tasks(tmp_path):
