@@ -113,6 +113,10 @@ class TrainingData:
         self.episodes = self.dataset.select(self.train_tasks)
         self.sha256 = self.dataset.metadata["sha256"]
 
+    def release(self):
+        """Forget all episodes, once they are where they are needed."""
+        self.dataset = self.episodes = None
+
 
 class StrictProtocol:
     """This project's evaluation: warm-up episodes of the agent's own, see src/evaluation/evaluate.py."""

@@ -239,6 +239,12 @@ def parse_args(parser, script, argv=None):
     return args
 
 
+def is_given(name, argv=None):
+    """Whether the command line has the flag --name, in either spelling."""
+    words = sys.argv[1:] if argv is None else argv
+    return any(str(word).split("=", 1)[0].replace("-", "_") == f"__{name}" for word in words)
+
+
 def settings(args, exclude=()):
     """The resolved settings as a JSON-able dict, saved as config.json beside every artifact."""
     values = {key: value for key, value in vars(args).items() if key not in {"env", "config", "suffix", *exclude}}

@@ -385,3 +385,17 @@ def test_names_that_no_result_can_have(tmp_path, name):
         read_env(tmp_path / "own.yaml", document | {"recipes": {name: {}}})
     for good in ("ü", "x+y", "1", "a.b-c"):
         assert read_env(tmp_path / f"{good}.yaml", document | {"recipes": {good: {}}}).env_type == good
+
+
+@pytest.mark.parametrize(
+    ("flags", "start"),
+    [([], 20_000), (["--steps", "25000"], 5000), (["--steps", "3"], 0), (["--steps", "200000"], 20_000),
+     (["--steps", "25000", "--prompt_start_step", "20000"], 20_000), (["--steps", "25000", "--prompt-start-step=20000"], 20_000),
+     (["--steps", "6", "--recipe", "debug"], 2), (["--steps", "6", "--recipe", "fast"], 0)],
+)  # fmt: skip
+def test_a_smaller_budget_keeps_the_share_of_steps_without_prompts(flags, start):
+    import train_meta_dt
+
+    parser, argv = train_meta_dt.make_parser(), ["--env_type", "cheetah_vel", *flags]
+    args = parse_args(parser, "train_meta_dt", argv)
+    assert train_meta_dt.prompt_start(parser, args, argv) == start
