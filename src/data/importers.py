@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src.data.hdf5 import FAULTS, NUMBERS, Room, members, open_hdf5, read_array, subgroup
+from src.data.hdf5 import FAULTS, NUMBERS, Room, dataset, members, open_hdf5, read_array, subgroup
 from src.data.layouts import FIELDS, episodes_of
 from src.data.pickles import read_pickle
 from src.data.relabel import relabeller, rewards_on
@@ -162,7 +162,9 @@ def _check_complete(file, parent, groups):
         if name not in groups and re.sub(r"\d+", "", name) in kinds:
             raise UserError(f"{path}: {name} has no actions: {mend}")
     for name in groups:
-        group, steps = parent[name], next(len(parent[name][key]) for key in FIELDS["actions"] if key in parent[name])
+        group = parent[name]
+        actions = dataset(group.id, next(key for key in FIELDS["actions"] if key in group).encode())
+        steps = (actions.shape or (0,))[0]
         for key in ("total_steps", "num_samples"):  # of Minari, of robomimic
             if key in group.attrs and not np.array_equal(group.attrs[key], steps):
                 raise UserError(f"{path}: {name} has {steps} actions, its {key} is {str(group.attrs[key])[:40]}: {mend}")
@@ -243,6 +245,8 @@ def read_npy(file, size):
         raise ValueError("an array whose header cannot be understood") from None
     if dtype.hasobject:
         raise ValueError("an array of objects is a pickle and is not read; save each trajectory's arrays by names of their own")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError("an array whose shape is none")
     count = math.prod(shape)
     if count * dtype.itemsize > size:
         raise ValueError("an array is larger than what is stored of it")

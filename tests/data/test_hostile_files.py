@@ -196,6 +196,26 @@ def test_hdf5_links_are_not_followed(tmp_path):
         refuse(read_hdf5, tmp_path / "a.hdf5", "links are not followed|lies in other files")
 
 
+@pytest.mark.parametrize("link", [h5py.SoftLink("/episode_0/rewards"), h5py.ExternalLink("secret.hdf5", "actions")])
+def test_links_in_episodes_are_not_followed(tmp_path, link):
+    for name in ("secret", "a"):
+        with h5py.File(tmp_path / f"{name}.hdf5", "w") as file:
+            flat(file if name == "secret" else file.create_group("episode_0"))
+    with h5py.File(tmp_path / "a.hdf5", "a") as file:
+        del file["episode_0/actions"]
+        file["episode_0/actions"] = link
+    refuse(read_hdf5, tmp_path / "a.hdf5", "actions is a link, and links are not followed")
+
+
+@pytest.mark.parametrize("actions", [np.float32(1), h5py.Empty("f4"), "text"])
+def test_actions_that_are_no_rows(tmp_path, actions):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        flat(file.create_group("episode_0"))
+        del file["episode_0/actions"]
+        file["episode_0/actions"] = actions
+    refuse(lambda path: import_trajectories(path, ENV, range(50), 0), tmp_path / "a.hdf5")
+
+
 def test_hdf5_arrays_that_are_larger_than_their_file(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file.create_dataset("observations", (1 << 40, 2), "f4", chunks=(1024, 2))
