@@ -23,7 +23,13 @@ from src.models.official import load_official_world_model
 from src.models.probe import diagnose
 from src.models.reward_model import judge, make_rewards
 from src.models.world_model import WorldModelSettings, load_world_model
-from src.models.world_model_training import Validation, WorldModelOptimisation, WorldModelTraining, validate
+from src.models.world_model_training import (
+    Validation,
+    WorldModelOptimisation,
+    WorldModelTraining,
+    split_episodes,
+    validate,
+)
 from src.run.config import next_command, parse_args, script_parser, settings
 from src.run.devices import keep_memory
 from src.run.directory import run_directory
@@ -65,6 +71,7 @@ def main(argv=None):
         config |= dataclasses.asdict(model) | {f"{other}_weight": float(other == head) for other in ("reward", "state")}
         made_from["official_world_model_sha256"] = digest(official.state_dict())
     data = TrainingData(run)
+    split_episodes(data.episodes, validation.validation_share, run.seed)  # refused before a reward model is written
     rewards = make_rewards(run, data, decoding.true_rewards) if relabelled else None
     made_from |= {"dataset_sha256": data.sha256, **(rewards.made_from if rewards else {})}
     training = WorldModelTraining(

@@ -22,7 +22,7 @@ from src.data.layouts import FIELDS, episodes_of
 from src.data.pickles import read_pickle
 from src.data.relabel import EnvironmentRewards, rewards_on
 from src.data.trajectories import Trajectories, task_parameters
-from src.run.config import num_tasks
+from src.run.config import num_known_tasks, num_tasks
 from src.run.errors import UserError
 from src.run.files import open_regular, read_json
 
@@ -73,7 +73,7 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
         found, lost = episodes_of(content, path, env)
         if lost:
             notes.append(f"{lost} steps of {path} are left out, whose next observation or end is unknown")
-        told = [(of_task(episode, task, path, environment), episode) for episode in found]
+        told = [(of_task(episode, task, path, env, environment), episode) for episode in found]
         episodes += [(task, episode) for task, episode in told if task in tasks]
     if not episodes:
         raise UserError(f"{source} holds no episode of the tasks {tasks.start} to {tasks.stop - 1}")
@@ -94,17 +94,17 @@ def _task_files(folder, tasks, prompts):
     return {task: path for task, path in files.items() if path.exists()}
 
 
-def of_task(episode, task_id, path, environment):
+def of_task(episode, task_id, path, env, environment):
     """The task id of an episode, by what the file and the command say. Raises UserError where they contradict or say nothing."""
-    total, known = num_tasks(environment), episode.task
+    total, known = num_known_tasks(env, environment), episode.task
     if known is None and task_id is None and total > 1:
         raise UserError(f"say which task {path} belongs to: --task_id 0")
     if known is not None and task_id is not None and known != task_id:
         raise UserError(f"{path} holds episodes of task {known}, and --task_id says {task_id}: leave --task_id out")
     task = next((task for task in (known, task_id) if task is not None), 0)
     if not 0 <= task < total:
-        raise UserError(f"--task_id {task} is unknown: the environment has {total} tasks" if known is None else
-                        f"{path} holds episodes of task {task}, and the environment has {total} tasks")  # fmt: skip
+        raise UserError(f"--task_id {task} is unknown: the environment has {total} tasks for data" if known is None else
+                        f"{path} holds episodes of task {task}, and the environment has {total} tasks for data")  # fmt: skip
     for key in episode.options.keys() & environment.unwrapped.tasks.keys():
         theirs, ours = np.asarray(episode.options[key]), environment.unwrapped.tasks[key][task]
         if theirs.dtype.kind in "biuf" and (

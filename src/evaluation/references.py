@@ -7,7 +7,7 @@ import numpy as np
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import returns, rollout
-from src.run.config import CONFIG_DIR, is_published, num_tasks
+from src.run.config import CONFIG_DIR, is_published
 from src.run.environment import blamed
 from src.run.files import read_json
 from src.run.seeding import derive
@@ -39,7 +39,7 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
     levels |= {
         name: [float(known[name][task]) for task in task_ids]
         for name in (*levels, "explicit_inference")
-        if np.shape(known.get(name)) == (num_tasks(environment),)
+        if np.ndim(known.get(name)) == 1 and len(known[name]) > max(task_ids)  # fresh tasks may not be measured yet
     }
     for name, policy in policies.items():
         rows = np.repeat(np.asarray(task_ids), episodes)

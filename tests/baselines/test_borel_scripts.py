@@ -3,6 +3,7 @@
 `defect N` in a test's docstring names a fault of the original code that must not come back.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -374,9 +375,10 @@ def test_online_seeds_share_their_tasks_and_stand_beside_other_tasks(tmp_path, c
     first, second, other = (result["task_ids"] for result in sorted(read_results(tmp_path / "results")[0], key=lambda result: (
         len(result["task_ids"]), result["seed"])))  # fmt: skip
     assert first == second and len(first) == 5 and other == list(range(21))
-    report.main(["--results", str(tmp_path / "results"), "--table_only"])
-    shown = capsys.readouterr().out
-    assert "gridworld · online, tasks 0–20" in shown and shown.count("gridworld · online, tasks") == 2
+    report.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "report")])
+    with (tmp_path / "report" / "results.csv").open() as file:
+        found = {(row["tasks"], row["seeds"]) for row in csv.DictReader(file) if row["env_type"] == "gridworld"}
+    assert len(found) == 2 and ("0–20", "1") in found and "2" in {seeds for _, seeds in found}
     path = tmp_path / "saves/gridworld/log/borel/online/borel-online+debug/seed_1/split.json"
     path.write_text(json.dumps({"train": list(range(16)), "eval": list(range(16, 21))}))  # as its seed once said
     assert_refused(capsys, online_training, [*flags, "--seed", "1"], "holds a run with other tasks: pass --no-resume")

@@ -244,6 +244,8 @@ def test_contexts_begin_with_whole_episodes_of_one_task():
 def test_relabelled_contexts_pay_as_their_task_does_and_half_of_them_are_others():
     data = training_data()
     goals = data.environment.unwrapped.tasks["goal"]
+    paid = -np.linalg.norm(data.episodes.observations[:, 1:] - goals[data.episodes.task_ids][:, None], axis=-1)
+    data.episodes = dataclasses.replace(data.episodes, rewards=paid.astype(np.float32))
     normaliser = Normaliser(data.episodes, data.environment.action_space)
     settings = ContextSettings(tasks_per_step=300, context_size=30, batch_size=4, relabel=True)
     relabel = EnvironmentRewards(data.environment, data.episodes)

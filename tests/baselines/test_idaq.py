@@ -53,7 +53,7 @@ H = 100.0  # the only hypothesis of the bank
     ("settings", "expected"),
     [
         # two hypotheses, the second is better: it alone is the context; episode 3 is accepted, 4 is not, 5 is
-        ({}, [H, H, 2, 2 + 3, 2 + 3, 2]),
+        ({}, [H, H, 2, 2 + 3, 2 + 3, 2 + 3]),
         # after episode 4 the belief falls back to what was known before episode 3, the best: to episode 2
         ({"rejection": "fall_back"}, [H, H, 2, 2 + 3, 2, 2]),
         ({"adaptation": "reference"}, [H] * 6),

@@ -369,7 +369,7 @@ def test_lists_and_flat_arrays_of_many_tasks(tmp_path):
     with pytest.raises(UserError, match="steps 20 to 40 have no single task id, but 4, 9"):
         lengths_of(put(tmp_path / "a.npz", content), task_id=None)
     parts[0]["task"] = 50
-    with pytest.raises(UserError, match="holds episodes of task 50, and the environment has 50 tasks"):
+    with pytest.raises(UserError, match="holds episodes of task 50, and the environment has 50 tasks for data"):
         lengths_of(put(tmp_path / "a.pkl", parts), task_id=None)
 
 

@@ -359,7 +359,8 @@ def test_settings_name_the_registered_environment(env_id):
     spec = gym.spec(env_id)
     assert (document["entry_point"], document["max_episode_steps"]) == (spec.entry_point, spec.max_episode_steps)
     tasks = gym.make(env_id).unwrapped.tasks
-    assert document["test_tasks"][1] == len(next(iter(tasks.values())))
+    last = document.get("fresh_tasks", document["test_tasks"])[1]
+    assert last == len(next(iter(tasks.values())))
 
 
 # ---------------------------------------------------------------------------------------------------- reference levels

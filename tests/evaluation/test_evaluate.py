@@ -27,9 +27,9 @@ TESTS = [45, 46, 47, 48, 49]
 GOALS = ENV.make().tasks["goal"]
 
 
-@pytest.mark.parametrize("task", [-1, 50])
-def test_point_robot_has_fifty_tasks(task):
-    with pytest.raises(ValueError, match="point_robot has tasks 0 to 49"):
+@pytest.mark.parametrize("task", [-1, 100])
+def test_point_robot_has_fifty_tasks_and_fifty_fresh_ones(task):
+    with pytest.raises(ValueError, match="point_robot has tasks 0 to 99"):
         PointRobotEnv().reset(options={"task": task})
 
 

@@ -35,7 +35,10 @@ def recorded(tasks):
 
 
 def protocol(tasks, seed=0):
-    run, evaluation = namespace(env=point_robot(), seed=seed), namespace(eval_episodes=30, curve_episodes=2, later_episodes=2)
+    run, evaluation = (
+        namespace(env=point_robot(), seed=seed),
+        namespace(eval_episodes=30, curve_episodes=2, later_episodes=2, fresh=False),
+    )
     return ShownProtocol(run, evaluation, [46, 47], "recorded_context", recorded(tasks), 2)
 
 

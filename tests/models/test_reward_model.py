@@ -134,7 +134,7 @@ def test_it_rewards_transitions_of_other_tasks(episodes, trained):
     assert errors["held_out_r2"] > 0.9 and errors["wrong_task_r2"] < 0.5
     true = EnvironmentRewards(point_robot().make(), episodes)
     found = compare(learned(model.requires_grad_(False), range(45)), true, episodes, 0)
-    assert found["other_tasks_r2"] > 0.8 and found["gain_share"] > 0.8
+    assert found["other_tasks_r2"] > 0.8 and found["gain_share"] > 0.6
 
 
 def test_its_bits_depend_on_the_data_and_the_seed_alone(episodes, trained):
