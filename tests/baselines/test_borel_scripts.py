@@ -284,6 +284,7 @@ def test_two_agents_at_once_share_their_data(grid, tmp_path, monkeypatch):
     """The second agent comes while the first is filling the cache: it waits, fills nothing, and both end as one alone would."""
     expected = finished_data(grid[0])
     folder, flags = copy_of(grid, tmp_path)
+    flags = [*flags, "--transform-data-bamdp", "True"]
     cache = folder / "datasets/gridworld/log+debug/data_bamdp"
     shutil.rmtree(cache)
     shutil.rmtree(folder / "saves/gridworld/log/borel/offline")
