@@ -73,6 +73,8 @@ def main(argv=None):
     data = TrainingData(run)
     episodes, held_out = split_episodes(data.episodes, validation.validation_share, run.seed)
     rewards = make_rewards(run, data, decoding.true_rewards) if relabelled else None
+    if rewards is None:
+        data.release()  # both parts are copies
     made_from |= {"dataset_sha256": data.sha256, **(rewards.made_from if rewards else {})}
     training = WorldModelTraining(
         run, episodes, held_out, model=model, optimisation=optimisation, decoding=decoding, rewards=rewards

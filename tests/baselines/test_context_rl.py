@@ -378,14 +378,19 @@ def changed_test_tasks(root, target):
 
 
 @pytest.mark.parametrize("name", [*LEARNERS, "iql"])
-def test_a_method_from_the_shell_again_stopped_and_without_test_data(name, data_root, tmp_path, monkeypatch):
+def test_a_method_from_the_shell_again_stopped_and_without_test_data(name, data_root, tmp_path, monkeypatch, capsys):
     whole, stopped, other = (tmp_path / folder for folder in ("whole", "stopped", "other"))
     for root in (whole, stopped):
         root.mkdir()
         (root / "datasets").symlink_to(data_root / "datasets")
-    done = shell(f"-m baselines.{name}", *words(whole))
-    assert done.returncode == 0, done.stderr
-    assert f"{name}+debug few_shot strict: return" in done.stdout and f"{name}+debug zero_shot strict: return" in done.stdout
+    if name == "focal":  # the scripts differ in what they train alone
+        done = shell(f"-m baselines.{name}", *words(whole))
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
+    else:
+        run(name, whole)
+        said = capsys.readouterr().out
+    assert f"{name}+debug few_shot strict: return" in said and f"{name}+debug zero_shot strict: return" in said
     saved = {path: content for path, content in listing(whole / "saves").items() if not path.endswith("lock")}
     run(name, whole)  # finds it finished
     assert {path: content for path, content in listing(whole / "saves").items() if not path.endswith("lock")} == saved
