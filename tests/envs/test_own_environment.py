@@ -13,7 +13,7 @@ from envs.point_robot import PointRobotEnv
 from src.behaviour.collect import join_tasks
 from src.behaviour.policies import make_frame, task_features
 from src.behaviour.store import Source, load_behaviour
-from src.data.relabel import relabeller
+from src.data.relabel import EnvironmentRewards
 from src.data.trajectories import Trajectories
 from src.evaluation import references
 from src.evaluation.agent import PolicyAgent
@@ -106,8 +106,8 @@ def test_a_wrapper_is_played_and_nothing_inside_it_is_used():
     np.testing.assert_allclose(ours, 10 * theirs, rtol=1e-6)
     environment = wrapped.make()
     assert checks.batch_class(environment) is None and checks.batch_class(plain.make()) is not None
-    with pytest.raises(UserError, match=r"relabelling needs TransformReward\.compute_rewards, which it lacks"):
-        relabeller(environment, None)
+    with pytest.raises(UserError, match=r"needs TransformReward\.compute_rewards, which it lacks"):
+        EnvironmentRewards(environment, None)
     assert make_frame(environment, [0]) is None
     assert task_features(environment, range(16)).shape == (20, 2)  # the parameters themselves
 
@@ -226,18 +226,18 @@ def test_hooks_that_fail_are_named_in_one_line(monkeypatch):
     arrays = {name: batch[name] for name in ("observations", "actions", "rewards", "lengths", "infos")}
     episodes = Trajectories(**arrays, task_ids=np.array([0, 1]))
     for hook, message in (
-        (lambda *_: 1 / 0, r"compute_rewards fails \(test_own.*ZeroDivisionError.*choose another --decode"),
+        (lambda *_: 1 / 0, r"compute_rewards fails \(test_own.*ZeroDivisionError.*leave --true_rewards out"),
         (lambda *_: np.zeros(7), r"compute_rewards gives shape \(7,\) for one transition"),
     ):
         with pytest.raises(UserError, match=message):
-            relabeller(hooks_of(monkeypatch, compute_rewards=hook), episodes)
+            EnvironmentRewards(hooks_of(monkeypatch, compute_rewards=hook), episodes)
     for hook, message in (
         (lambda tasks: tasks["x"], "task_features fails .*KeyError"),
         (lambda _: np.ones(20), r"shape \(20,\)"),
     ):
         with pytest.raises(UserError, match=message):
             task_features(hooks_of(monkeypatch, task_features=hook), range(16))
-    for hook in (lambda *_: 1 / 0, lambda *_: {"oracle": lambda observations, rows: observations[7000]}):
+    for hook in (lambda *_: 1 / 0, lambda *_: {"best_known": lambda observations, rows: observations[7000]}):
         with pytest.raises(UserError, match=r"reference_policies fails .*(ZeroDivision|Index)Error"):
             references.reference_levels(env, hooks_of(monkeypatch, reference_policies=hook), [0])
 
@@ -259,8 +259,8 @@ def test_what_is_stored_under_a_name_is_not_that_of_another_environment(monkeypa
     monkeypatch.setattr(references, "make_batch", lambda *_: None)
     monkeypatch.setattr(references, "rollout", lambda agent, batch, seeds, steps: {"rewards": np.zeros((len(seeds), 1))})
     levels = references.reference_levels(ours, ours.make(), [0, 1])
-    assert levels["oracle"] == stored["oracle"][:2] and levels["trivial"] == [0, 0]
-    assert references.reference_levels(dataclasses.replace(ours, train_tasks=(0, 7)), ours.make(), [0, 1])["oracle"] is None
+    assert levels["best_known"] == stored["best_known"][:2] and levels["trivial"] == [0, 0]
+    assert references.reference_levels(dataclasses.replace(ours, train_tasks=(0, 7)), ours.make(), [0, 1])["best_known"] is None
     source = Source(ROOT / "behaviour" / "ant_dir", "committed")
     with pytest.raises(UserError, match=r"trained in envs.ant:AntDirEnv, not in reach:ReachEnv: rename one of the two"):
         load_behaviour(source, theirs, 0, "")
