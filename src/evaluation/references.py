@@ -7,7 +7,7 @@ import numpy as np
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import returns, rollout
-from src.run.config import CONFIG_DIR, is_published, num_tasks
+from src.run.config import CONFIG_DIR, is_published, num_known_tasks, num_tasks
 from src.run.environment import blamed
 from src.run.files import read_json
 from src.run.seeding import derive
@@ -36,10 +36,11 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
     if hasattr(environment, "reference_levels"):
         with blamed(f"{env.entry_point}: reference_levels fails"):
             known |= environment.reference_levels(environment.unwrapped.tasks, range(*env.train_tasks))
+    sizes = (num_known_tasks(env, environment),), (num_tasks(environment),)  # those of the fresh tasks may be missing
     levels |= {
         name: [float(known[name][task]) for task in task_ids]
         for name in (*levels, "explicit_inference")
-        if np.shape(known.get(name)) == (num_tasks(environment),)
+        if np.shape(known.get(name)) in sizes and max(task_ids) < len(known[name])
     }
     for name, policy in policies.items():
         rows = np.repeat(np.asarray(task_ids), episodes)
