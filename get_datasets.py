@@ -24,7 +24,6 @@ card (README.md) that says who acted, on what knowledge; the format is described
 
 import dataclasses
 import functools
-import os
 import sys
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from src.run.config import TaskRange, natural, next_command, num_tasks, parse_ar
 from src.run.errors import UserError, main_guard
 from src.run.provenance import provenance
 from src.run.settings import add_settings, pick, setting
-from src.run.workers import run_pool
+from src.run.workers import run_pool, usable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Data:
         "auto", "whose policies: of sac or batched_sac, of multitask_sac, or the repository's; auto: what there is",
         choices=SOURCES,
     )  # fmt: skip
-    workers: int | None = setting(None, "processes (default: one per core where it pays)", positive_int)
+    workers: int | None = setting(None, "processes, one per core at most (default: where it pays)", positive_int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +121,7 @@ def collect(run, collection, tasks, source, command, workers=None):
     if collection.capacity < run.env.max_episode_steps:
         raise UserError(f"--capacity {collection.capacity} holds no episode: give at least {run.env.max_episode_steps}")
     steps = run.env.max_episode_steps * len(tasks)  # one step of a batch is one call; a few thousand take seconds
-    workers = workers or (1 if steps < 5000 else len(os.sched_getaffinity(0)))
+    workers = workers or (1 if steps < 5000 else usable())
     results = {}
     if source and source.kind == "committed":
         print(f"no policies in saves/: those that come with the repository play, {source.directory}", file=sys.stderr)

@@ -20,7 +20,6 @@ Writes saves/<env_type>/behaviour/; the format is described in saves/README.md. 
 
 import dataclasses
 import functools
-import os
 import sys
 
 import numpy as np
@@ -35,14 +34,14 @@ from src.evaluation.method import RunSettings
 from src.run.config import TaskRange, next_command, parse_args, positive_int, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.settings import add_settings, pick, setting
-from src.run.workers import run_pool
+from src.run.workers import run_pool, usable
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
     """processes"""
 
-    workers: int | None = setting(None, "processes (default: one per core); multitask_sac is one", positive_int)
+    workers: int | None = setting(None, "processes, one per core at most (the default); multitask_sac is one", positive_int)
     group_size: int | None = setting(
         None, "tasks in one stack of batched_sac (default: 4 on a CPU, all on a GPU)", positive_int
     )  # fmt: skip
@@ -104,7 +103,7 @@ def train_each(run, agent, checkpoints, processes, tasks):
     # groups are cut from the whole range, so that an interrupted run finds the same ones again
     groups = [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
     groups = [group for group in groups if not finished.issuperset(group)]
-    workers = processes.workers or len(os.sched_getaffinity(0))
+    workers = usable(processes.workers)
     total = sum(task not in finished for group in groups for task in group) * agent.num_steps
     returns, failures = [], {}
     interval = 0.5 if sys.stderr.isatty() else 20

@@ -32,6 +32,7 @@ from src.run.config import Parser, find_config, natural, positive_int, read_env,
 from src.run.errors import UserError, main_guard
 from src.run.files import locked_file, read_json, write_json
 from src.run.paths import context_directory, policy_directory, reproduce_directory
+from src.run.workers import usable
 
 METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql")
 FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand_params", "walker_rand_params")
@@ -284,7 +285,7 @@ def main(argv=None):
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="rows of the table")
     parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=["medium", "replay"], help="datasets")
     parser.add_argument("--seeds", nargs="+", type=natural, default=[0, 1, 2, 3, 4], help="of world models and policies")
-    parser.add_argument("--workers", type=positive_int, default=len(os.sched_getaffinity(0)), help="runs at once, a core each")
+    parser.add_argument("--workers", type=positive_int, default=usable(), help="runs at once, one per core at most")
     parser.add_argument("--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written")
     parser.add_argument("--dry_run", action="boolean", default=False, help="print the commands that are left and run none")
     args = parser.parse_args(argv)
@@ -324,7 +325,7 @@ def reproduce(args, env):
             print(job.command, flush=True)
             if subprocess.run([sys.executable, *job.words], pass_fds=[lock]).returncode:
                 raise UserError(f"this command failed: {job.command}; mend what it says, then run the same command again")
-        scheduler = Scheduler(logs, args.workers, lock)
+        scheduler = Scheduler(logs, usable(args.workers), lock)
         left = scheduler.run(learning)
     unfinished = len(scheduler.failed) + len(left)
     print(f"{len(learning) - unfinished} of {len(learning)} results are in {Path(args.output_dir) / 'results' / env.env_type}")

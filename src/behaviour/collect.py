@@ -121,6 +121,8 @@ def join_tasks(env, results, medium_share):
     """{task: what collect_task returned} -> (Trajectories in the order of task ids, facts to record)."""
     tasks = sorted(results)
     observations, actions, rewards, lengths, infos, facts = zip(*(results[task] for task in tasks), strict=True)
+    with np.errstate(over="ignore"):  # an info may be as large as it likes
+        infos = {key: np.concatenate([info[key] for info in infos]).astype(np.float32) for key in infos[0]}
     trajectories = Trajectories(
         observations=np.concatenate(observations),
         actions=np.concatenate(actions),
@@ -128,7 +130,7 @@ def join_tasks(env, results, medium_share):
         lengths=np.concatenate(lengths),
         task_ids=np.repeat(tasks, [len(results[task][2]) for task in tasks]),
         tasks=task_parameters(env.make(), tasks),
-        infos={key: np.concatenate([info[key] for info in infos]).astype(np.float32) for key in infos[0]},
+        infos=infos,
     )
     behaviour = {task: fact for task, fact in zip(tasks, facts, strict=True) if fact}
     return trajectories, {"medium_share": medium_share, "behaviour": behaviour}

@@ -202,6 +202,16 @@ def find_source(run, kind, command):
     return Source(committed if kind == "committed" else saved, kind)
 
 
+def _check_entry_point(directory, env):
+    """Raises UserError where the policies were trained in another environment, whose settings file has the same name."""
+    path = directory / "config.json"
+    made = read_json(path).get("entry_point", env.entry_point) if path.exists() else env.entry_point
+    if made != env.entry_point:
+        raise UserError(
+            f"the policies in {directory} were trained in {made}, not in {env.entry_point}: rename one of the two settings files"
+        )
+
+
 def load_behaviour(source, env, task, command, untrained=False):
     """(curve, weights) of one task: curve.json as a dict, and dict name -> (C, ...) of all C checkpoints.
 
@@ -214,6 +224,7 @@ def load_behaviour(source, env, task, command, untrained=False):
     directory = source.directory / (SHARED if source.shared else f"task_{task:03d}")
     if not is_finished(directory):
         raise UserError(f"no finished behaviour policy of task {task} in {directory}; make it: {command}")
+    _check_entry_point(directory, env)
     curve, weights = read_curve(directory, source.shared), load_tensors(directory / "checkpoints.safetensors")
     steps = weights.pop("steps", torch.empty(0)).tolist()
     if steps != curve.get("steps"):

@@ -64,7 +64,10 @@ class Trajectories:
         return dataclasses.replace(self.take(rows), tasks=tasks)
 
     def take(self, rows):
-        """The episodes in `rows` (integers), in that order."""
+        """The episodes in `rows` (integers), in that order; views where they follow each other, copies otherwise."""
+        rows = np.asarray(rows, int)
+        if len(rows) and (np.diff(rows) == 1).all():
+            rows = slice(rows[0], rows[-1] + 1)
         arrays = {name: getattr(self, name)[rows] for name in ("observations", "actions", "rewards", "lengths", "task_ids")}
         return dataclasses.replace(self, **arrays, infos={key: values[rows] for key, values in self.infos.items()})
 

@@ -115,6 +115,10 @@ class TrainingData:
         self.episodes = self.dataset.select(self.train_tasks)
         self.sha256 = self.dataset.metadata["sha256"]
 
+    def release(self):
+        """Forget all episodes, once they are where they are needed."""
+        self.dataset = self.episodes = None
+
 
 class StrictProtocol:
     """This project's evaluation: warm-up episodes of the agent's own, see src/evaluation/evaluate.py."""
@@ -173,6 +177,8 @@ def train_and_measure(
     path = policy_directory(run, label, folder)
     if evaluation.eval_only and not (path / "state.pt").exists():
         raise UserError(f"no trained policy in {path}: run the same command without --eval_only first")
+    tasks = protocol.final_tasks
+    reference = reference_levels(run.env, data.environment, tasks, data.dataset)  # what fails fails before training
     method = build(data)
     with run_directory(path, {**config, **made_from}, run.resume or evaluation.eval_only, (*VOLATILE, *volatile)) as directory:
         if save:
@@ -185,8 +191,6 @@ def train_and_measure(
             train(loop, method, run, evaluation, data, protocol, max(regimes.values()), prompted)
         for key, module in method.weights.items():
             module.load_state_dict(load_tensors(directory / f"{key}.safetensors"))
-        tasks = protocol.final_tasks
-        reference = reference_levels(run.env, data.environment, tasks, data.dataset)
         written = []
         for number, (regime, warmup) in enumerate(regimes.items()):
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn

@@ -43,7 +43,9 @@ class Imitation:
 class Prompting:
     """prompts in training"""
 
-    prompt_start_step: int = setting(20_000, "steps before prompts are switched on", natural)
+    prompt_start_step: int = setting(
+        20_000, "steps before prompts are switched on; where --steps is lowered its share of them", natural
+    )
     prompt_dropout: float = setting(0.0, "share of batches without prompts after that (ours)", fraction)
 
 

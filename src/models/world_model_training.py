@@ -54,14 +54,16 @@ class WorldModelTraining:
     """The world model with its data.
 
     Args:
-        run: RunSettings. data: TrainingData. model, optimisation, decoding: their settings. share: of the held-out episodes.
-        rewards: Rewards, where it relabels.
+        run: RunSettings. data: TrainingData, whose episodes are released unless `rewards` are to be judged by them.
+        model, optimisation, decoding: their settings. share: of the held-out episodes. rewards: Rewards, where it relabels.
     Attributes: model, held_out (Trajectories), optimisation with its number of steps, parts and weights as a Loop wants them.
     """
 
     def __init__(self, run, data, *, model, optimisation, decoding, share, rewards=None):
         self.device = run.device
         training, self.held_out = split_episodes(data.episodes, share, run.seed)
+        if rewards is None:
+            data.release()  # both parts are copies
         self.sampler = make_sampler(training, model.context_horizon, decoding, rewards, run.seed)
         self.validation = make_sampler(self.held_out, model.context_horizon)
         self.optimisation = optimisation.over(self.sampler.size)
@@ -157,17 +159,21 @@ def validate(model, sampler, device, chunk=8192):
 
     reward_std and state_std are the errors of predicting the mean: what a decoder that learned nothing reaches.
     """
-    sums, predicted, true = torch.zeros(2, dtype=torch.float64), [], []
+    sums, count, known = torch.zeros(2, dtype=torch.float64), 0, {}
     for batch in sampler.chunks(chunk):
         window, (observations, actions, rewards, after) = ([value.to(device) for value in part] for part in batch)
         contexts = model.contexts(*window)
         sums += torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(rewards)
         reward, state = model.decode(observations, actions, after, contexts)
-        predicted.append((reward * model.reward_std + model.reward_mean, model.next_observations(observations, state)))
-        true.append((rewards, after))
+        guesses = {"reward": reward * model.reward_std + model.reward_mean, "state": model.next_observations(observations, state)}
+        for name, truth in (("reward", rewards.double()), ("state", after.double())):
+            origin = known.setdefault(f"{name}_origin", truth[0])  # keeps the squares well conditioned
+            parts = (guesses[name] - truth).square().sum(0), (truth - origin).sum(0), (truth - origin).square().sum(0)
+            known[name] = [a + b for a, b in zip(known.get(name, (0, 0, 0)), parts, strict=True)]
+        count += len(rewards)
     scores = dict(zip(("reward_loss", "state_loss"), (sums / sampler.size).tolist(), strict=True))
-    for position, name in enumerate(("reward", "state")):
-        guess, truth = (torch.cat([pair[position] for pair in pairs]).double() for pairs in (predicted, true))
-        scores[f"{name}_rmse"] = (guess - truth).square().mean().sqrt().item()
-        scores[f"{name}_std"] = (truth - truth.mean(0)).square().mean().sqrt().item()
+    for name in ("reward", "state"):
+        errors, total, squares = (value / count for value in known[name])
+        scores[f"{name}_rmse"] = errors.mean().sqrt().item()
+        scores[f"{name}_std"] = (squares - total**2).clamp_min(0).mean().sqrt().item()
     return scores
