@@ -1,7 +1,8 @@
 """Task lists are data: one JSON file per environment in `configs/tasks/`, written once from the published seeds.
 
 `{"env_type": "point_robot", "source": "...", "tasks": [{"goal": [x, y]}, ...]}`: entry i is task id i, its keys are the
-task parameters. Run `python -m envs.tasks` to regenerate the files that a written rule determines.
+task parameters. Run `python -m envs.tasks` to regenerate the files that a written rule determines, and `python -m
+envs.meta_world` those of Meta-World.
 """
 
 import json
@@ -125,10 +126,14 @@ RULES = {
 
 
 def write_tasks(env_type, path):
-    """Write the list that the rule of `env_type` makes, one task per line."""
+    """Write the list that the rule of `env_type` makes."""
     rule = RULES[env_type]
-    tasks = rule()
-    text = json.dumps({"env_type": env_type, "source": " ".join(rule.__doc__.split()), "tasks": []}, indent=1)
+    write_list(path, env_type, " ".join(rule.__doc__.split()), rule())
+
+
+def write_list(path, env_type, source, tasks):
+    """Write a task list, one task per line. source: where it comes from."""
+    text = json.dumps({"env_type": env_type, "source": source, "tasks": []}, indent=1)
     lines = ",\n".join("  " + json.dumps(task) for task in tasks)
     path.write_text(text.replace('"tasks": []', f'"tasks": [\n{lines}\n ]') + "\n")
     print(f"{path}: {len(tasks)} tasks")

@@ -7,6 +7,11 @@ shared agent told the average task, and a policy cloned from the pooled data of 
 on the training tasks is the level. The oracle of a task is the best of its own expert and these candidates: what is known to be
 possible there. Choices are made on other episodes than those that are reported. Needs behaviour policies: those of stage 1, else
 the committed ones. Writes configs/references/<env_type>.json, which every later result of the family shows.
+
+Where the environment brings its own oracle (Meta-World: the scripted policies), its reference policies are played instead, and on
+validation and test tasks the oracles of the training tasks: the best of them is the explicit choice.
+
+    python -m tools.measure_references --env_type metaworld_reach --eval_episodes 1
 """
 
 import itertools
@@ -19,8 +24,10 @@ from src.behaviour.policies import BehaviourPolicies
 from src.behaviour.store import SHARED, SOURCES, find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
 from src.data.scales import clipped, scale_of
+from src.evaluation import references
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
+from src.evaluation.evaluate import successes
 from src.evaluation.rollout import returns, rollout
 from src.run.config import CONFIG_DIR, next_command, num_tasks, parse_args, positive_int, script_parser
 from src.run.errors import main_guard
@@ -47,6 +54,9 @@ def main(argv=None):
     environment = args.env.make()
     space, tasks = environment.action_space, np.arange(num_tasks(environment))
     training = np.arange(*args.env.train_tasks)
+    written = getattr(environment, "reference_policies", lambda *_: {})(environment.unwrapped.tasks, training)
+    if "oracle" in written:
+        return measure_written(args, environment, written, tasks)
     command = next_command(args, "train_data_collection.py")
     source = find_source(args, args.behaviour, command)
     curves, weights = zip(*(load_behaviour(source, args.env, task, command) for task in tasks), strict=True)
@@ -96,13 +106,47 @@ def main(argv=None):
         "measured_task_blind": measured["task_blind"],
         "oracle": oracle_policies,
         "per_task": per_task,
-        **provenance(),
     }
+    print(f"{write_levels(args, document)}; task-blind is the {chosen}")
+
+
+def write_levels(args, document):
+    """Write a family's file; returns its path with the means on the test tasks."""
     path = CONFIG_DIR / "references" / f"{args.env_type}.json"
-    write_json(path, document)
+    write_json(path, {**document, **provenance()})
     test = range(*args.env.test_tasks)
-    means = ", ".join(f"{name} {np.mean([values[task] for task in test]):.4g}" for name, values in per_task.items())
-    print(f"{path}: on the test tasks {means}; task-blind is the {chosen}")
+    levels = document["per_task"].items()
+    means = ", ".join(f"{name} {np.mean([values[task] for task in test]):.4g}" for name, values in levels)
+    return f"{path}: on the test tasks {means}"
+
+
+def measure_written(args, environment, policies, tasks):
+    """The levels of policies that the environment brings, by code: returns, and success where it is reported.
+
+    The explicit choice is measured where tasks differ in their rewards alone: elsewhere it is no other policy than the task's.
+    """
+    rows, count = np.repeat(tasks, args.eval_episodes), args.eval_episodes
+    per_task, success = {}, {}
+    for name, policy in policies.items():
+        episode = references.play(args.env, policy, rows, count)
+        per_task[name] = returns(episode).reshape(-1, count).mean(1).tolist()
+        if "success" in episode["infos"]:
+            success[name] = successes(episode).reshape(-1, count).mean(1).tolist()
+    if hasattr(environment, "compute_rewards"):
+        chosen = [explicit_choice(args, policies["oracle"], task) for task in tasks]
+        per_task[references.EXPLICIT_CHOICE], success[references.EXPLICIT_CHOICE] = map(list, zip(*chosen, strict=True))
+    document = {"env_type": args.env_type, "max_episode_steps": args.env.max_episode_steps, "eval_episodes": count}
+    print(write_levels(args, {**document, "per_task": per_task, "success": success}))
+
+
+def explicit_choice(args, oracle, task):
+    """(return, success) of the best oracle of another training task on `task`; Nones where it is of neither."""
+    if task not in range(*args.env.test_tasks) and task not in range(*args.env.validation_tasks):
+        return None, None
+    others = np.array([other for other in range(*args.env.train_tasks) if other != task])
+    episode = references.play(args.env, oracle, np.full(len(others), task), told=others)
+    best = int(np.argmax(returns(episode)))
+    return float(returns(episode)[best]), float(successes(episode)[best]) if "success" in episode["infos"] else None
 
 
 def choose(trials, own, training):

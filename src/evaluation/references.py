@@ -11,6 +11,8 @@ from src.run.config import CONFIG_DIR, num_tasks
 from src.run.files import read_json
 from src.run.seeding import derive
 
+EXPLICIT_CHOICE = "explicit_choice"  # the best of the oracles of the training tasks
+
 
 def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
     """Return of the trivial policy, the best policy that ignores the task, and the oracle; of the dataset where given.
@@ -18,7 +20,8 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
     Args:
         env, environment: EnvConfig and the environment it makes. task_ids: list of ints. dataset: Trajectories or None.
     Returns: dict of lists, one number per task; a level that nobody can compute is None. Levels come from the environment's
-    `reference_policies`, else from configs/references/<env_type>.json; trivial is the zero action by default.
+    `reference_policies`, else from configs/references/<env_type>.json; trivial is the zero action by default. explicit_choice is
+    there where it was measured: the best that a policy of another training task, told that task, earns.
     """
     space = environment.action_space
     zeros = np.zeros(space.shape, np.float32)
@@ -30,17 +33,12 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
     stored = CONFIG_DIR / "references" / f"{env.env_type}.json"
     if stored.exists():
         known = read_json(stored).get("per_task", {})
-        levels |= {
-            name: [known[name][task] for task in task_ids]
-            for name in levels
-            if len(known.get(name) or []) == num_tasks(environment)
-        }
+        for name in (*levels, EXPLICIT_CHOICE):
+            if len(known.get(name) or []) == num_tasks(environment):
+                values = [known[name][task] for task in task_ids]
+                levels |= {name: values} if None not in values else {}
     for name, policy in policies.items():
-        rows = np.repeat(np.asarray(task_ids), episodes)
-        seeds = [derive(0, "reference", int(task), row % episodes) % 2**31 for row, task in enumerate(rows)]
-
-        agent = PolicyAgent(functools.partial(_told, policy, rows))
-        episode = rollout(agent, make_batch(env, rows), seeds, env.max_episode_steps)
+        episode = play(env, policy, np.repeat(np.asarray(task_ids), episodes), episodes)
         levels[name] = returns(episode).reshape(len(task_ids), episodes).mean(1).tolist()
     if dataset is not None:
         recorded = [dataset.returns[dataset.task_ids == task] for task in task_ids]
@@ -48,6 +46,16 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
             levels["dataset_mean"] = [float(values.mean()) for values in recorded]
             levels["dataset_best"] = [float(values.max()) for values in recorded]
     return levels
+
+
+def play(env, policy, rows, episodes=1, told=None):
+    """The Episode of a reference policy: function (observations (B, d_s), task ids (B,)) -> actions (B, d_a).
+
+    rows: (B,) tasks that are played, `episodes` of each in succession. told: (B,) tasks that the policy is told, if others.
+    """
+    seeds = [derive(0, "reference", int(task), row % episodes) % 2**31 for row, task in enumerate(rows)]
+    agent = PolicyAgent(functools.partial(_told, policy, rows if told is None else told))
+    return rollout(agent, make_batch(env, rows), seeds, env.max_episode_steps)
 
 
 def _told(policy, rows, observations):

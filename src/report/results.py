@@ -21,6 +21,7 @@ LEVELS = (
     "dataset_mean",
     "dataset_best",
     "expert",
+    "explicit_choice",
     "oracle",
 )  # in display order; others follow
 REGIMES = ("few_shot", "few_shot_policy_no_prompt", "zero_shot", "bamdp", "finetuned", "pretrained")  # in display order
