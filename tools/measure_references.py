@@ -143,10 +143,13 @@ def explicit_choice(args, oracle, task):
     """(return, success) of the best oracle of another training task on `task`; Nones where it is of neither."""
     if task not in range(*args.env.test_tasks) and task not in range(*args.env.validation_tasks):
         return None, None
-    others = np.array([other for other in range(*args.env.train_tasks) if other != task])
-    episode = references.play(args.env, oracle, np.full(len(others), task), told=others)
-    best = int(np.argmax(returns(episode)))
-    return float(returns(episode)[best]), float(successes(episode)[best]) if "success" in episode["infos"] else None
+    count, others = args.eval_episodes, [other for other in range(*args.env.train_tasks) if other != task]
+    told = np.repeat(others, count)  # every candidate starts where the reported levels do
+    episode = references.play(args.env, oracle, np.full(len(told), task), count, told)
+    scores = returns(episode).reshape(-1, count).mean(1)
+    best = int(np.argmax(scores))
+    reached = successes(episode).reshape(-1, count).mean(1)[best] if "success" in episode["infos"] else None
+    return float(scores[best]), None if reached is None else float(reached)
 
 
 def choose(trials, own, training):
