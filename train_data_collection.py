@@ -64,7 +64,7 @@ def main(argv=None):
     if args.algo == "scripted":
         return needs_no_training(run, chosen)
     agent, shared, checkpoints = pick(AgentSettings, args), pick(SharedSettings, args), pick(Checkpoints, args)
-    tasks = chosen.of(run.env.make(), run.env.train_tasks if agent.algo == "multitask_sac" else None)
+    tasks = chosen.of(run.env, run.env.make(), run.env.train_tasks if agent.algo == "multitask_sac" else None)
     check(run, agent)
     failures = {}
     if agent.algo == "multitask_sac":

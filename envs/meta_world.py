@@ -14,6 +14,7 @@ Source: Meta-World (Yu et al., 2019; McLean et al., 2025).
 import atexit
 import copy
 import functools
+import importlib.metadata
 import math
 import warnings
 from dataclasses import dataclass
@@ -278,6 +279,11 @@ class MetaWorldEnv(TaskEnv):
         return tasks["goal"]
 
     @property
+    def simulator(self):
+        """What computes the physics and the rewards, with versions: part of every dataset's SHA-256."""
+        return f"mujoco {mujoco.__version__}, metaworld {importlib.metadata.version('metaworld')}"
+
+    @property
     def scripted_name(self):
         """Class name of the library's scripted policy."""
         return f"Sawyer{''.join(part.title() for part in self.name.split('-'))}V3Policy"
@@ -306,7 +312,7 @@ class MetaWorldEnv(TaskEnv):
     def reference_policies(self, env_tasks, train_ids):
         """The reference levels: name -> function (observations (B, d_s), task ids (B,)) -> actions (B, 4).
 
-        trivial does nothing; task_blind is the scripted policy told the mean goal of the training tasks; oracle is told the
+        trivial does nothing; task_blind is the scripted policy told the mean goal of the training tasks; best_known is told the
         goal. In Reach both bring the tool centre there, which is paid, not the hand, and as fast as it goes.
         """
         aim, gain = np.array(SETS[self.name].aim), SETS[self.name].gain
@@ -314,7 +320,7 @@ class MetaWorldEnv(TaskEnv):
         return {
             "trivial": lambda observations, task_ids: np.zeros((len(observations), 4), np.float32),
             "task_blind": lambda observations, task_ids: gain * self.told(observations, mean),
-            "oracle": lambda observations, task_ids: gain * self.told(observations, env_tasks["goal"][task_ids] + aim),
+            "best_known": lambda observations, task_ids: gain * self.told(observations, env_tasks["goal"][task_ids] + aim),
         }
 
     def render(self):

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from src.behaviour.store import COMMITTED, SHARED, committed_directory, is_finished
 from src.data.trajectories import dataset_directory
-from src.run.config import Parser, known_env_types
+from src.run.config import Parser, known_env_types, load_env
 from src.run.errors import UserError, main_guard
 from src.run.files import digest, load_tensors, read_json, write_json
 from src.run.provenance import processor, provenance
 
 RECORD = COMMITTED / "manifest.json"
 SCRIPT = COMMITTED.parent / "get_datasets.py"
-QUALITIES = ("medium", "expert", "mixed", "replay", "random")
+QUALITIES = ("medium", "expert", "mixed", "replay", "random", "cross")
 
 
 @main_guard
@@ -31,7 +31,12 @@ def main(argv=None):
     families = [name for name in known_env_types() if is_finished(committed_directory(name) / SHARED)]
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--env_types", nargs="+", choices=families, default=families, help="families")
-    parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=list(QUALITIES), help="kinds of data")
+    parser.add_argument(
+        "--qualities",
+        nargs="+",
+        choices=QUALITIES,
+        help="kinds of data (default: all, cross where the dynamics differ)",
+    )
     parser.add_argument("--output_dir", default=".", help="root under which datasets/ is written")
     parser.add_argument("--record", action="boolean", default=False, help="record what is written for this kind of processor")
     args = parser.parse_args(argv)
@@ -43,7 +48,7 @@ def main(argv=None):
     written, players = former.get("sha256", {}), former.get("policies", {})
     for env_type in args.env_types:
         policies = digest(load_tensors(committed_directory(env_type) / SHARED / "checkpoints.safetensors"))
-        for quality in args.qualities:
+        for quality in args.qualities or qualities_of(env_type):
             name, there = f"{env_type}/{quality}", checksum(root, env_type, quality)
             made = there == written.get(name) and players.get(name) == policies
             if there is None or not (made or there == recorded.get(name)):
@@ -59,6 +64,12 @@ def main(argv=None):
     same, known = sum(recorded.get(name) == value for name, value in written.items()), len(recorded.keys() & written.keys())
     print(f"{len(written)} datasets, {same} of {known} with the SHA-256 recorded on {processor()}: {manifest}")
     print(f"{(time.time() - began) / 60:.1f} minutes; next: train_context.py")
+
+
+def qualities_of(env_type):
+    """The kinds of data of a family: cross where tasks differ in the dynamics, which no reward function tells apart."""
+    rewarded = hasattr(load_env(env_type).make(), "compute_rewards")
+    return [quality for quality in QUALITIES if quality != "cross" or not rewarded]
 
 
 def checksum(root, env_type, quality):

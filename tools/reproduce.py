@@ -5,7 +5,8 @@
 
 Behaviour policies and datasets where they are missing; then, seed by seed, a complete table: Meta-DT in every recipe, and the
 compared methods (baselines/) in the first recipe, which is a budget that all share; at last the ablations and the paper's
-protocol. --env_type all takes every family of the paper. A cell that fails costs only what needs it. A run whose result file
+protocol. --env_type all takes every family of the paper. A cell that fails costs only what needs it, and the report says
+"failed" in its place. A run whose result file
 exists is skipped (a world model or policy that a run still needs is made again where only its result is there) and an
 interrupted one goes on from its checkpoint, so the same command resumes. With all results in place nothing is left to do;
 --output_dir elsewhere runs everything anew. Runs are single-threaded processes, as many at once as there are cores; what they
@@ -29,10 +30,10 @@ from src.data.trajectories import dataset_directory
 from src.evaluation.results import result_path
 from src.run.config import Parser, find_config, natural, positive_int, read_env, read_yaml, recipe_layers, report_command
 from src.run.errors import UserError, main_guard
-from src.run.files import locked_file, read_json
-from src.run.paths import context_directory, policy_directory
+from src.run.files import locked_file, read_json, write_json
+from src.run.paths import context_directory, policy_directory, reproduce_directory
 
-METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn")
+METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql")
 FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand_params", "walker_rand_params")
 ABLATIONS = {
     "no_context": ("--context", "none"), "no_prompt": ("--prompt_select", "none"), "random_prompt": ("--prompt_select", "random")
@@ -41,14 +42,15 @@ ABLATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One command. `result` is the file that it writes last; `needs` are the jobs that must be finished first, `artifact` what
-    it leaves for those that need it."""
+    """One command. `result` is the file that it writes last, `cells` the facts of all that it writes; `needs` are the jobs that
+    must be finished first, `artifact` what it leaves for those that need it."""
 
     words: tuple  # script and flags
     result: Path
     kind: str  # jobs of one kind take about the same time
     needs: tuple = ()
     artifact: Path | None = None
+    cells: tuple = dataclasses.field(default=(), compare=False)
 
     @property
     def finished(self):
@@ -97,8 +99,8 @@ def learning_jobs(args, env, quality, seed):
     flags = [*common_flags(args, env, args.recipes[0]), "--data_quality", quality, "--seed", str(seed)]
     for method in args.methods:
         if method != "meta_dt":
-            result = result_of(args, env, quality, seed, method, args.recipes[0], "zero_shot")
-            main.append(Job(("-m", f"baselines.{method}", *flags), result, method))
+            cells = [cell(env, quality, seed, method, args.recipes[0], regime) for regime in ("few_shot", "zero_shot")]
+            main.append(make_job(args, ("-m", f"baselines.{method}", *flags), method, cells))
     return main, further
 
 
@@ -108,15 +110,16 @@ def meta_dt_jobs(args, env, quality, seed, recipe):
         output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed, suffix=suffix_of(recipe)
     )  # fmt: skip
     flags = [*common_flags(args, env, recipe), "--data_quality", quality, "--seed", str(seed)]
-    context = Job(
-        ("train_context.py", *flags), result_of(args, env, quality, seed, "context", recipe, "diagnostics", protocol=None),
-        "world model", artifact=context_directory(run) / "best.safetensors",
+    context = make_job(
+        args, ("train_context.py", *flags), "world model",
+        [cell(env, quality, seed, "context", recipe, "diagnostics", protocol=None)],
+        artifact=context_directory(run) / "best.safetensors",
     )  # fmt: skip
 
     def policy(regime, *extra, ablation="none", protocol="strict", needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
-        result = result_of(args, env, quality, seed, "meta_dt", recipe, regime, ablation, protocol)
-        return Job(("train_meta_dt.py", *flags, *extra), result, f"{kind}, {recipe}", needs, artifact)
+        cells = [cell(env, quality, seed, "meta_dt", recipe, regime, ablation, protocol)]
+        return make_job(args, ("train_meta_dt.py", *flags, *extra), f"{kind}, {recipe}", cells, needs=needs, artifact=artifact)
 
     plain = policy_directory(run, f"meta_dt{suffix_of(recipe)}", "zero_shot") / "model.safetensors"
     zero_shot = policy("zero_shot", "--zero_shot", "True", artifact=plain)
@@ -130,11 +133,15 @@ def meta_dt_jobs(args, env, quality, seed, recipe):
     return main, further
 
 
-def result_of(args, env, quality, seed, method, recipe, regime, ablation="none", protocol="strict"):
-    """Path of a result file by its facts."""
-    facts = {"env_type": env.env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation,
-             "variant": {}, "regime": regime, "protocol": protocol, "validation": False, "seed": seed}  # fmt: skip
-    return result_path(args.output_dir, facts)
+def cell(env, quality, seed, method, recipe, regime, ablation="none", protocol="strict"):
+    """The facts of a result."""
+    return {"env_type": env.env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation,
+            "variant": {}, "regime": regime, "protocol": protocol, "validation": False, "seed": seed}  # fmt: skip
+
+
+def make_job(args, words, kind, cells, **more):
+    """Job of a command that writes the results with these facts, the last one last."""
+    return Job(words, result_path(args.output_dir, cells[-1]), kind, cells=tuple(cells), **more)
 
 
 def suffix_of(recipe):
@@ -163,8 +170,10 @@ class Scheduler:
     """Runs jobs side by side, each once all that it needs is there; a failed job costs only those that need it.
 
     Args:
-        logs: folder for what the jobs print. workers: jobs at once. lock: descriptor whose lock every job inherits, so that
-            the jobs of a killed scheduler hold off the next one until they have ended.
+        logs: folder for what the jobs print, and for failed.json: the facts of the results that are missing because a run
+            failed, each with the reason; the report reads it.
+        workers: jobs at once. lock: descriptor whose lock every job inherits, so that the jobs of a killed scheduler hold off the
+            next one until they have ended.
     """
 
     def __init__(self, logs, workers, lock):
@@ -172,11 +181,13 @@ class Scheduler:
         self.running = {}  # Popen -> (job, when it began)
         self.durations = {}  # kind -> seconds of the jobs that ended here
         self.failed = []
+        self.faults = []  # what failed.json holds
 
     def run(self, jobs):
-        """Returns when every job that can run has ended."""
+        """Returns when every job that can run has ended; the jobs that still wait."""
         waiting, total = remaining(jobs), len(jobs)
         print(f"{total - len(waiting)} of {total} runs are finished already", flush=True)
+        self._forget(jobs)
         try:
             while waiting or self.running:
                 while len(self.running) < self.workers and (job := self._next(waiting)):
@@ -190,7 +201,22 @@ class Scheduler:
                 process.terminate()  # a run answers by saving its state
             for process in self.running:
                 process.wait()
+        for job in waiting:
+            self._remember(job, "it needs a run that failed")
         return waiting
+
+    def _forget(self, jobs):
+        """Drop the former faults of these jobs, which are tried again now; those of other commands stay."""
+        path = self.logs / "failed.json"
+        tried = [facts for job in jobs for facts in job.cells]
+        former = read_json(path) if path.exists() else []
+        self.faults = [fault for fault in former if {key: fault[key] for key in fault if key != "reason"} not in tried]
+        if former:
+            write_json(path, self.faults)
+
+    def _remember(self, job, reason):
+        self.faults += [{**facts, "reason": reason} for facts in job.cells]
+        write_json(self.logs / "failed.json", self.faults)
 
     def _next(self, waiting):
         pending = {*waiting, *(job for job, _ in self.running.values()), *self.failed}
@@ -218,6 +244,7 @@ class Scheduler:
                 outcome = f"done in {seconds / 60:.1f} min"
             else:
                 self.failed.append(job)
+                self._remember(job, last_line(self.logs / job.log_name) or f"status {process.returncode}")
                 outcome = f"FAILED with status {process.returncode}, see {self.logs / job.log_name}"
             finished = total - len(waiting) - len(self.running) - len(self.failed)
             print(f"[{finished}/{total}] {job.command}: {outcome}; {self._remaining(waiting)}", flush=True)
@@ -291,7 +318,7 @@ def reproduce(args, env):
     if args.dry_run:
         print(*(f"{job.command}{minutes_of(job)}" for job in [*data, *remaining(learning)]), sep="\n")
         return 0
-    logs = Path(args.output_dir) / "saves" / env.env_type / "reproduce"
+    logs = reproduce_directory(args.output_dir, env.env_type)
     with exclusive(logs) as lock:
         for job in data:
             print(job.command, flush=True)
@@ -302,6 +329,12 @@ def reproduce(args, env):
     unfinished = len(scheduler.failed) + len(left)
     print(f"{len(learning) - unfinished} of {len(learning)} results are in {Path(args.output_dir) / 'results' / env.env_type}")
     return unfinished
+
+
+def last_line(path):
+    """What a log says at its end, shortened: the line that ends a script names the mend."""
+    lines = path.read_text(errors="replace").split("\n")
+    return next((" ".join(line.split())[:200] for line in reversed(lines) if line.strip()), "")
 
 
 def minutes_of(job):

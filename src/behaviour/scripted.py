@@ -7,6 +7,7 @@ noise is drawn for every action, before it is clipped to the bounds.
 import numpy as np
 
 from src.data.qualities import MEDIUM_PART
+from src.run.errors import UserError
 
 EXPERT, WORST = (
     (0.0, 0.1),
@@ -19,6 +20,7 @@ RULES = {
     "medium-expert": "half of the episodes as medium, half as expert",
     "replay": "error from 0.3 to 0 and noise from 1 to 0.1, evenly over the episodes",
     "medium-replay": "error from 0.3 and noise from 1 to those of medium, evenly over the episodes",
+    "cross": "half of the episodes as expert; each of the others told another training task",
 }
 
 
@@ -32,15 +34,20 @@ def episode_levels(quality, episodes, medium):
     return np.tile(medium if quality == "medium" else EXPERT, (episodes, 1))
 
 
-def scripted(environment, quality, task, episodes, medium, generator):
-    """(act, facts) of a task's episodes: act(observations (episodes, d_s)) -> actions; facts to record. A NumPy generator."""
-    levels = episode_levels(quality, episodes, medium)
-    space, task_ids = environment.action_space, np.full(episodes, task)
+def scripted(environment, quality, players, medium, generator):
+    """(act, facts) of a task's episodes: act(observations (episodes, d_s)) -> actions; facts to record. A NumPy generator.
+
+    players: (episodes,) the task that the policy is told. Raises UserError for cross data where observations tell the task.
+    """
+    if quality == "cross" and not hasattr(environment, "compute_rewards"):
+        raise UserError("no cross data by a scripted policy where observations tell the task: choose another --data_type")
+    episodes = len(players)
+    levels, space = episode_levels(quality, episodes, medium), environment.action_space
     errors = levels[:, :1] * generator.standard_normal((episodes, 3))
     noise = levels[:, 1:] * (space.high - space.low) / 2
 
     def act(observations):
-        actions = environment.scripted_policy(observations, task_ids, errors)
+        actions = environment.scripted_policy(observations, players, errors)
         return np.clip(actions + noise * generator.standard_normal(actions.shape), space.low, space.high)
 
     used, counts = np.unique(levels, axis=0, return_counts=True)
@@ -49,4 +56,5 @@ def scripted(environment, quality, task, episodes, medium, generator):
         "goal_error": used[:, 0].round(6).tolist(),
         "action_noise": used[:, 1].round(6).tolist(),
         "episodes": counts.tolist(),
+        **({"players": players.tolist()} if quality == "cross" else {}),
     }

@@ -58,6 +58,7 @@ class Evaluation:
     """evaluation"""
 
     eval_only: bool = setting(False, "no training: measure the saved policy")
+    fresh: bool = setting(False, "final figures: measure the policy on the fresh tasks instead of the test tasks")
     eval_every: int = setting(500, "gradient steps between evaluations and checkpoints", positive_int)
     eval_episodes: int = setting(20, "final evaluation episodes per task", positive_int)
     curve_episodes: int = setting(5, "evaluation episodes per task during training", positive_int)
@@ -67,7 +68,8 @@ class Evaluation:
 
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
-    "resume", "device", "output_dir", "tensorboard", "threads", "eval_only", "eval_episodes", "warmup_episodes", "later_episodes"
+    "resume", "device", "output_dir", "tensorboard", "threads", "eval_only", "fresh", "eval_episodes", "warmup_episodes",
+    "later_episodes",
 )  # fmt: skip
 
 
@@ -121,6 +123,7 @@ class StrictProtocol:
 
     def __init__(self, run, evaluation, test_tasks):
         self.run, self.evaluation, self.test_tasks = run, evaluation, test_tasks
+        self.final_tasks = list(range(*run.env.fresh_tasks)) if evaluation.fresh and run.env.fresh_tasks else test_tasks
 
     def curve(self, agent, warmup):
         """Result of the test tasks during training."""
@@ -129,7 +132,7 @@ class StrictProtocol:
     def final(self, agent, warmup, keep=0, watch=None):
         """Result of the trained policy."""
         later, episodes = self.evaluation.later_episodes if warmup else 0, self.evaluation.eval_episodes
-        return evaluate(agent, self.run.env, self.test_tasks, episodes, warmup, self.run.seed, later, keep, watch)
+        return evaluate(agent, self.run.env, self.final_tasks, episodes, warmup, self.run.seed, later, keep, watch)
 
 
 def method_parser(docstring, *settings_classes):
@@ -145,6 +148,9 @@ def train_and_measure(
 ):  # fmt: skip
     """Train a method (or go on with it), measure it on the test tasks, and write one result file per regime.
 
+    The learning curve is always that of the test (or validation) tasks; with `fresh` the final figures are those of the fresh
+    tasks, and their files stand apart.
+
     Args:
         name: the method. run: RunSettings. evaluation: Evaluation. config: the resolved settings, saved beside all artifacts.
         steps: total updates. build: function TrainingData -> Method. data: TrainingData, where it is open already.
@@ -157,6 +163,8 @@ def train_and_measure(
         save: called with the Method and its folder before training: writes what acting needs beside the weights.
     Returns the paths of the result files. Raises UserError.
     """
+    if evaluation.fresh:
+        check_fresh(run, protocol)
     data = data or TrainingData(run)
     regimes = regimes or {"few_shot": evaluation.warmup_episodes, "zero_shot": 0}
     protocol = protocol or StrictProtocol(run, evaluation, data.test_tasks)
@@ -177,24 +185,35 @@ def train_and_measure(
             train(loop, method, run, evaluation, data, protocol, max(regimes.values()), prompted)
         for key, module in method.weights.items():
             module.load_state_dict(load_tensors(directory / f"{key}.safetensors"))
-        reference = reference_levels(run.env, data.environment, data.test_tasks, data.dataset)
+        tasks = protocol.final_tasks
+        reference = reference_levels(run.env, data.environment, tasks, data.dataset)
         written = []
         for number, (regime, warmup) in enumerate(regimes.items()):
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn
             measured = protocol.final(method.agent(warmup), warmup, keep, watch if number == 0 else None)
-            parameters = {task: data.dataset.tasks[task] for task in data.test_tasks if task in data.dataset.tasks}
             written.append(
                 write_result(
                     run.output_dir, run.env_type, run.data_quality, method=name, recipe=run.recipe, ablation=ablation,
-                    regime=regime, protocol=protocol.name, privileges=privileges, seed=run.seed, task_ids=data.test_tasks,
-                    measured=measured, reference=reference, task_parameters=parameters, curve=columns(loop.curve),
+                    regime=regime, protocol=protocol.name, privileges=privileges, seed=run.seed, task_ids=tasks,
+                    measured=measured, reference=reference, curve=columns(loop.curve),
+                    task_parameters=trajectories.task_parameters(data.environment, tasks),
                     training=training_facts(loop, method), made_from=made_from, config=config, validation=run.validation,
-                    variant=variant, directory=directory, **(facts(method) if facts else {}),
+                    fresh=evaluation.fresh, variant=variant, directory=directory, **(facts(method) if facts else {}),
                 )
             )  # fmt: skip
             report(label, regime, protocol.name, measured, reference, written[-1])
     print(f"policy in {directory}; next: {report_command(Path(run.output_dir) / 'results')}")
     return written
+
+
+def check_fresh(run, protocol):
+    """Whether the fresh tasks can be measured on. Raises UserError."""
+    if not run.env.fresh_tasks:
+        raise UserError(f"--fresh: {run.env_type} has no fresh tasks (fresh_tasks of its settings file): leave it out")
+    if run.validation:
+        raise UserError("--fresh is for final figures, --validation for choosing: give one of them")
+    if protocol is not None:
+        raise UserError(f"--fresh: protocol {protocol.name} needs data of the tasks, and of fresh ones there are none")
 
 
 def train(loop, method, run, evaluation, data, protocol, warmup, prompted=None):

@@ -1,4 +1,4 @@
-"""Reference levels of an environment family: read every return against them."""
+"""Reference levels of an environment family: read every return against them. tools/measure_references.py measures them."""
 
 import functools
 
@@ -11,17 +11,19 @@ from src.run.config import CONFIG_DIR, num_tasks
 from src.run.files import read_json
 from src.run.seeding import derive
 
-EXPLICIT_CHOICE = "explicit_choice"  # the best of the oracles of the training tasks
+EXPLICIT_CHOICE = "explicit_choice"  # the best of the best known policies of the other training tasks
 
 
 def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
-    """Return of the trivial policy, the best policy that ignores the task, and the oracle; of the dataset where given.
+    """Returns of the trivial policy, of the best single policy (task-blind), of explicit inference where it needs no learning, of
+    the best policy known of each task, and of the dataset where given.
 
     Args:
         env, environment: EnvConfig and the environment it makes. task_ids: list of ints. dataset: Trajectories or None.
-    Returns: dict of lists, one number per task; a level that nobody can compute is None. Levels come from the environment's
-    `reference_policies`, else from configs/references/<env_type>.json; trivial is the zero action by default. explicit_choice is
-    there where it was measured: the best that a policy of another training task, told that task, earns.
+    Returns: dict of lists, one number per task; a level that nobody can compute is None, explicit inference and explicit choice
+    are left out then. Levels come from the environment's `reference_levels` and `reference_policies`, else from
+    configs/references/<env_type>.json; trivial is the zero action by default. explicit_choice is the best that a policy of
+    another training task, told that task, earns.
     """
     space = environment.action_space
     zeros = np.zeros(space.shape, np.float32)
@@ -29,14 +31,15 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
     make_policies = getattr(environment, "reference_policies", None)
     if make_policies:
         policies |= make_policies(environment.unwrapped.tasks, range(*env.train_tasks))
-    levels = {"trivial": None, "task_blind": None, "oracle": None}
+    levels = {"trivial": None, "task_blind": None, "best_known": None}
     stored = CONFIG_DIR / "references" / f"{env.env_type}.json"
-    if stored.exists():
-        known = read_json(stored).get("per_task", {})
-        for name in (*levels, EXPLICIT_CHOICE):
-            if len(known.get(name) or []) == num_tasks(environment):
-                values = [known[name][task] for task in task_ids]
-                levels |= {name: values} if None not in values else {}
+    known = read_json(stored).get("per_task", {}) if stored.exists() else {}
+    if hasattr(environment, "reference_levels"):
+        known |= environment.reference_levels(environment.unwrapped.tasks, range(*env.train_tasks))
+    for name in (*levels, "explicit_inference", EXPLICIT_CHOICE):
+        if np.shape(known.get(name)) == (num_tasks(environment),):
+            values = [known[name][task] for task in task_ids]
+            levels |= {} if None in values else {name: [float(value) for value in values]}
     for name, policy in policies.items():
         episode = play(env, policy, np.repeat(np.asarray(task_ids), episodes), episodes)
         levels[name] = returns(episode).reshape(len(task_ids), episodes).mean(1).tolist()

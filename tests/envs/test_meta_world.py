@@ -16,10 +16,11 @@ import train_meta_dt
 from envs.meta_world import SETS, HiddenGoalEnv, MetaWorldEnv, draw_vectors, library, task_list
 from envs.settings import family_settings
 from envs.tasks import load_tasks
-from src.behaviour.scripted import episode_levels
+from src.behaviour.scripted import episode_levels, scripted
 from src.data.trajectories import load
 from src.evaluation.references import reference_levels
 from src.run.config import known_env_types, load_env, read_env, read_yaml
+from src.run.errors import UserError
 
 pytest.importorskip("metaworld", reason="Meta-World is not installed: pip install -r requirements-metaworld.txt")
 
@@ -178,15 +179,15 @@ def test_no_rewards_of_other_tasks_where_the_fixture_tells_the_goal():
     assert not hasattr(env, "compute_rewards") and env.info_keys == () and record[0][-1].keys() == {"success"}
 
 
-@pytest.mark.parametrize(("name", "trivial", "blind", "oracle"), [("reach", 742, 4208, 4850), ("door-lock", None, None, None)])
-def test_reference_levels(name, trivial, blind, oracle):
+@pytest.mark.parametrize(("name", "trivial", "blind", "best"), [("reach", 742, 4208, 4850), ("door-lock", None, None, None)])
+def test_reference_levels(name, trivial, blind, best):
     env = load_env(f"metaworld_{name.replace('-', '_')}")
     levels = reference_levels(env, env.make(), [45, 46, 47, 48, 49] if trivial else [45], episodes=1)
     means = {level: np.mean(values) for level, values in levels.items()}
     if trivial is None:
-        assert means["task_blind"] == means["oracle"] > 3000 > 1000 > means["trivial"]
+        assert means["task_blind"] == means["best_known"] > 3000 > 1000 > means["trivial"]
     else:
-        assert abs(means["trivial"] - trivial) < 5 and abs(means["task_blind"] - blind) < 20 and means["oracle"] >= oracle
+        assert abs(means["trivial"] - trivial) < 5 and abs(means["task_blind"] - blind) < 20 and means["best_known"] >= best
 
 
 # ------------------------------------------------------------------------------------------------ what scripts work with
@@ -277,10 +278,25 @@ def test_the_four_scripts(push_40, capsys):
     behaviour = entry["behaviour"]["0"]
     assert behaviour["policy"] == "SawyerPushV3Policy" and behaviour["action_noise"] == [0.1, 0.4, 0.7, 1.0]
     assert data.infos.keys() == {"success", "tcp", "pads", "object_start"} and "metaworld" in entry["versions"]
-    assert data.metadata["options"] == {"name": "push"}
+    assert data.metadata["options"] == {"name": "push"} and ", metaworld 3." in data.metadata["simulator"]
+    card = (folder / "datasets" / "push_40" / "replay-v0" / "README.md").read_text()
+    assert "SawyerPushV3Policy" in card and "by 0 to 0.3 m per axis, noise of 0.1 to 1 half ranges" in card
     train_context.main([*flags, "--data_type", "replay", "--decode", "relabelled"])
     train_meta_dt.main([*flags, "--data_type", "replay"])
     assert "success 0.00" in capsys.readouterr().out
+
+
+def test_cross_data_are_told_other_training_tasks():
+    env, seen = make("reach"), make("reach").reset(options={"task": 2})[0]
+    act, facts = scripted(env, "cross", np.array([2, 7]), (0.1, 0.3), np.random.default_rng(0))
+    generator = np.random.default_rng(0)
+    generator.standard_normal((2, 3))
+    noise = 0.1 * generator.standard_normal((2, 4))
+    expected = np.concatenate([env.scripted_policy(seen[None], [told]) for told in (2, 7)])
+    assert_allclose(act(np.stack([seen, seen])), np.clip(expected + noise, -1, 1))
+    assert facts["players"] == [2, 7] and facts["goal_error"] == [0]
+    with pytest.raises(UserError, match="observations tell the task"):
+        scripted(make("door-lock"), "cross", np.array([2, 7]), (0.1, 0.3), generator)
 
 
 @pytest.mark.slow
