@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
 def provenance():
     """Where a number comes from: {"command", "commit", "hardware", "versions"}."""
-    packages = ("torch", "numpy", "gymnasium", "mujoco", "minari", "stable-baselines3")
+    packages = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "minari", "stable-baselines3")
     versions = {"python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
