@@ -18,10 +18,11 @@ from src.data.qualities import data_name
 from src.evaluation.evaluate import evaluate
 from src.evaluation.references import reference_levels
 from src.evaluation.results import write_result
+from src.evaluation.saved import save_known
 from src.run.config import natural, next_command, positive_int, report_command, script_parser
 from src.run.directory import run_directory
 from src.run.errors import UserError
-from src.run.files import load_tensors
+from src.run.files import load_tensors, read_json, write_json
 from src.run.loop import Loop
 from src.run.paths import policy_directory
 from src.run.settings import add_settings, setting
@@ -76,6 +77,8 @@ class Method(Protocol):
 
     parts: {name: object}, what must go on after an interruption: modules, optimisers, torch generators (see Loop).
     weights: {"model": module}, what acts; kept as <name>.safetensors.
+    known: {name: tensor}, what an agent needs of the training data beside the weights (src/evaluation/saved.py). A method without
+        it, or with a `save` of its own, is not kept for use elsewhere, or keeps itself.
     """
 
     parts: dict
@@ -177,6 +180,8 @@ def train_and_measure(
             train(loop, method, run, evaluation, data, protocol, max(regimes.values()), prompted)
         for key, module in method.weights.items():
             module.load_state_dict(load_tensors(directory / f"{key}.safetensors"))
+        if not save and hasattr(method, "known"):
+            save_known(directory, name, method.known)
         reference = reference_levels(run.env, data.environment, data.test_tasks, data.dataset)
         written = []
         for number, (regime, warmup) in enumerate(regimes.items()):
@@ -193,8 +198,18 @@ def train_and_measure(
                 )
             )  # fmt: skip
             report(label, regime, protocol.name, measured, reference, written[-1])
+        first = read_json(directory / "config.json")
+        if all(first.get(key) == config.get(key) for key in volatile):  # measured as the folder says
+            note_results(directory, run.output_dir, written)
     print(f"policy in {directory}; next: {report_command(Path(run.output_dir) / 'results')}")
     return written
+
+
+def note_results(directory, output_dir, paths):
+    """Add result files to results.json of the run's folder: whoever exports the policy finds what was measured of it."""
+    file = directory / "results.json"
+    known = read_json(file) if file.exists() else {}
+    write_json(file, known | {path.parent.name: path.relative_to(output_dir).as_posix() for path in paths})
 
 
 def train(loop, method, run, evaluation, data, protocol, warmup, prompted=None):
