@@ -12,11 +12,12 @@ results/<env_type>/<quality>/context/diagnostics/seed_<s>.json with the diagnost
 import torch
 
 from src.data.transitions import Decoding
-from src.evaluation.method import DataSettings, RunSettings, TrainingData, columns
+from src.evaluation.method import DataSettings, RunSettings, TrainingData, columns, training_facts
 from src.evaluation.results import DIAGNOSTICS, write_result
 from src.models.probe import diagnose
 from src.models.world_model import WorldModelSettings, load_world_model
 from src.models.world_model_training import Validation, WorldModelOptimisation, WorldModelTraining, validate
+from src.run import distributed
 from src.run.config import next_command, parse_args, script_parser, settings
 from src.run.devices import keep_memory
 from src.run.directory import run_directory
@@ -40,6 +41,7 @@ def main(argv=None):
     model, decoding, optimisation = (pick(kind, args) for kind in (WorldModelSettings, Decoding, WorldModelOptimisation))
     check(model, decoding, optimisation)
     keep_memory()
+    distributed.join(run.device)
     data = TrainingData(run)
     training = WorldModelTraining(
         run, data, model=model, optimisation=optimisation, decoding=decoding, share=validation.validation_share
@@ -51,16 +53,15 @@ def main(argv=None):
         best, _ = load_world_model(directory, "best")
         errors = validate(best, training.validation, torch.device("cpu"))
         made = diagnose(run, data.environment, best, training.held_out, data.test_tasks, relabelled)
+        if not distributed.leads():
+            return
         path = write_result(
             run.output_dir, run.env_type, run.data_quality, method="context", recipe=run.recipe, ablation="none",
             regime=DIAGNOSTICS, protocol=None, validation=run.validation, seed=run.seed, task_ids=[],
             privileges="reward function" if relabelled else "none", measured={"embedding": made["embedding"]},
             errors={name: six_digits(value) for name, value in errors.items()}, probe=made["probe"],
             curve={name: [six_digits(value) for value in values] for name, values in columns(loop.curve).items()},
-            training={
-                "gradient_steps": loop.step, "wall_clock_s": round(loop.seconds, 1),
-                "parameters": sum(weights.numel() for weights in best.parameters()),
-            },
+            training=training_facts(loop, {"best": best}),
             made_from=made_from, config=config, directory=directory,
         )  # fmt: skip
     report(errors, made["probe"])

@@ -19,6 +19,7 @@ from src.evaluation.evaluate import evaluate
 from src.evaluation.references import reference_levels
 from src.evaluation.results import write_result
 from src.evaluation.saved import save_known
+from src.run import distributed
 from src.run.config import natural, next_command, positive_int, report_command, script_parser
 from src.run.directory import run_directory
 from src.run.errors import UserError
@@ -180,7 +181,7 @@ def train_and_measure(
             train(loop, method, run, evaluation, data, protocol, max(regimes.values()), prompted)
         for key, module in method.weights.items():
             module.load_state_dict(load_tensors(directory / f"{key}.safetensors"))
-        if not save and hasattr(method, "known"):
+        if not save and hasattr(method, "known") and distributed.leads():
             save_known(directory, name, method.known)
         reference = reference_levels(run.env, data.environment, data.test_tasks, data.dataset)
         written = []
@@ -188,18 +189,20 @@ def train_and_measure(
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn
             measured = protocol.final(method.agent(warmup), warmup, keep, watch if number == 0 else None)
             parameters = {task: data.dataset.tasks[task] for task in data.test_tasks if task in data.dataset.tasks}
+            if not distributed.leads():
+                continue
             written.append(
                 write_result(
                     run.output_dir, run.env_type, run.data_quality, method=name, recipe=run.recipe, ablation=ablation,
                     regime=regime, protocol=protocol.name, privileges=privileges, seed=run.seed, task_ids=data.test_tasks,
                     measured=measured, reference=reference, task_parameters=parameters, curve=columns(loop.curve),
-                    training=training_facts(loop, method), made_from=made_from, config=config, validation=run.validation,
+                    training=training_facts(loop, method.weights), made_from=made_from, config=config, validation=run.validation,
                     variant=variant, directory=directory, **(facts(method) if facts else {}),
                 )
             )  # fmt: skip
             report(label, regime, protocol.name, measured, reference, written[-1])
         first = read_json(directory / "config.json")
-        if all(first.get(key) == config.get(key) for key in volatile):  # measured as the folder says
+        if distributed.leads() and all(first.get(key) == config.get(key) for key in volatile):  # measured as the folder says
             note_results(directory, run.output_dir, written)
     print(f"policy in {directory}; next: {report_command(Path(run.output_dir) / 'results')}")
     return written
@@ -227,10 +230,11 @@ def train(loop, method, run, evaluation, data, protocol, warmup, prompted=None):
             loop.record(**scalars, train_return=mean_return(seen), **{name: mean_return(new)})
 
 
-def training_facts(loop, method):
-    """What the training cost, for the result file."""
-    parameters = sum(value.numel() for module in method.weights.values() for value in module.parameters())
-    return {"gradient_steps": loop.step, "wall_clock_s": round(loop.seconds, 1), "parameters": parameters}
+def training_facts(loop, modules):
+    """What the training cost, for the result file. modules: {name: module} of what was trained."""
+    parameters = sum(value.numel() for module in modules.values() for value in module.parameters())
+    facts = {"gradient_steps": loop.step, "wall_clock_s": round(loop.seconds, 1), "parameters": parameters}
+    return facts if distributed.size() == 1 else {**facts, "processes": distributed.size()}
 
 
 def columns(curve):
