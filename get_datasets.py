@@ -13,11 +13,13 @@ The kinds of data:
     expert   the checkpoint with the highest measured return among the last fifth
     mixed    70 % of the episodes as medium, 30 % as expert; medium-expert: half and half
     replay   all checkpoints of training, an equal share of the episodes each; medium-replay: those up to that of medium
+    cross    half of the episodes as expert, each of the others as the expert of another training task: for families whose
+             dynamics differ, so that z learns the body and not whose policy drives it
     random   uniform random actions; needs no stage 1
 
 Policies act stochastically, as they did in training. Where stage 1 was not run, the policies that come with the repository
-(behaviour/) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset; the
-format is described in datasets/README.md. Next: train_context.py.
+(behaviour/) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset with a
+card (README.md) that says who acted, on what knowledge; the format is described in datasets/README.md. Next: train_context.py.
 """
 
 import dataclasses
@@ -64,6 +66,9 @@ class Import:
         "stable-baselines3 or of trajectory dicts; a Minari dataset (id or folder)",
     )  # fmt: skip
     task_id: int | None = setting(None, "task of all episodes, where the file does not say it", natural)
+    import_prompts: bool = setting(
+        False, "of that folder the dataset_task_prompt<i>.pkl, the trajectories that official prompts are cut from"
+    )  # fmt: skip
 
 
 def make_parser():
@@ -81,15 +86,19 @@ def main(argv=None):
     importing, command = imported.import_from is not None, next_command(run, "train_data_collection.py", *chosen.words())
     if imported.task_id is not None and not importing:
         raise UserError("--task_id has no effect without --import_from: choose tasks by --task_id_start and --task_id_end")
+    if imported.import_prompts and not importing:
+        raise UserError("--import_prompts has no effect without --import_from: name the folder of dataset_task_prompt<i>.pkl")
     if not importing and data.data_type not in QUALITIES:
         raise UserError(f"--data_type {data.data_type} is none of {', '.join(QUALITIES)}: other names are for --import_from")
     source = None
     if data.data_type != "random" and not importing:
         source = find_source(run, data.behaviour, command)
-    tasks = chosen.of(environment, source and source.tasks(environment))
+    tasks = chosen.of(run.env, environment, source and source.tasks(run.env, environment))
     root = Path(run.output_dir) / "datasets"
     if importing:
-        trajectories, facts, notes = import_trajectories(imported.import_from, run.env, tasks, imported.task_id)
+        trajectories, facts, notes = import_trajectories(
+            imported.import_from, run.env, tasks, imported.task_id, imported.import_prompts
+        )
     else:
         trajectories, facts = collect(run, collection, tasks, source, command, data.workers)
         notes = []
@@ -129,7 +138,8 @@ def collect(run, collection, tasks, source, command, workers=None):
         task, reason = min(failures.items())
         raise UserError(f"task {task}: {reason}" + (f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""))
     trajectories, facts = join_tasks(run.env, results, collection.medium_share)
-    return trajectories, {**facts, "policies": source.kind if source else "uniform"}
+    actors = source.facts() if source else {"actors": "uniform random actions", "knowledge": "nothing"}
+    return trajectories, {**facts, "policies": source.kind if source else "uniform", **actors}
 
 
 if __name__ == "__main__":

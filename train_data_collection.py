@@ -60,7 +60,7 @@ def main(argv=None):
     args = parse_args(make_parser(), "train_data_collection", argv)
     run, chosen, processes = pick(RunSettings, args), pick(TaskRange, args), pick(Processes, args)
     agent, shared, checkpoints = pick(AgentSettings, args), pick(SharedSettings, args), pick(Checkpoints, args)
-    tasks = chosen.of(run.env.make(), run.env.train_tasks if agent.algo == "multitask_sac" else None)
+    tasks = chosen.of(run.env, run.env.make(), run.env.train_tasks if agent.algo == "multitask_sac" else None)
     check(run, agent)
     failures = {}
     if agent.algo == "multitask_sac":

@@ -22,6 +22,7 @@ from src.evaluation.paper_protocol import PaperProtocol
 from src.models.meta_dt import ModelSettings
 from src.models.meta_dt_agent import Adaptation
 from src.models.meta_dt_training import Imitation, MetaDTTraining, Prompting
+from src.models.reward_model import make_rewards
 from src.models.world_model import load_world_model
 from src.run import distributed
 from src.run.config import next_command, parse_args, settings
@@ -40,6 +41,7 @@ ABLATIONS = {
     ("context", "none"): "no_context",
     ("prompt_select", "random"): "random_prompt",
     ("prompt_select", "none"): "no_prompt",
+    ("true_rewards", True): "true_rewards",
 }
 
 
@@ -80,35 +82,39 @@ def main(argv=None):
     if data.sha256 != context_config.get("dataset_sha256"):
         raise UserError("the world model was trained on another version of this dataset: run train_context.py --no-resume again")
 
+    rewards = make_rewards(run, data, imitation.true_rewards) if imitation.other_tasks != "none" else None
+
     def build(data):
         return MetaDTTraining(
             run, data, world_model, model=model, optimisation=optimisation, imitation=imitation, prompting=prompting,
-            adaptation=adaptation, exploration=exploration, prompts=prompts, precision=stage.precision,
+            adaptation=adaptation, exploration=exploration, prompts=prompts, rewards=rewards, precision=stage.precision,
+            heads=[context_config.get(f"{head}_weight") != 0 for head in ("reward", "state")],
         )  # fmt: skip
 
     protocol = PaperProtocol(run, evaluation, data, prompts) if paper else None
     regimes = {"zero_shot": 0} if stage.zero_shot else {"few_shot": evaluation.warmup_episodes}
     if prompts and prompting.prompt_dropout and not paper:  # trained without prompts too, so it may be asked without one
         regimes["few_shot_policy_no_prompt"] = 0
-    recipe = {key: parser.get_default(key) for key in (*MEASURED, "prompt_select")}
+    recipe = {key: parser.get_default(key) for key in (*MEASURED, "prompt_select", "true_rewards")}
     ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
     idle = ["warmup_episodes"] * (stage.zero_shot or paper) + ["prompt_pool"] * (not prompts)
     idle += ["explore", "explore_steps"] * paper
     measured = {key: getattr(args, key) for key in MEASURED if key not in idle}
     variant = {key: value for key, value in measured.items() if value != recipe[key] and (key, value) not in ABLATIONS}
-    relabelled = imitation.other_tasks != "none" or context_config.get("decode") == "relabelled"
+    told = context_config.get("decode") == "relabelled" and "reward_model_sha256" not in context_config
+    privileges = "reward function" if told or (rewards and rewards.privileges != "none") else "none"
+    learned = rewards.facts if rewards else {}
     return train_and_measure(
         "meta_dt", run, evaluation, settings(args), optimisation.steps, build, data=data, regimes=regimes,
-        privileges="reward function" if relabelled else "none", ablation="+".join(ablation) or "none",
-        variant=variant,
+        privileges=privileges, ablation="+".join(ablation) or "none", variant=variant,
         folder=("few_shot-paper" if paper else "few_shot") if prompts else "zero_shot",
-        made_from={"world_model_sha256": digest(world_model.state_dict())},
+        made_from={"world_model_sha256": digest(world_model.state_dict()), **(rewards.made_from if rewards else {})},
         protocol=protocol,
         prompted=(lambda step: step > prompting.prompt_start_step) if prompts else None,
         watch=functools.partial(film, run.env, stage.render) if stage.render else None,
         volatile=VOLATILE if prompts else (*VOLATILE, "prompt_select"),
         save=lambda method, directory: method.save(directory, next(iter(regimes.values()))),
-        facts=lambda method: {"target_return": protocol.targets if paper else method.target},
+        facts=lambda method: {"target_return": protocol.targets if paper else method.target} | learned,
     )  # fmt: skip
 
 
@@ -117,6 +123,8 @@ def check(run, stage, model, optimisation, imitation, prompting, adaptation, exp
     horizon = run.env.max_episode_steps
     if imitation.imitate == "steps" and imitation.top_share == 1:
         raise UserError("--imitate steps has no effect with --top_share 1, which imitates every step: lower it")
+    if imitation.true_rewards and imitation.other_tasks == "none":
+        raise UserError("--true_rewards has no effect without --other_tasks: give both")
     if model.width % model.heads:
         raise UserError(f"--width {model.width} must be a multiple of --heads {model.heads}")
     if prompts and prompting.prompt_start_step >= optimisation.steps:

@@ -15,17 +15,16 @@ what they reach with recorded contexts, and nothing here takes it away.
 
 import dataclasses
 import functools
-import typing
 
 import numpy as np
 import torch
 from torch import nn
 
 from baselines.actor_critic import BRAC, IQL, Actor, ActorCriticSettings, mlp
-from src.data.relabel import relabeller
 from src.data.scales import clipped, scale_of
 from src.evaluation.method import Evaluation, RunSettings, TrainingData, method_parser, train_and_measure
 from src.evaluation.shown import ShownProtocol
+from src.models.reward_model import make_rewards
 from src.run.config import fraction, parse_args, positive_float, positive_int, settings
 from src.run.devices import keep_memory, schedule_factor
 from src.run.errors import UserError
@@ -45,7 +44,8 @@ class ContextSettings:
     context_size: int = setting(256, "most transitions of a context in training; of a longer one so many are drawn", positive_int)
     context_episodes: int = setting(3, "most episodes that a context in training goes through", positive_int)
     prior_share: float = setting(0.05, "share of contexts that are empty for the actor-critic, z the mean of training", fraction)
-    relabel: bool = setting(False, "half of what is drawn is other tasks', paid by the true reward function (ours)")
+    relabel: bool = setting(False, "half of what is drawn is other tasks', paid by a reward learned from the data (ours)")
+    true_rewards: bool = setting(False, "relabel by the environment's reward function, not by a learned one (an ablation)")
     encoder_learning_rate: float = setting(3e-4, "of Adam, for the encoder", positive_float)
     contexts: str = setting(
         "own", "warm-up episodes; recorded: the test tasks' data, as published (--eval_only)", choices=["own", "recorded"]
@@ -108,7 +108,8 @@ class ContextData:
 
     Args:
         episodes: Trajectories of the training tasks. normaliser: of these. generator: torch.Generator (CPU).
-        relabel: None, or a `relabeller` by which half of what is drawn are other tasks' transitions, paid as the task pays.
+        relabel: None, or Rewards (src/data/relabel.py) by which half of what is drawn are other tasks' transitions, paid as the
+            task would pay.
     Attributes: tasks (K,): their ids; in what follows a task is its place in it.
     """
 
@@ -127,6 +128,7 @@ class ContextData:
         self.infos = {key: values[inside] for key, values in episodes.infos.items()}
         self.normaliser, self.settings, self.device, self.generator = normaliser, settings, device, generator
         self.relabel = relabel
+        self.task_ids = np.repeat(episodes.task_ids, episodes.lengths)  # (N,) whose each row is
         self.tasks, counts = np.unique(episodes.task_ids, return_counts=True)
         self.count = torch.from_numpy(counts)  # (K,) episodes of each task
         self.first = self.count.cumsum(0) - self.count  # (K,) the first of them
@@ -187,12 +189,17 @@ class ContextData:
 
     def _rewards(self, rows, tasks):
         """What `tasks` (B,) paid for the transitions `rows` (B, n), or with `relabel` would pay."""
+        rewards = self.arrays["rewards"][rows.to(self.device)]
         if self.relabel is None:
-            return self.arrays["rewards"][rows.to(self.device)]
-        arrays = [self.arrays[name].cpu().numpy()[rows] for name in ("observations", "actions", "next_observations")]
-        infos = {key: values[rows] for key, values in self.infos.items()}
+            return rewards
         ids = np.broadcast_to(self.tasks[tasks][:, None], rows.shape)
-        return torch.from_numpy(np.asarray(self.relabel(*arrays, infos, ids), np.float32)).to(self.device)
+        moved = self.task_ids[rows] != ids
+        chosen = rows.numpy()[moved]
+        arrays = [self.arrays[name].cpu().numpy()[chosen] for name in ("observations", "actions", "next_observations")]
+        infos = {key: values[chosen] for key, values in self.infos.items()}
+        paid = torch.from_numpy(np.asarray(self.relabel(*arrays, infos, ids[moved]), np.float32))
+        rewards[torch.from_numpy(moved).to(self.device)] = paid.to(self.device)
+        return rewards
 
     def rows(self, tasks, count):
         """Rows of `count` transitions of each of `tasks` (B,), drawn uniformly: (B, count)."""
@@ -267,15 +274,31 @@ class ContextAgent:
     def adapt(self, episodes):
         """z from all transitions of `episodes`, up to each row's end; without any, from the running episode."""
         self.pool, self.codes = bool(episodes), []
-        if not self.pool:
-            return
-        masks = [np.arange(episode["rewards"].shape[1]) < episode["lengths"][:, None] for episode in episodes]
-        codes = [
-            self._codes(episode["observations"][:, :-1], episode["actions"], episode["rewards"], episode["observations"][:, 1:])
-            for episode in episodes
-        ]
-        mask = torch.from_numpy(np.concatenate(masks, 1)).to(self.device)
-        self.z = self.policy.encoder.pool(torch.cat(codes, 1), mask)
+        if self.pool:
+            self.z = self.infer(episodes)
+
+    def hold(self, z):
+        """Act on z (B, k) until `adapt` is called again."""
+        self.pool, self.z = True, z
+
+    @torch.inference_mode()
+    def infer(self, episodes, accepted=None, fallback=None):
+        """z (B, k) from the transitions of `episodes`, in each row of those that are `accepted` (B, n); where none is, `fallback`
+        (B, k)."""
+        features, masks = zip(*map(self.features, episodes), strict=True)
+        if accepted is not None:
+            masks = [mask & accepted[:, number, None] for number, mask in enumerate(masks)]
+        mask, codes = torch.cat(masks, 1), torch.cat([self.policy.encoder(part) for part in features], 1)
+        known = mask.any(1, keepdim=True)
+        z = self.policy.encoder.pool(codes, mask | ~known)
+        return z if fallback is None else torch.where(known, z, fallback)
+
+    def features(self, episode):
+        """The encoder's input (B, T, f) for the transitions of an Episode, and mask (B, T) up to each row's end."""
+        mask = np.arange(episode["rewards"].shape[1]) < episode["lengths"][:, None]
+        observations = episode["observations"]
+        parts = observations[:, :-1], episode["actions"], episode["rewards"], observations[:, 1:]
+        return self.policy.normaliser.features(*map(self._tensor, parts)), torch.from_numpy(mask).to(self.device)
 
     def _codes(self, *transitions):
         return self.policy.encoder(self.policy.normaliser.features(*map(self._tensor, transitions)))
@@ -305,22 +328,22 @@ class ContextRL:
     detached.
 
     Args:
-        data: TrainingData. settings: dict of "contexts" (ContextSettings), "rl" (ActorCriticSettings) and "learner".
+        data: TrainingData. rewards: see `relabel` of ContextData.
+        settings: dict of "contexts" (ContextSettings), "rl" (ActorCriticSettings) and "learner".
         learner: class (sizes (d_s, d_a), its settings, learning rate, ContextData) with `encoder`, `optimizers`, `parts`, and
             `update(tasks, features, mask)`, which takes its step and returns (dict of losses, codes of the transitions,
             detached); `make_encoder(sizes, settings)` gives the untrained encoder. It may have `extended(agent, settings,
-            warmup, space, seed)`, what the Agent does more than act on z.
+            known, warmup, space, seed)`, what the Agent does more than act on z, with `kept()`, the {name: tensor} of `known`;
+            `variants` and `measured`: names of settings that make results of their own, with weights of their own or with the
+            same.
     """
 
-    known: typing.ClassVar = {}  # all that acts is among the weights
-
-    def __init__(self, data, settings, learner, device, seed):
+    def __init__(self, data, settings, learner, device, seed, rewards=None):
         self.settings, self.rl, self.device, self.seed = settings["contexts"], settings["rl"], device, seed
         self.space = data.environment.action_space
         normaliser = Normaliser.of(data.episodes, self.space).to(device)
         self.generator = torch_generator(seed, "batches")
-        relabel = relabeller(data.environment, data.episodes) if self.settings.relabel else None
-        self.data = ContextData(data.episodes, normaliser, self.settings, device, self.generator, relabel)
+        self.data = ContextData(data.episodes, normaliser, self.settings, device, self.generator, rewards)
         sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1]
         torch.manual_seed(derive(seed, "weights"))
         self.learner = learner(sizes, settings["learner"], self.settings.encoder_learning_rate, self.data)
@@ -352,13 +375,19 @@ class ContextRL:
 
     def agent(self, warmup):
         """The current policy as a new Agent that is to live `warmup` episodes before the evaluated one."""
-        return context_agent(self.policy, type(self.learner), self.learner.settings, self.space, self.seed, warmup)
+        known, settings = self.known, self.learner.settings
+        return context_agent(self.policy, type(self.learner), settings, known, self.space, self.seed, warmup)
+
+    @property
+    def known(self):
+        """{name: tensor}, what acting needs beside the policy."""
+        return self.learner.kept() if hasattr(self.learner, "kept") else {}
 
 
-def context_agent(policy, learner, settings, space, seed, warmup):
+def context_agent(policy, learner, settings, known, space, seed, warmup):
     """The Agent of a ContextPolicy and a class of learner."""
     agent, more = ContextAgent(policy, policy.prior.device), getattr(learner, "extended", None)
-    return more(agent, settings, warmup, space, seed) if more else agent
+    return more(agent, settings, known, warmup, space, seed) if more else agent
 
 
 def restore_context_rl(saved, learner, learner_settings):
@@ -367,7 +396,8 @@ def restore_context_rl(saved, learner, learner_settings):
     encoder = learner.make_encoder(saved.sizes, settings)
     actor = Actor(saved.sizes[0], encoder.size, saved.sizes[1], rl)
     policy = saved.filled(ContextPolicy(Normaliser.blank(saved.sizes), encoder, actor))
-    return policy, functools.partial(context_agent, policy, learner, settings, saved.space, saved.seed)
+    known = {name: saved.tensor(name) for name in saved.known}
+    return policy, functools.partial(context_agent, policy, learner, settings, known, saved.space, saved.seed)
 
 
 def run_context_rl(name, docstring, learner, learner_settings, argv=None):
@@ -381,27 +411,44 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
         "learner": pick(learner_settings, args),
     }
 
+    usual = learner_settings()
+
+    def changed(names):
+        return {key: getattr(args, key) for key in names if getattr(args, key) != getattr(usual, key)}
+
+    run, evaluation, rewards, more = prepare(args, changed(getattr(learner, "variants", ())))
+    measured = getattr(learner, "measured", ())  # these have the weights in common
+    more |= {"volatile": (*more["volatile"], *measured), "variant": more.get("variant", {}) | changed(measured)}
+
     def build(data):
-        return ContextRL(data, chosen, learner, args.device, args.seed)
+        return ContextRL(data, chosen, learner, args.device, args.seed, rewards)
 
-    return train_and_measure(
-        name, pick(RunSettings, args), pick(Evaluation, args), settings(args), args.steps, build, **options(args)
-    )
+    return train_and_measure(name, run, evaluation, settings(args), args.steps, build, **more)
 
 
-def options(args):
-    """Further arguments of `train_and_measure`: what the flags of these methods change in evaluation and results.
+def prepare(args, variants=None):
+    """RunSettings, Evaluation, Rewards where `--relabel` asks for them, and further arguments of `train_and_measure`: the data,
+    and what the flags of these methods change in evaluation and results. variants: {setting: value} that differ from what the
+    method usually trains with.
 
-    Raises UserError where recorded contexts are asked for in training, or a test task has none.
+    Raises UserError where recorded contexts are asked for in training, or a test task has none, or flags contradict each other.
     """
-    named = {key: value for key, value in (("rl", args.rl), ("relabel", args.relabel)) if value not in ("iql", False)}
-    other = {"variant": named, "folder": "-".join(named)} if named else {}  # results and weights of their own
-    other |= {"privileges": "reward function" if args.relabel else "none", "volatile": ("contexts",)}
+    if args.true_rewards and not args.relabel:
+        raise UserError("--true_rewards has no effect without --relabel: give both")
+    if args.contexts == "recorded" and not args.eval_only:
+        raise UserError("--contexts recorded measures a trained policy: train without it, then add --eval_only")
+    run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
+    data = TrainingData(run)
+    named = {"rl": args.rl} if args.rl != "iql" else {}
+    named |= {key: True for key in ("relabel", "true_rewards") if getattr(args, key)}
+    named |= variants or {}
+    names = (key if value is True else f"{key}_{value}" for key, value in named.items())
+    more = {"variant": named, "folder": "-".join(names)} if named else {}  # results and weights of their own
+    more |= {"data": data, "volatile": ("contexts",)}
+    rewards = make_rewards(run, data, args.true_rewards) if args.relabel else None
+    if rewards:
+        more |= {"privileges": rewards.privileges, "made_from": rewards.made_from, "facts": lambda method: rewards.facts}
     if args.contexts == "recorded":
-        if not args.eval_only:
-            raise UserError("--contexts recorded measures a trained policy: train without it, then add --eval_only")
-        run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
-        data, count = TrainingData(run), evaluation.warmup_episodes
-        protocol = ShownProtocol(run, evaluation, data.test_tasks, "recorded_context", data.dataset, count)
-        other |= {"data": data, "protocol": protocol, "regimes": {"few_shot": 0}}
-    return other
+        protocol = ShownProtocol(run, evaluation, data.test_tasks, "recorded_context", data.dataset, evaluation.warmup_episodes)
+        more |= {"protocol": protocol, "regimes": {"few_shot": 0}}
+    return run, evaluation, rewards, more

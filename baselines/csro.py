@@ -76,7 +76,7 @@ class Csro:
         return mean.tanh(), F.softplus(raw) + SMALLEST_VARIANCE
 
     @staticmethod
-    def extended(agent, settings, warmup, space, seed):
+    def extended(agent, settings, known, warmup, space, seed):
         """`agent`, whose first half of `warmup` episodes are explored at random."""
         explored = math.ceil(warmup / 2) if settings.non_prior else 0
         return NonPriorAgent(agent, explored, space, numpy_generator(seed, "non_prior"))

@@ -18,9 +18,8 @@ import torch
 from torch import nn
 
 from baselines.actor_critic import IQL, Actor, ActorCriticSettings
-from baselines.context_rl import ContextData, ContextSettings, Normaliser, options
-from src.data.relabel import relabeller
-from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
+from baselines.context_rl import ContextData, ContextSettings, Normaliser, prepare
+from src.evaluation.method import method_parser, train_and_measure
 from src.run.config import parse_args, positive_int, settings
 from src.run.devices import keep_memory, schedule_factor
 from src.run.errors import UserError, main_guard
@@ -102,12 +101,11 @@ class HistoryIQL:
 
     known: typing.ClassVar = {}  # all that acts is among the weights
 
-    def __init__(self, data, contexts, rl, history, device, seed):
+    def __init__(self, data, contexts, rl, history, device, seed, rewards=None):
         self.settings, self.rl, self.device = contexts, rl, device
         normaliser = Normaliser.of(data.episodes, data.environment.action_space).to(device)
         self.generator = torch_generator(seed, "batches")
-        relabel = relabeller(data.environment, data.episodes) if contexts.relabel else None
-        self.data = ContextData(data.episodes, normaliser, contexts, device, self.generator, relabel)
+        self.data = ContextData(data.episodes, normaliser, contexts, device, self.generator, rewards)
         sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1]
         torch.manual_seed(derive(seed, "weights"))
         self.policy = HistoryPolicy(normaliser, sizes, history.memory_size, rl).to(device)
@@ -144,10 +142,12 @@ def main(argv=None):
         raise UserError("--rl: this method is IQL; leave it out")
     keep_memory()
     chosen = [pick(kind, args) for kind in (ContextSettings, ActorCriticSettings, HistorySettings)]
-    build = lambda data: HistoryIQL(data, *chosen, args.device, args.seed)  # noqa: E731
-    return train_and_measure(
-        "iql", pick(RunSettings, args), pick(Evaluation, args), settings(args), args.steps, build, **options(args)
-    )
+    run, evaluation, rewards, more = prepare(args)
+
+    def build(data):
+        return HistoryIQL(data, *chosen, args.device, args.seed, rewards)
+
+    return train_and_measure("iql", run, evaluation, settings(args), args.steps, build, **more)
 
 
 if __name__ == "__main__":

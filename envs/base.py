@@ -20,14 +20,18 @@ for: an inner reward function would not know of the wrapper's. A wrapper that le
     compute_rewards(observations (..., d_s), actions (..., d_a), next_observations (..., d_s), tasks, infos=None)
                          -> (...,) float32, what other tasks would pay for these transitions; arrays broadcast, tasks:
                          parameter -> (..., ...); infos is given where the dataset holds infos
-    info_keys            tuple: the entries of `info` that compute_rewards needs, given to it as infos: key -> (..., ...)
+    info_keys            tuple: the entries of `info` on which rewards depend beside the transition, whatever the task: given to
+                         compute_rewards as infos: key -> (..., ...), and read by learned rewards (src/models/reward_model.py)
     compute_success(next_observations (..., d_s), tasks) -> (...,) bool: is the goal reached here?
     task_features(tasks) -> (N, k): what a behaviour agent that knows its task is told; by default its parameters
     task_frame(tasks)    -> an object with observe(observations (N, d_s)) and act(actions (N, d_a)): a symmetry through which all
                          tasks look alike to a behaviour agent
-    reference_policies(tasks, train_ids) -> {"trivial" | "task_blind" | "oracle": function (observations (B, d_s), task ids (B,))
-                         -> actions (B, d_a)}: reference levels; task_blind may use the training tasks alone
-    reference_levels(tasks, train_ids)   -> {name: returns (N,)}: levels that are known by a formula
+    simulator            a text: what computes the physics, and its version ("mujoco 3.3.0"); part of every dataset's SHA-256
+    reference_policies(tasks, train_ids) -> {"trivial" | "task_blind" | "best_known": function (observations (B, d_s), task ids
+                         (B,)) -> actions (B, d_a)}: reference levels; task_blind may use the training tasks alone
+    reference_levels(tasks, train_ids)   -> {name: returns (N,)}: levels that are known by a formula, "explicit_inference" for one
+    infer_tasks(observations (B, t + 1, d_s), actions (B, t, d_a), rewards (B, t)) -> parameters, as `tasks` with B rows: what an
+                         episode's first steps tell without learning; the level explicit_inference is played with it
 
 Our families are a subclass of `TaskBatch` (many rows) and one of `TaskEnv`, a batch of one row: the numbers of both are the same.
 """

@@ -134,7 +134,7 @@ class PointRobotSparseEnv(TaskEnv):
         return {
             "trivial": lambda observations, task_ids: np.zeros_like(observations[:, :2]),
             "task_blind": lambda observations, task_ids: greedy_steps(target - observations[:, :2]),
-            "oracle": lambda observations, task_ids: greedy_steps(env_tasks["goal"][task_ids] - observations[:, :2]),
+            "best_known": lambda observations, task_ids: greedy_steps(env_tasks["goal"][task_ids] - observations[:, :2]),
         }
 
 
@@ -149,7 +149,7 @@ class PointRobotDenseEnv(TaskEnv):
     @staticmethod
     def reference_policies(env_tasks, train_ids):
         """trivial stays put; task_blind walks to the point (grid of 0.01) with the least mean distance to the training
-        goals; oracle closes each coordinate as fast as it may, which is optimal for this reward.
+        goals; best_known closes each coordinate as fast as it may, which is optimal for this reward.
         """
         axis = np.arange(-100, 101) / 100
         grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
@@ -158,7 +158,7 @@ class PointRobotDenseEnv(TaskEnv):
         return {
             "trivial": lambda observations, task_ids: np.zeros_like(observations[:, :2]),
             "task_blind": lambda observations, task_ids: target - observations[:, :2],
-            "oracle": lambda observations, task_ids: env_tasks["goal"][task_ids] - observations[:, :2],
+            "best_known": lambda observations, task_ids: env_tasks["goal"][task_ids] - observations[:, :2],
         }
 
 
@@ -172,11 +172,13 @@ class PointRobotWindEnv(TaskEnv):
 
     @staticmethod
     def reference_policies(env_tasks, train_ids):
-        """trivial drifts; task_blind walks to the goal and ignores the wind; oracle corrects for it."""
+        """trivial drifts; task_blind walks to the goal and ignores the wind; best_known corrects for it."""
         return {
             "trivial": lambda observations, task_ids: np.zeros_like(observations[:, :2]),
             "task_blind": lambda observations, task_ids: greedy_steps(WIND_GOAL - observations[:, :2]),
-            "oracle": lambda observations, task_ids: greedy_steps(WIND_GOAL - observations[:, :2] - env_tasks["wind"][task_ids]),
+            "best_known": lambda observations, task_ids: greedy_steps(
+                WIND_GOAL - observations[:, :2] - env_tasks["wind"][task_ids]
+            ),
         }
 
 

@@ -14,7 +14,7 @@ from envs.borel_points import MAX_STEP, PointRobotSparseBatch, directions, greed
 INNER, OUTER = 0.999, 1.0  # radii of the wall
 BLOCKED_RADIUS = 0.99
 HALF_DOOR = np.pi / 16
-OUTSIDE_TARGET = 1.6  # radius of the point that the oracle walks to
+OUTSIDE_TARGET = 1.6  # radius of the point that best_known walks to
 
 
 def door_contains(angles, door_angles):
@@ -92,14 +92,14 @@ class EscapeRoomEnv(TaskEnv):
 
     @staticmethod
     def reference_policies(env_tasks, train_ids):
-        """trivial stays put; task_blind walks where the most training doors are; oracle walks through the door."""
+        """trivial stays put; task_blind walks where the most training doors are; best_known walks through the door."""
         candidates = np.linspace(0, np.pi, 181)
         open_doors = door_contains(candidates[:, None], env_tasks["angle"][np.asarray(train_ids)])
         blind_angle = candidates[open_doors.sum(-1).argmax()]
         return {
             "trivial": lambda observations, task_ids: np.zeros_like(observations[:, :2]),
             "task_blind": lambda observations, task_ids: escape_steps(blind_angle, observations),
-            "oracle": lambda observations, task_ids: escape_steps(env_tasks["angle"][task_ids], observations),
+            "best_known": lambda observations, task_ids: escape_steps(env_tasks["angle"][task_ids], observations),
         }
 
 

@@ -108,6 +108,7 @@ class MujocoEnv(TaskEnv):
     """One episode of a family under the gymnasium interface, with a camera that follows the robot."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (gymnasium's name)
+    simulator = f"mujoco {mujoco.__version__}"
 
     def __init__(self, render_mode=None, max_episode_steps=None, width=320, height=240):
         super().__init__(render_mode, max_episode_steps)

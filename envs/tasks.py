@@ -2,6 +2,9 @@
 
 `{"env_type": "point_robot", "source": "...", "tasks": [{"goal": [x, y]}, ...]}`: entry i is task id i, its keys are the
 task parameters. Run `python -m envs.tasks` to regenerate the files that a written rule determines.
+
+Tasks 50 to 99 of a family are fresh: drawn by the same rule from another seed (FRESH_SEED) and kept for final figures, so that no
+setting was ever chosen by them. Families whose tasks are all there are (Cheetah-Dir: two directions) have none.
 """
 
 import json
@@ -12,6 +15,7 @@ import numpy as np
 from envs.settings import CONFIG_DIR
 
 TASK_DIR = CONFIG_DIR / "tasks"
+FRESH_SEED = 20_260_101
 
 
 @lru_cache
@@ -22,44 +26,54 @@ def load_tasks(env_type):
 
 
 def point_robot_tasks():
-    """50 goals, uniform in the square [-1, 1]²: the list of the Meta-DT lab (numpy's legacy generator, seed 123456)."""
-    goals = np.random.RandomState(123456).uniform(-1, 1, (50, 2))
-    return [{"goal": goal.tolist()} for goal in goals]
+    """50 goals, uniform in the square [-1, 1]²: the list of the Meta-DT lab (numpy's legacy generator, seed 123456); 50 fresh
+    ones by the seed 20260101."""
+    goals = [np.random.RandomState(seed).uniform(-1, 1, (50, 2)) for seed in (123456, FRESH_SEED)]
+    return [{"goal": goal.tolist()} for goal in np.concatenate(goals)]
 
 
 def cheetah_vel_tasks():
-    """50 speeds in m/s, uniform in [0, 3]: the list of the Meta-DT lab (numpy's legacy generator, seed 123456)."""
-    velocities = np.random.RandomState(123456).uniform(0, 3, 50)
-    return [{"velocity": velocity} for velocity in velocities.tolist()]
+    """50 speeds in m/s, uniform in [0, 3]: the list of the Meta-DT lab (numpy's legacy generator, seed 123456); 50 fresh ones by
+    the seed 20260101."""
+    velocities = [np.random.RandomState(seed).uniform(0, 3, 50) for seed in (123456, FRESH_SEED)]
+    return [{"velocity": velocity} for velocity in np.concatenate(velocities).tolist()]
 
 
 def cheetah_dir_tasks():
-    """Directions +1, -1, +1, -1: the test tasks are the training tasks, as in the code of Meta-DT."""
+    """Directions +1, -1, +1, -1: the test tasks are the training tasks, as in the code of Meta-DT; there are no others."""
     return [{"direction": direction} for direction in (1.0, -1.0, 1.0, -1.0)]
 
 
 def ant_dir_tasks():
-    """50 angles, uniform in [0, 2 pi]: the list of the Meta-DT lab (legacy seed 123456, after two discarded draws)."""
+    """50 angles, uniform in [0, 2 pi]: the list of the Meta-DT lab (legacy seed 123456, after two discarded draws); 50 fresh ones
+    by the seed 20260101."""
     generator = np.random.RandomState(123456)
     generator.uniform(size=2)  # the lab's environment draws two default tasks before the list
-    return [{"angle": angle} for angle in generator.uniform(0, 2 * np.pi, 50).tolist()]
+    angles = [drawn.uniform(0, 2 * np.pi, 50) for drawn in (generator, np.random.RandomState(FRESH_SEED))]
+    return [{"angle": angle} for angle in np.concatenate(angles).tolist()]
 
 
 def rand_params_tasks(bodies, dofs):
-    """50 sets of exponents, uniform in [-3, 3]. Every body has one geom; body 0 is the world and geom 0 the floor."""
-    generator = np.random.RandomState(1234)
+    """Twice 50 sets of exponents, uniform in [-3, 3]. Every body has one geom; body 0 is the world and geom 0 the floor."""
+    generators = [np.random.RandomState(seed) for seed in (1234, FRESH_SEED)]
     shapes = {"mass": (bodies,), "inertia": (bodies, 3), "damping": (dofs,), "friction": (bodies, 3)}
-    tasks = [{key: generator.uniform(-3, 3, shape).tolist() for key, shape in shapes.items()} for _ in range(50)]
+    tasks = [
+        {key: generator.uniform(-3, 3, shape).tolist() for key, shape in shapes.items()}
+        for generator in generators
+        for _ in range(50)
+    ]
     return [{f"{key}_exponent": values for key, values in task.items()} for task in tasks]
 
 
 def hopper_rand_params_tasks():
-    """50 sets of exponents of mass, inertia, damping, friction in [-3, 3]: rule and seed (1234) of the Meta-DT code."""
+    """50 sets of exponents of mass, inertia, damping, friction in [-3, 3]: rule and seed (1234) of the Meta-DT code; 50
+    fresh ones by the seed 20260101."""
     return rand_params_tasks(bodies=5, dofs=6)
 
 
 def walker_rand_params_tasks():
-    """50 sets of exponents of mass, inertia, damping, friction in [-3, 3]: the Meta-DT rule; seed 1234 is our choice."""
+    """50 sets of exponents of mass, inertia, damping, friction in [-3, 3]: the Meta-DT rule; seed 1234 is our choice; 50
+    fresh ones by the seed 20260101."""
     return rand_params_tasks(bodies=8, dofs=9)
 
 

@@ -100,5 +100,5 @@ class ReachEnv(gym.Env):
         return {
             "trivial": lambda observations, task_ids: np.zeros((len(observations), 2)),
             "task_blind": lambda observations, task_ids: blind - observations[:, :2] - observations[:, 2:],
-            "oracle": lambda observations, task_ids: tasks["goal"][task_ids] - observations[:, :2] - observations[:, 2:],
+            "best_known": lambda observations, task_ids: tasks["goal"][task_ids] - observations[:, :2] - observations[:, 2:],
         }

@@ -14,6 +14,7 @@ import numpy as np
 from src.behaviour.policies import BehaviourPolicies, task_features
 from src.behaviour.store import find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
+from src.evaluation.agent import PolicyAgent
 from src.run.config import fraction, next_command, parse_args, positive_int, script_parser
 from src.run.errors import main_guard
 from src.run.files import write_json
@@ -60,7 +61,8 @@ def play_one(args, environment, task, tasks):
     space, noise = environment.action_space, torch_generator(args.seed, "cross_play", int(task))
     chosen = {name: value[row : row + 1] for name, value in weights.items()}
     policy = BehaviourPolicies(chosen, space.low, space.high, frame=source.frame(environment, [task]))
-    return play(args, lambda observations: policy.act(observations[None], noise)[0], tasks, "cross_play", args.episodes)[2]
+    agent = PolicyAgent(lambda observations: policy.act(observations[None], noise)[0])
+    return play(args, agent, tasks, "cross_play", args.episodes)[2]
 
 
 def figures(returns, features, generator):

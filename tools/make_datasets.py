@@ -16,7 +16,7 @@ from pathlib import Path
 from src.behaviour.store import COMMITTED, SHARED, committed_directory, is_finished
 from src.data.trajectories import dataset_directory
 from src.run.backends import Running, open_backend
-from src.run.config import Parser, known_env_types
+from src.run.config import Parser, known_env_types, load_env
 from src.run.errors import UserError, main_guard
 from src.run.files import digest, load_tensors, read_json, write_json
 from src.run.provenance import processor, provenance
@@ -24,7 +24,7 @@ from src.run.scheduler import Job, Scheduler, exclusive
 from src.run.settings import add_settings, pick
 
 RECORD = COMMITTED / "manifest.json"
-QUALITIES = ("medium", "expert", "mixed", "replay", "random")
+QUALITIES = ("medium", "expert", "mixed", "replay", "random", "cross")
 
 
 @main_guard
@@ -32,7 +32,12 @@ def main(argv=None):
     families = [name for name in known_env_types() if is_finished(committed_directory(name) / SHARED)]
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--env_types", nargs="+", choices=families, default=families, help="families")
-    parser.add_argument("--qualities", nargs="+", choices=QUALITIES, default=list(QUALITIES), help="kinds of data")
+    parser.add_argument(
+        "--qualities",
+        nargs="+",
+        choices=QUALITIES,
+        help="kinds of data (default: all, cross where the dynamics differ)",
+    )
     parser.add_argument("--output_dir", default=".", help="root under which datasets/ is written")
     parser.add_argument("--record", action="boolean", default=False, help="record what is written for this kind of processor")
     add_settings(parser, Running)
@@ -55,7 +60,7 @@ def main(argv=None):
 
     jobs = []
     for env_type in args.env_types:
-        for quality in args.qualities:
+        for quality in args.qualities or qualities_of(env_type):
             name, there, job = f"{env_type}/{quality}", checksum(root, env_type, quality), dataset_job(env_type, quality, args)
             made = there == written.get(name) and players.get(name) == policies[env_type]
             if there is None or not (made or there == recorded.get(name)):
@@ -74,6 +79,12 @@ def main(argv=None):
     same, known = sum(recorded.get(name) == value for name, value in written.items()), len(recorded.keys() & written.keys())
     print(f"{len(written)} datasets, {same} of {known} with the SHA-256 recorded on {processor()}: {manifest}")
     print(f"{(time.time() - began) / 60:.1f} minutes; next: train_context.py")
+
+
+def qualities_of(env_type):
+    """The kinds of data of a family: cross where tasks differ in the dynamics, which no reward function tells apart."""
+    rewarded = hasattr(load_env(env_type).make(), "compute_rewards")
+    return [quality for quality in QUALITIES if quality != "cross" or not rewarded]
 
 
 def dataset_job(env_type, quality, args):

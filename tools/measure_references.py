@@ -1,12 +1,20 @@
-"""Measure the reference levels of a family whose levels no formula gives: trivial, best task-blind policy, oracle.
+"""Measure the reference levels of a family whose levels no formula gives, on all its tasks, the fresh ones among them.
 
     python -m tools.measure_references --env_type ant_dir
 
-Candidates for the best task-blind policy are no action, every training task's expert acting without noise on all tasks, the
-shared agent told the average task, and a policy cloned from the pooled data of all experts; the one with the highest mean return
-on the training tasks is the level. The oracle of a task is the best of its own expert and these candidates: what is known to be
-possible there. Choices are made on other episodes than those that are reported. Needs behaviour policies: those of stage 1, else
-the committed ones. Writes configs/references/<env_type>.json, which every later result of the family shows.
+Policies that are known: no action; every training task's expert, acting without noise on all tasks; the shared agent told the
+average task; a policy cloned from the pooled data of the training tasks' experts; each task's own expert, which of a task that
+nothing was trained on is the shared agent told its parameters; and explicit inference, where the environment has `infer_tasks`:
+the shared agent told what the rewards of the running episode say, and the average task before the first.
+
+    trivial              no action
+    task_blind           the best single policy, chosen by the mean return on the training tasks
+    explicit_inference   as above
+    best_known           of each task the best of all these policies: what is known to be possible there, no upper bound
+
+Choices are made on other episodes than those reported. Of the experts the eight that serve every third training task best
+are played on all tasks. Needs behaviour policies: those of stage 1, else the committed ones. Writes
+configs/references/<env_type>.json, which every later result of the family shows. A few minutes of one core.
 """
 
 import itertools
@@ -15,8 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.behaviour.policies import BehaviourPolicies
-from src.behaviour.store import SHARED, SOURCES, find_source, load_behaviour
+from src.behaviour.policies import BehaviourPolicies, task_features
+from src.behaviour.store import SHARED, SOURCES, find_source, load_behaviour, pooled, read_curve
 from src.data.qualities import choose_checkpoints
 from src.data.scales import clipped, scale_of
 from src.evaluation.agent import PolicyAgent
@@ -28,7 +36,9 @@ from src.run.files import load_tensors, write_json
 from src.run.provenance import provenance
 from src.run.seeding import derive, torch_generator
 
-OWN = "its own expert"
+FINALISTS = 8
+OWN, AVERAGE, INFERRED = "its own expert", "shared agent told the average task", "explicit inference"
+LATER_WORTH = 20  # steps of an episode that explicit inference looks at: the first ones tell all there is
 
 
 def make_parser():
@@ -49,86 +59,146 @@ def main(argv=None):
     training = np.arange(*args.env.train_tasks)
     command = next_command(args, "train_data_collection.py")
     source = find_source(args, args.behaviour, command)
-    curves, weights = zip(*(load_behaviour(source, args.env, task, command) for task in tasks), strict=True)
-    best = [choose_checkpoints(curve, "expert", 1, 0.5)[0] for curve in curves]
-    experts = [{name: value[row] for name, value in values.items()} for values, row in zip(weights, best, strict=True)]
+    experts = [expert(source, args.env, int(task), command) for task in tasks]
 
     def actor(policy, frame=None):
         one = BehaviourPolicies({name: value[None] for name, value in policy.items()}, space.low, space.high, frame=frame)
-        return lambda observations: one.act(observations[None], deterministic=True)[0]
+        return PolicyAgent(lambda observations: one.act(observations[None], deterministic=True)[0])
 
     def everyone(observations):  # rows are tasks x episodes, each task played by its own expert
         return stacked.act(observations.reshape(len(tasks), args.eval_episodes, -1), deterministic=True).reshape(-1, *space.shape)
 
     together = {name: torch.stack([one[name] for one in experts]) for name in experts[0]}
     stacked = BehaviourPolicies(together, space.low, space.high, frame=source.frame(environment, tasks))
-    observations, actions, _ = play(args, everyone, tasks, "data")
-    known = np.isin(np.repeat(tasks, args.eval_episodes), training)
+    own = PolicyAgent(everyone)
     still = np.zeros(space.shape, np.float32)
-    policies = {"no action": lambda observations: np.broadcast_to(still, (len(observations), *space.shape))}
-    policies |= {f"expert of task {task}": actor(experts[task], source.frame(environment, [task])) for task in training}
-    if source.shared and source.frame(environment, [0]) is None:  # the standardised features of the average task are zeros
-        shared = load_tensors(source.directory / SHARED / "checkpoints.safetensors")
-        features = shared.pop("task_features").shape[-1]
-        last = {name: value[best[0]].float() for name, value in shared.items() if name != "steps"}
-        last["latent_pi.0.weight"] = last["latent_pi.0.weight"][:, :-features]
-        policies["shared agent told the average task"] = actor(last)
-    policies["cloned from the pooled data of all experts"] = clone(args, observations[known, :-1], actions[known], space)
+    blind = {"no action": PolicyAgent(lambda observations: np.broadcast_to(still, (len(observations), *space.shape)))}
+    blind |= {f"expert of task {task}": actor(experts[task], source.frame(environment, [task])) for task in training}
+    told = {}
+    if source.shared and source.frame(environment, [0]) is None:  # an agent that is told its task
+        shared = ToldAgent(source, environment, space)
+        blind[AVERAGE] = PolicyAgent(lambda observations: shared.play(observations, shared.average(len(observations))))
+        told = {INFERRED: shared} if hasattr(environment, "infer_tasks") else {}
+    observations, actions, _ = play(args, own, tasks, "data")
+    known = np.isin(np.repeat(tasks, args.eval_episodes), training)
+    blind["cloned from the pooled data of all experts"] = clone(args, observations[known, :-1], actions[known], space)
 
-    few = max(2, 100 // len(training))
-    trials = {name: play(args, act, tasks, "choice", few)[2].mean(1) for name, act in policies.items()}  # name -> (tasks,)
-    chosen, scores, oracle_policies = choose(trials, play(args, everyone, tasks, "choice")[2].mean(1), training)
-    oracle = play(args, everyone, tasks)[2]
-    for task, name in enumerate(oracle_policies):
+    blind = finalists(args, blind, training)
+    trials = {name: play(args, agent, tasks, "choice", 3)[2].mean(1) for name, agent in (blind | told).items()}
+    chosen, scores, best = choose(trials, blind, play(args, own, tasks, "choice")[2].mean(1), training)
+    best_known = play(args, own, tasks)[2]
+    for task, name in enumerate(best):
         if name != OWN:
-            oracle[task] = play(args, policies[name], [task])[2][0]
-    blind = play(args, policies[chosen], tasks)[2]
-    levels = {"trivial": play(args, policies["no action"], tasks)[2], "task_blind": blind, "oracle": oracle}
-    measured = {name: values.mean(1).tolist() for name, values in levels.items()}
-    formulas = getattr(environment, "reference_levels", lambda *_: {})(environment.unwrapped.tasks, training)
-    per_task = measured | {name: np.asarray(values, dtype=float).tolist() for name, values in formulas.items()}
+            best_known[task] = play(args, (blind | told)[name], [task])[2][0]
+    levels = {"trivial": play(args, blind["no action"], tasks)[2], "task_blind": play(args, blind[chosen], tasks)[2]}
+    if told:
+        levels["explicit_inference"] = play(args, told[INFERRED], tasks)[2]
+    levels["best_known"] = best_known
+    per_task = {name: values.mean(1).round(4).tolist() for name, values in levels.items()}
     document = {
         "env_type": args.env_type,
         "max_episode_steps": args.env.max_episode_steps,
         "eval_episodes": args.eval_episodes,
-        "by_formula": sorted(formulas),
+        "policies": {"kind": source.kind, "trained_on": trained_on(source)},
         "task_blind": {"chosen": chosen, "training_tasks": scores},
-        "measured_task_blind": measured["task_blind"],
-        "oracle": oracle_policies,
+        "best_known": best,
         "per_task": per_task,
         **provenance(),
     }
     path = CONFIG_DIR / "references" / f"{args.env_type}.json"
     write_json(path, document)
-    test = range(*args.env.test_tasks)
-    means = ", ".join(f"{name} {np.mean([values[task] for task in test]):.4g}" for name, values in per_task.items())
-    print(f"{path}: on the test tasks {means}; task-blind is the {chosen}")
+    for kind in ("test", "fresh"):
+        ids = range(*(getattr(args.env, f"{kind}_tasks") or (0, 0)))
+        means = ", ".join(f"{name} {np.mean([values[task] for task in ids]):.4g}" for name, values in per_task.items() if ids)
+        print(f"{kind} tasks: {means or 'there are none'}")
+    print(f"{path}: task-blind is the {chosen}")
 
 
-def choose(trials, own, training):
+def expert(source, env, task, command):
+    """Weights of the expert checkpoint of one task's policy; a shared agent is told of any task."""
+    curve, weights = load_behaviour(source, env, task, command, untrained=True)
+    row = choose_checkpoints(curve, "expert", 1, 0.5)[0]
+    return {name: value[row] for name, value in weights.items()}
+
+
+def trained_on(source):
+    """The tasks that a shared agent was trained on; None for agents of single tasks."""
+    return read_curve(source.directory / SHARED, shared=True)["task_ids"] if source.shared else None
+
+
+class ToldAgent:
+    """Explicit inference, an Agent: the shared agent, told the task that the running episode's rewards name."""
+
+    def __init__(self, source, environment, space):
+        self.environment, self.known = environment, trained_on(source)
+        weights = load_tensors(source.directory / SHARED / "checkpoints.safetensors")
+        self.size = weights.pop("task_features").shape[-1]
+        row = choose_checkpoints(pooled(read_curve(source.directory / SHARED, shared=True)), "expert", 1, 0.5)[0]
+        chosen = {name: value[row : row + 1] for name, value in weights.items() if name != "steps"}
+        self.policy = BehaviourPolicies(chosen, space.low, space.high)
+
+    def average(self, rows):
+        """Standardised features of the average task, (rows, k)."""
+        return np.zeros((rows, self.size), np.float32)
+
+    def play(self, observations, features):
+        """Actions (B, d_a) without noise, of the agent that is told `features` (B, k)."""
+        seen = np.concatenate([observations, features], -1).astype(np.float32)
+        return self.policy.act(seen[None], deterministic=True)[0]
+
+    def adapt(self, episodes):
+        """Every episode begins from nothing."""
+
+    def start(self, observations):
+        self.observations, self.actions, self.rewards = [observations], [], []
+
+    def act(self):
+        features = self.average(len(self.observations[0]))
+        if self.rewards:
+            seen = self.observations[: LATER_WORTH + 1], self.actions[:LATER_WORTH], self.rewards[:LATER_WORTH]
+            told = self.environment.infer_tasks(*(np.stack(values, 1) for values in seen))
+            features = task_features(self.environment, self.known, told)
+        return self.play(self.observations[-1], features)
+
+    def observe(self, actions, rewards, next_observations):
+        self.observations.append(next_observations)
+        self.actions.append(actions)
+        self.rewards.append(rewards)
+
+
+def finalists(args, blind, training):
+    """The candidates without the experts of training tasks but those FINALISTS that serve a third of these tasks best."""
+    experts = {name: agent for name, agent in blind.items() if name.startswith("expert of task ")}
+    served = {name: play(args, agent, training[::3], "finalists", 2)[2].mean() for name, agent in experts.items()}
+    lost = sorted(served, key=served.get)[:-FINALISTS]
+    return {name: agent for name, agent in blind.items() if name not in lost}
+
+
+def choose(trials, blind, own, training):
     """The policies of the levels, from returns on episodes that are not reported.
 
-    trials: {candidate: (tasks,) mean returns}. own: (tasks,) those of each task's own expert. training: ids of training tasks.
+    trials: {candidate: (tasks,) mean returns}. blind: the candidates that ignore the task. own: (tasks,) returns of each task's
+    own expert. training: ids of training tasks.
     Returns the task-blind level's candidate, the best on the training tasks; {candidate: its mean there}; and the list of each
-    task's oracle, OWN or the candidate that does better.
+    task's best policy, OWN or the candidate that does better.
     """
-    scores = {name: float(values[training].mean()) for name, values in trials.items()}
+    scores = {name: round(float(trials[name][training].mean()), 4) for name in blind}
     best = [max(trials, key=lambda name, task=task: trials[name][task]) for task in range(len(own))]
-    oracle = [name if trials[name][task] > own[task] else OWN for task, name in enumerate(best)]
-    return max(scores, key=scores.get), scores, oracle
+    best = [name if trials[name][task] > own[task] else OWN for task, name in enumerate(best)]
+    return max(scores, key=scores.get), scores, best
 
 
-def play(args, act, tasks, purpose="reference", episodes=None):
-    """Observations and actions of every row, and returns (tasks, episodes), of a policy; `purpose` decides on the starts."""
+def play(args, agent, tasks, purpose="reference", episodes=None):
+    """Observations and actions of every row, and returns (tasks, episodes), of an Agent; `purpose` decides on the starts."""
     episodes = episodes or args.eval_episodes
     rows = np.repeat(tasks, episodes)
     seeds = [derive(args.seed, purpose, int(task), row % episodes) % 2**31 for row, task in enumerate(rows)]
-    episode = rollout(PolicyAgent(act), make_batch(args.env, rows), seeds, args.env.max_episode_steps)
+    episode = rollout(agent, make_batch(args.env, rows), seeds, args.env.max_episode_steps)
     return episode["observations"], episode["actions"], returns(episode).reshape(len(tasks), episodes)
 
 
 def clone(args, observations, actions, space, batch=512, width=256):
-    """Behaviour cloning of pooled data (E, T, ...) by a network that is not told the task: function observations -> actions."""
+    """Behaviour cloning of pooled data (E, T, ...) by a network that is not told the task: an Agent."""
     torch.manual_seed(derive(args.seed, "cloning"))
     inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)).flatten(0, 1) for a in (observations, actions))
     mean, std, bound = scale_of(inputs)
@@ -148,7 +218,7 @@ def clone(args, observations, actions, space, batch=512, width=256):
     def act(observations):
         return (model(clipped((torch.from_numpy(observations) - mean) / std, bound)) * scale).numpy()
 
-    return act
+    return PolicyAgent(act)
 
 
 if __name__ == "__main__":

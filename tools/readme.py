@@ -10,6 +10,11 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: gridworld -->                                one that is played for K episodes in sequence: their returns and sum
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
+    <!-- table: gain hopper_rand_params walker_rand_params -->    how far few-shot is ahead of the same training without context
+    <!-- table: overview -->                                 methods × families, few-shot, as the report shows them
+    <!-- table: overview zero-shot -->                       the same of zero-shot
+    <!-- table: verdicts -->                                 who wins where, by how much, how sure: sentences, no table
+    <!-- table: published -->                                figures that others published
     <!-- table: behaviour -->                                the behaviour agents that come with the repository
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
     <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
@@ -20,12 +25,15 @@ The pages are README.md and the .md files of docs/, baselines/*/ and results/; -
 with uncommitted changes are marked. --check True changes nothing and fails where a page is not what the results say.
 """
 
+import functools
 import re
 from pathlib import Path
 
 import numpy as np
 
 from src.report import results, statistics
+from src.report.overview import MAIN, main_tables, published_table, records
+from src.report.verdicts import verdicts
 from src.run.config import Parser
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json
@@ -72,8 +80,10 @@ def table(folder, env_types):
         raise UserError("a table has no name: write <!-- table: FAMILY -->")
     if env_types[0].endswith(".json"):
         return file_table(Path(env_types[0]))
-    if env_types == ["behaviour"]:
-        return behaviour_table(Path("behaviour"))
+    if env_types[0] == "gain":
+        return gain_table(folder, env_types[1:])
+    if " ".join(env_types) in OF_ALL:
+        return OF_ALL[" ".join(env_types)](folder)
     matches = [NAME.fullmatch(name) for name in env_types]
     if not all(matches):
         raise UserError(f"table {' '.join(env_types)}: a name is FAMILY, FAMILY/DATA, FAMILY+RECIPE or FAMILY/DATA+RECIPE")
@@ -90,15 +100,48 @@ def table(folder, env_types):
             raise UserError(f"table {env_types[0]}: there are no results of recipe {recipe} under {folder}")
     sections = [section for section in results.group_results(found, join_data=True) if quality in (None, section.quality)]
     for section in sections:
-        if any(column[2:] for column in section.runs):
+        if any(isinstance(part, int) for column in section.runs for part in column[2:]):
             name = f"{section.env_type}/{section.quality}"
             raise UserError(f"the methods of {name} were scored on different tasks: name a recipe in the mark, or move results")
     if len(env_types) > 1:
         return overview_table(sections, env_types)
     if not sections:
         raise UserError(f"table {env_types[0]}: there are no such results under {folder}")
-    sequential = all(regime in results.SEQUENTIAL for section in sections for regime, _ in section.runs)
+    sequential = all(regime in results.SEQUENTIAL for section in sections for regime, *_ in section.runs)
     return sequence_table(sections) if sequential else family_table(sections)
+
+
+def overview_records(folder):
+    """Records of all results under a folder whose recipe the settings still have. Raises UserError where one cannot be read."""
+    found, faults = results.read_results(folder)
+    if faults:
+        raise UserError(faults[0])
+    return records(results.group_results([result for result in found if results.is_current(result)]))
+
+
+def overview_text(folder, group):
+    """Markdown of the report's main table of a group of regimes. Raises UserError where there is none."""
+    found = main_tables(overview_records(folder), marked=True)
+    if group not in found:
+        raise UserError(f"there are no {group.lower()} results under {folder} that a table could show: leave it out")
+    return page_table(found[group])
+
+
+def verdict_text(folder):
+    """The summaries of few-shot and zero-shot, below them a line for each data set."""
+    rows = overview_records(folder)
+    said = [verdicts(rows, group) for group in MAIN]
+    summaries = [f"**{line}**\n" for lines, _ in said for line in lines]
+    sentences = [f"* {line}\n" for _, lines in said for line in lines]
+    if not sentences:
+        return "No data set has results of two methods whose training was given the same.\n"
+    return "\n".join([*summaries, "".join(sentences)])
+
+
+def page_table(table):
+    """A Table of the report in this page's form; a cell's second line stands beside its first."""
+    lines = [[cell.replace("\n", " ") for cell in row] for row in (table.headers, *table.rows)]
+    return markdown(lines)
 
 
 def file_table(path):
@@ -120,7 +163,7 @@ def curve_table(document, columns=5):
     curves = document["curves"]
     steps = next(iter(curves.values()))["steps"]
     shown = np.unique(np.linspace(0, len(steps) - 1, columns).round().astype(int))
-    levels = [name for name in ("random", "task_blind", "oracle") if name in document]
+    levels = [name for name in ("random", "task_blind", "best_known") if name in document]
     lines = [["task", *levels, *(f"{steps[index]:,} steps" for index in shown)]]
     for task, curve in curves.items():
         lines.append([task, *(number(document[name][task]) for name in levels)])
@@ -149,9 +192,9 @@ def speed_table(document):
 
 def trial_table(document):
     """A row per run that settings were chosen by: what differed, what z tells, the returns on training and validation tasks."""
-    heads = ["data", "world model", "R² of z, own / astray", "policy", "training tasks", "first episode", "few-shot"]
-    lines = [[*heads, "data mean", "oracle"]]
-    returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "oracle")
+    heads = ["data", "world model", "R² of z, own / off-course", "policy", "training tasks", "first episode", "few-shot"]
+    lines = [[*heads, "data mean", "best known"]]
+    returns = ("train_return", "zero_shot_return", "few_shot_return", "dataset_mean", "best_known")
     for trial in document["trials"]:
         world_model, settings = (f"`{trial[name]}`" if trial[name] else "–" for name in ("world_model", "settings"))
         probes = (trial["probe_r2"].get(name) for name in ("dataset", "relabelled_unseen_tasks"))
@@ -196,11 +239,13 @@ def family_table(sections):
     columns = {section.quality: section for section in sections if section.runs}
     rows, levels = {}, {}
     for quality, section in columns.items():
-        for (regime, protocol), methods in section.runs.items():
+        for (regime, protocol, *kind), methods in section.runs.items():
+            tasks = "".join(f", {part} tasks" if isinstance(part, str) else f", tasks ({part})" for part in kind)
             for level, values in results.reference_levels(methods).items():
-                levels.setdefault(level, {})[quality] = f"{values.mean():.2f}"
+                levels.setdefault(level + tasks, {}).setdefault(quality, f"{values.mean():.2f}")  # of the first column, few-shot
             for method, runs in methods.items():
-                name = f"{method}, {REGIMES.get(regime, regime)}" + ("" if protocol == "strict" else f", protocol {protocol}")
+                protocols = "" if protocol == "strict" else f", protocol {protocol}"
+                name = f"{method}, {REGIMES.get(regime, regime)}{protocols}{tasks}"
                 rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + further(runs) + mark(runs)
                 episodes = results.episode_scores(runs, regime)
                 if episodes is not None and runs[0]["ablation"] == "none" and not runs[0]["variant"]:
@@ -236,27 +281,55 @@ def overview_table(sections, env_types):
     """One row per family and kind of data: Meta-DT between the reference levels.
 
     Without context: neither z nor prompts, a task-blind policy of the same data. Zero-shot: trained without prompts. Few-shot
-    policy, no prompt: trained with them, in its first episode. The score: which part of the oracle's gain over the task-blind
-    level few-shot has.
+    policy, no prompt: trained with them, in its first episode. The score: which part of the gain of the best known
+    policies over the task-blind level few-shot has.
     """
     lines = [["family, data", "task-blind", "data mean", "without context", "zero-shot", REGIMES["few_shot_policy_no_prompt"]]]
-    lines[0] += ["few-shot", "oracle", "normalised score"]
+    lines[0] += ["few-shot", "best known", "normalised score"]
     for section in sorted(sections, key=lambda section: (env_types.index(section.env_type), section.quality)):
         runs = {key: methods for key, methods in section.runs.items() if key[1] == "strict"}
         few = pick(runs, "few_shot")
         if not few:
             continue
         levels = {level: float(values.mean()) for level, values in results.reference_levels({"": few}).items()}
-        blind, oracle = levels.get("task_blind"), levels.get("oracle")
-        known = blind is not None and oracle is not None
-        gain = f"{(results.scores_of(few).mean() - blind) / (oracle - blind):.0%}" if known else "–"
-        without = pick(runs, "zero_shot", "no_context") or pick(runs, "few_shot_policy_no_prompt", "no_context")
-        shown = (without, *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")))
+        blind, best = levels.get("task_blind"), levels.get("best_known")
+        known = blind is not None and best is not None
+        gain = f"{(results.scores_of(few).mean() - blind) / (best - blind):.0%}" if known else "–"
+        shown = (
+            without_context(runs),
+            *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")),
+        )
         played = [score(results.scores_of(found), 1) + mark(found) if found else "–" for found in shown]
-        names = ("task_blind", "dataset_mean", "oracle")
+        names = ("task_blind", "dataset_mean", "best_known")
         *before, best = (f"{round(levels[name], 1) + 0.0:.1f}" if name in levels else "–" for name in names)  # no -0.0
         lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, gain])
     return markdown(lines)
+
+
+def gain_table(folder, env_types):
+    """A row per family and kind of data: how far few-shot is ahead of the same training without context.
+
+    The interval: seeds of the two are resampled independently of each other, their tasks together.
+    """
+    found, faults = results.read_results(folder, env_types)
+    if faults:
+        raise UserError(faults[0])
+    lines = [["family, data", "few-shot − without context"]]
+    for section in results.group_results(found, join_data=True):
+        few, without = pick(section.runs, "few_shot"), without_context(section.runs)
+        if few and without:
+            scores = results.scores_of(few), results.scores_of(without)
+            gain = statistics.mean(scores[0]) - statistics.mean(scores[1])
+            low, high = statistics.bootstrap_interval(lambda x, y: statistics.mean(x) - statistics.mean(y), *scores)
+            lines.append([f"{section.env_type}, {section.quality}", f"{gain:.1f} [{low:.1f}, {high:.1f}]"])
+    if len(lines) == 1:
+        raise UserError(f"table gain {' '.join(env_types)}: there are no results with and without context under {folder}")
+    return markdown(lines)
+
+
+def without_context(runs):
+    """Results of Meta-DT with neither z nor prompts: trained without both, else without z and in the first episode, or None."""
+    return pick(runs, "zero_shot", "no_context") or pick(runs, "few_shot_policy_no_prompt", "no_context")
 
 
 def pick(runs, regime, ablation="none"):
@@ -292,6 +365,15 @@ def markdown(lines):
     rows = ["| " + " | ".join(line) + " |\n" for line in lines]
     note = DIRTY_NOTE if any(DIRTY in cell for line in lines for cell in line) else ""
     return "".join([rows[0], "|" + "---|" * len(lines[0]) + "\n", *rows[1:], note])
+
+
+OF_ALL = {  # marks of tables that are not of single families
+    "overview": functools.partial(overview_text, group="Few-shot"),
+    "overview zero-shot": functools.partial(overview_text, group="Zero-shot"),
+    "verdicts": verdict_text,
+    "published": lambda _: page_table(published_table()),
+    "behaviour": lambda _: behaviour_table(Path("behaviour")),
+}
 
 
 if __name__ == "__main__":

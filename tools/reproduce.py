@@ -5,8 +5,8 @@
 
 Behaviour policies and datasets where they are missing; then, seed by seed, a complete table: Meta-DT in every recipe, and the
 compared methods (baselines/) in the first recipe, which is a budget that all share; at last the ablations and the paper's
-protocol. --env_type all takes every family of the paper. A cell that fails costs only what needs it. A run whose result file
-exists is skipped (a world model or policy that a run still needs is made again where only its result is there) and an
+protocol. --env_type all takes every family of the paper. A cell that fails costs only what needs it, and the report says
+"failed" in its place. A run whose result file exists is skipped (a world model or policy that a run still needs is made again where only its result is there) and an
 interrupted one goes on from its checkpoint, so the same command resumes. With all results in place nothing is left to do;
 --output_dir elsewhere runs everything anew. Runs are single-threaded processes, as many at once as there are cores, or runs on a
 cluster (--backend); what they print goes to saves/<env_type>/reproduce/. Next: python -m tools.report.
@@ -20,13 +20,13 @@ from src.evaluation.results import result_path
 from src.run.backends import Running, open_backend
 from src.run.config import Parser, natural, report_command
 from src.run.errors import UserError, main_guard
-from src.run.files import read_json
-from src.run.paths import context_directory, policy_directory
+from src.run.files import read_json, write_json
+from src.run.paths import context_directory, policy_directory, reproduce_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import add_settings, pick
 from tools.sweep import common_flags, data_jobs, load_family
 
-METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn")
+METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql")
 FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand_params", "walker_rand_params")
 ABLATIONS = {
     "no_context": ("--context", "none"), "no_prompt": ("--prompt_select", "none"), "random_prompt": ("--prompt_select", "random")
@@ -43,8 +43,8 @@ def learning_jobs(args, env, quality, seed, data):
     flags = [*common_flags(env.env_type, args.recipes[0], args.output_dir), "--data_quality", quality, "--seed", str(seed)]
     for method in args.methods:
         if method != "meta_dt":
-            result = result_of(args, env, quality, seed, method, args.recipes[0], "zero_shot")
-            main.append(Job(("-m", f"baselines.{method}", *flags), method, log_name(result), result, tuple(data)))
+            cells = [cell(env, quality, seed, method, args.recipes[0], regime) for regime in ("few_shot", "zero_shot")]
+            main.append(make_job(args, ("-m", f"baselines.{method}", *flags), method, cells, data))
     return main, further
 
 
@@ -54,17 +54,16 @@ def meta_dt_jobs(args, env, quality, seed, recipe, data):
         output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed, suffix=suffix_of(recipe)
     )  # fmt: skip
     flags = [*common_flags(env.env_type, recipe, args.output_dir), "--data_quality", quality, "--seed", str(seed)]
-    diagnostics = result_of(args, env, quality, seed, "context", recipe, "diagnostics", protocol=None)
-    context = Job(
-        ("train_context.py", *flags), "world model", log_name(diagnostics), diagnostics, tuple(data),
+    context = make_job(
+        args, ("train_context.py", *flags), "world model",
+        [cell(env, quality, seed, "context", recipe, "diagnostics", protocol=None)], data,
         context_directory(run) / "best.safetensors",
     )  # fmt: skip
 
     def policy(regime, *extra, ablation="none", protocol="strict", needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
-        result = result_of(args, env, quality, seed, "meta_dt", recipe, regime, ablation, protocol)
-        words = ("train_meta_dt.py", *flags, *extra)
-        return Job(words, f"{kind}, {recipe}", log_name(result), result, (*data, *needs), artifact)
+        cells = [cell(env, quality, seed, "meta_dt", recipe, regime, ablation, protocol)]
+        return make_job(args, ("train_meta_dt.py", *flags, *extra), f"{kind}, {recipe}", cells, (*data, *needs), artifact)
 
     plain = policy_directory(run, f"meta_dt{suffix_of(recipe)}", "zero_shot") / "model.safetensors"
     zero_shot = policy("zero_shot", "--zero_shot", "True", artifact=plain)
@@ -78,16 +77,17 @@ def meta_dt_jobs(args, env, quality, seed, recipe, data):
     return main, further
 
 
-def result_of(args, env, quality, seed, method, recipe, regime, ablation="none", protocol="strict"):
-    """Path of a result file by its facts."""
-    facts = {"env_type": env.env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation,
-             "variant": {}, "regime": regime, "protocol": protocol, "validation": False, "seed": seed}  # fmt: skip
-    return result_path(args.output_dir, facts)
+def cell(env, quality, seed, method, recipe, regime, ablation="none", protocol="strict"):
+    """The facts of a result."""
+    return {"env_type": env.env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation,
+            "variant": {}, "regime": regime, "protocol": protocol, "validation": False, "seed": seed}  # fmt: skip
 
 
-def log_name(result):
-    """quality-method-regime-seed of a result file."""
-    return "-".join(result.with_suffix("").parts[-4:])
+def make_job(args, words, kind, cells, needs, artifact=None):
+    """Job of a command that writes the results with these facts, the last one last."""
+    result = result_path(args.output_dir, cells[-1])
+    name = "-".join(result.with_suffix("").parts[-4:])  # quality, method, regime, seed
+    return Job(words, kind, name, result, tuple(needs), artifact, tuple(cells))
 
 
 def suffix_of(recipe):
@@ -127,11 +127,32 @@ def reproduce(args, env):
     if args.dry_run:
         print(*(f"{job.command}{minutes_of(job)}" for job in remaining(jobs)), sep="\n")
         return 0
-    logs, running = Path(args.output_dir) / "saves" / env.env_type / "reproduce", pick(Running, args, slurm=tuple(args.slurm))
+    logs, running = reproduce_directory(args.output_dir, env.env_type), pick(Running, args, slurm=tuple(args.slurm))
     with exclusive(logs) as lock, open_backend(running, logs) as backend:
-        unfinished = Scheduler(backend, logs, running.retries, lock).run(jobs)
+        faults = Faults(logs / "failed.json", jobs)
+        unfinished = Scheduler(backend, logs, running.retries, lock, on_failed=faults.add).run(jobs)
     print(f"{len(jobs) - unfinished} of {len(jobs)} results are in {Path(args.output_dir) / 'results' / env.env_type}")
     return unfinished
+
+
+class Faults:
+    """failed.json: the facts of the results that are missing because a run failed, each with the reason; the report reads it.
+
+    Those of `jobs`, which are tried again now, are dropped first; those of other commands stay.
+    """
+
+    def __init__(self, path, jobs):
+        self.path = path
+        tried = [facts for job in jobs for facts in job.cells]
+        former = read_json(path) if path.exists() else []
+        self.faults = [fault for fault in former if {key: fault[key] for key in fault if key != "reason"} not in tried]
+        if former:
+            write_json(path, self.faults)
+
+    def add(self, job, reason):
+        """Of a Job that failed, or that needs one which did; reason: one line."""
+        self.faults += [{**facts, "reason": reason} for facts in job.cells]
+        write_json(self.path, self.faults)
 
 
 def minutes_of(job):

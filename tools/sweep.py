@@ -51,7 +51,7 @@ from src.run.paths import context_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import add_settings, pick
 
-BASELINES = ("dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql")
+BASELINES = ("dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql", "idaq")
 METHODS = ("meta_dt", "context", *BASELINES)
 TASKS_PER_RUN = 4  # of stage 1; as many as batched_sac stacks on a CPU
 

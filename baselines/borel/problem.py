@@ -12,6 +12,7 @@ from envs.multi_episode import add_flag, draw_seed, scale_actions
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
+from src.run.config import num_known_tasks
 from src.run.environment import batch_class
 from src.run.errors import UserError
 from src.run.seeding import derive
@@ -28,8 +29,8 @@ class Problem:
         self.env, self.episodes, self.horizon = env, episodes, env.max_episode_steps
         self.steps = episodes * self.horizon
         self.environment = env.make(discrete=True)
-        self.tasks = self.environment.unwrapped.tasks
-        self.num_tasks = len(next(iter(self.tasks.values())))
+        self.num_tasks = num_known_tasks(env, self.environment)
+        self.tasks = {key: values[: self.num_tasks] for key, values in self.environment.unwrapped.tasks.items()}
         self.space = self.environment.action_space
         self.discrete = isinstance(self.space, Discrete)
         self.action_size = int(self.space.n) if self.discrete else self.space.shape[0]

@@ -87,7 +87,7 @@ def play_repeated(env_class, tasks, make_policy, episodes, repetitions=1, start=
 
 
 def play_levels(env_class, tasks, train_ids, episodes, repetitions=1, seed=0):
-    """The environment's own levels (trivial, task_blind, oracle): name -> returns (N, repetitions, K)."""
+    """The environment's own levels (trivial, task_blind, best_known): name -> returns (N, repetitions, K)."""
 
     def steering(policy):
         return lambda rows, task_ids: Policy(lambda observations: policy(observations, task_ids))
@@ -292,12 +292,12 @@ def semicircle_explorers(tasks, seed):
 def escape_explorers(tasks, seed):
     """See gridworld_explorers."""
 
-    def oracle(rows, ids):
+    def knowing(rows, ids):
         return Policy(lambda observations: escape_steps(rows["angle"], observations))
 
     return {
         "door_probe": play_repeated(EscapeRoomEnv, tasks, lambda rows, ids: DoorProbePolicy(rows["angle"]), 2),
-        "oracle_random_start": play_repeated(EscapeRoomEnv, tasks, oracle, 2, 10, start="uniform", seed=seed),
+        "best_known_random_start": play_repeated(EscapeRoomEnv, tasks, knowing, 2, 10, start="uniform", seed=seed),
     }
 
 
@@ -364,13 +364,13 @@ DOMAINS = {
 DEFINITIONS = {
     "trivial": "no action",
     "task_blind": "the best fixed target on the training tasks (in the wind: the goal, ignoring the wind)",
-    "oracle": "knows the task",
+    "best_known": "knows the task",
     "thompson": "walks to one hypothesis drawn from the belief and stays with it until the episode ends",
     "walk_and_redraw": "draws a new hypothesis as soon as one is refuted, turns to the goal at the first reward",
     "bayes_optimal": "the exact optimum: search tours by dynamic programming, then the goal",
-    "arc_sweep": "searches along the arc from 0.2 rad, counter-clockwise; after the first reward as the oracle",
-    "door_probe": "probes the wall at eight angles; in the second episode as the oracle",
-    "oracle_random_start": "the oracle from the random starts of data collection",
+    "arc_sweep": "searches along the arc from 0.2 rad, counter-clockwise; after the first reward as best_known",
+    "door_probe": "probes the wall at eight angles; in the second episode as best_known",
+    "best_known_random_start": "best_known from the random starts of data collection",
 }
 
 

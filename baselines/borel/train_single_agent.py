@@ -106,7 +106,7 @@ def chosen_tasks(args):
     """Task ids to train."""
     if args.task_id_start is None and args.task_id_end is None:
         return [args.seed % args.problem.num_tasks]
-    return list(pick(TaskRange, args).of(args.problem.environment))
+    return list(pick(TaskRange, args).of(args.env, args.problem.environment))
 
 
 def written(args, tasks, data):

@@ -3,10 +3,11 @@
 import dataclasses
 
 import numpy as np
+import torch
 
 from src.behaviour.policies import BehaviourPolicies, uniform_actions
 from src.behaviour.store import load_behaviour
-from src.data.qualities import choose_checkpoints
+from src.data.qualities import choose_checkpoints, choose_players
 from src.data.trajectories import Trajectories, task_parameters
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
@@ -42,7 +43,8 @@ def collect_task(run, collection, source, command, task, report=None):
     if quality == "random":
         act, facts = uniform_actions(space, numpy_generator(*names)), {}
     else:
-        act, facts = _behaviour(run, collection.medium_share, source, command, task, episodes, space, torch_generator(*names))
+        players = choose_players(quality, task, range(*env.train_tasks), episodes, numpy_generator(*names, "players"))
+        act, facts = _behaviour(run, collection.medium_share, source, command, task, players, torch_generator(*names))
     played, parts = np.zeros(episodes, int), []
     while (active := np.flatnonzero(played < env.max_episode_steps)).size:
         seeds = [derive(*names, "reset", len(parts) * episodes + row) for row in active]
@@ -70,17 +72,24 @@ def _act_for(active, act, episodes):
     return act_some
 
 
-def _behaviour(run, share, source, command, task, episodes, space, noise):
-    """(act, facts) of the stored checkpoints: every episode is played by the one that the rule assigns to it."""
-    curve, weights = load_behaviour(source, run.env, task, command)
-    rows = choose_checkpoints(curve, run.data_quality, episodes, share)
-    used, counts = np.unique(rows, return_counts=True)
-    weights = {name: value[used] for name, value in weights.items()}
-    frame = source.frame(run.env.make(), [task] * len(used))
+def _behaviour(run, share, source, command, task, players, noise):
+    """(act, facts) of the stored checkpoints: every episode is played by the one that the rule assigns to it, of the policy of
+    the task in `players` (episodes,)."""
+    environment, episodes = run.env.make(), len(players)
+    space, rows, stored = environment.action_space, np.empty(episodes, int), {}
+    for player in np.unique(players):
+        stored[player] = load_behaviour(source, run.env, int(player), command)
+        played = players == player
+        rows[played] = choose_checkpoints(stored[player][0], run.data_quality, played.sum(), share)
+    used, policy, counts = np.unique(np.stack([players, rows], 1), axis=0, return_inverse=True, return_counts=True)
+    policy = policy.reshape(-1)
+    weights = [{name: value[row] for name, value in stored[player][1].items()} for player, row in used]
+    weights = {name: torch.stack([one[name] for one in weights]) for name in weights[0]}
+    frame = source.frame(environment, used[:, 0])
     policies = BehaviourPolicies(weights, space.low, space.high, run.device, frame)
     # place of each episode in a grid (policies, episodes of the busiest one), so that one batched product serves all
-    order = np.argsort(rows, kind="stable")
-    policy = np.repeat(np.arange(len(used)), counts)
+    order = np.argsort(policy, kind="stable")
+    policy = policy[order]
     column = np.arange(episodes) - np.repeat(np.cumsum(counts) - counts, counts)
 
     def act(observations):
@@ -90,15 +99,22 @@ def _behaviour(run, share, source, command, task, episodes, space, noise):
         actions[order] = policies.act(grid, noise)[policy, column]
         return actions
 
-    measured = np.mean(curve["stochastic_returns"], axis=1)
+    curve = stored[task][0]
+    expert = choose_checkpoints(curve, "expert", 1, share)[0]
     facts = {
-        "checkpoint_steps": [curve["steps"][row] for row in used],
+        **({"players": used[:, 0].tolist()} if len(stored) > 1 else {}),
+        "checkpoint_steps": [stored[player][0]["steps"][row] for player, row in used],
         "checkpoint_episodes": counts.tolist(),
-        "checkpoint_returns": [round(float(measured[row]), 4) for row in used],
+        "checkpoint_returns": [_measured(stored[player][0], row) for player, row in used],
         "random_return": round(float(np.mean(curve["random_returns"])), 4),
-        "expert_return": round(float(measured[choose_checkpoints(curve, "expert", 1, share)[0]]), 4),
+        "expert_return": _measured(curve, expert),
     }
     return act, facts
+
+
+def _measured(curve, row):
+    """Mean return of a checkpoint on its own task."""
+    return round(float(np.mean(curve["stochastic_returns"][row])), 4)
 
 
 def join_tasks(env, results, medium_share):

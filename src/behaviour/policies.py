@@ -75,23 +75,27 @@ def uniform_actions(space, generator):
     return lambda observations: generator.uniform(space.low, space.high, (len(observations), *space.shape))
 
 
-def task_features(environment, known):
-    """(num_tasks, k) float32: what a shared agent is told about each task.
+def task_features(environment, known, tasks=None):
+    """(num_tasks, k) float32: what a shared agent is told about each task, or about `tasks` (parameter -> (num_tasks, ...)).
 
     The environment's own `task_features(tasks) -> (num_tasks, k)` where it has one (an angle is better told as cosine and
     sine), else its task parameters side by side. Standardised over the tasks `known` that the agent is trained on; columns that
     are the same for all of these are left out. Nothing (k = 0) where the agent looks through a `task_frame`.
     """
-    tasks = environment.unwrapped.tasks
+    table = environment.unwrapped.tasks
+    tasks = table if tasks is None else tasks
     if hasattr(environment, "task_frame"):
         return np.zeros((len(next(iter(tasks.values()))), 0), np.float32)
-    if hasattr(environment, "task_features"):
-        columns = np.asarray(environment.task_features(tasks), np.float64)
-    else:
-        columns = np.concatenate([values.reshape(len(values), -1) for values in tasks.values()], 1)
-    mean, deviation = columns[list(known)].mean(0), columns[list(known)].std(0)
+
+    def columns_of(parameters):
+        if hasattr(environment, "task_features"):
+            return np.asarray(environment.task_features(parameters), np.float64)
+        return np.concatenate([parameters[name].reshape(len(parameters[name]), -1) for name in table], 1)
+
+    trained = columns_of(table)[list(known)]
+    mean, deviation = trained.mean(0), trained.std(0)
     told = deviation > 1e-8
-    return ((columns - mean)[:, told] / deviation[told]).astype(np.float32)
+    return ((columns_of(tasks) - mean)[:, told] / deviation[told]).astype(np.float32)
 
 
 def for_task(weights, features):

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from src.behaviour.policies import for_task, make_frame, task_features
-from src.run.config import CONFIG_DIR, num_tasks
+from src.run.config import CONFIG_DIR, num_known_tasks, num_tasks
 from src.run.directory import run_directory
 from src.run.errors import UserError
-from src.run.files import load_tensors, read_json, save_tensors, write_json
+from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
 from src.run.provenance import provenance as provenance_record
 
 SOURCES = ("auto", "per_task", "multitask", "committed")  # whose policies play, see find_source
@@ -92,6 +92,12 @@ def read_curve(directory, shared=False):
     return curve
 
 
+def pooled(curve):
+    """The curve of a shared agent over all its tasks, as if they were one."""
+    flat = [list(itertools.chain(*rows)) for rows in curve["stochastic_returns"]]
+    return {**curve, "stochastic_returns": flat, "random_returns": list(itertools.chain(*curve["random_returns"]))}
+
+
 def _shape(values, whole):
     """Shape of nested lists of numbers (integers where `whole`); () where they are something else."""
     try:
@@ -142,14 +148,33 @@ class Source:
         """What the policies of `task_ids` look through, see `make_frame`; None for agents of single tasks."""
         return make_frame(environment, task_ids) if self.shared else None
 
-    def tasks(self, environment):
-        """(first, last + 1) of the tasks that a shared agent serves: its own, and those that look the same to it. Else None."""
+    def facts(self):
+        """For a dataset's card: who acts, on what knowledge, and the SHA-256 of a shared agent's checkpoints."""
+        origin = "that comes with the repository" if self.kind == "committed" else f"of {self.directory.name}/ under saves/"
+        if not self.shared:
+            return {
+                "actors": f"the SAC agent {origin} of each task",
+                "knowledge": "every agent was trained on its own task alone",
+            }
+        known = read_curve(self.directory / SHARED, shared=True)["task_ids"]
+        tensors = load_tensors(self.directory / SHARED / "checkpoints.safetensors")
+        size = tensors["task_features"].shape[-1]
+        told = f"is told its task by {size} numbers" if size else "sees the world from its task's goal and is told nothing else"
+        return {
+            "actors": f"one SAC agent {origin}, for all tasks",
+            "knowledge": f"it {told}, and was trained on {len(known)} tasks, {min(known)} to {max(known)}",
+            "policies_sha256": digest(tensors),
+        }
+
+    def tasks(self, env, environment):
+        """(first, last + 1) of the tasks that a shared agent serves, none of them fresh: its own, and those that look the same to
+        it. Else None."""
         if not self.shared:
             return None
         known = read_curve(self.directory / SHARED, shared=True)["task_ids"]
         if not 0 <= min(known) <= max(known) < num_tasks(environment):
             raise UserError(f"{self.directory / SHARED} holds a shared agent of another task list: train it again")
-        features = task_features(environment, known)
+        features = task_features(environment, known)[: num_known_tasks(env, environment)]
         served = [task for task, told in enumerate(features) if task in known or np.isclose(features[known], told).all(1).any()]
         return min(served), max(served) + 1
 
@@ -177,12 +202,13 @@ def find_source(run, kind, command):
     return Source(committed if kind == "committed" else saved, kind)
 
 
-def load_behaviour(source, env, task, command):
+def load_behaviour(source, env, task, command, untrained=False):
     """(curve, weights) of one task: curve.json as a dict, and dict name -> (C, ...) of all C checkpoints.
 
     A shared agent reads the task's features beside the observation. For one task these are constants, which move the bias
     of the first layer: so its weights, too, are those of an actor that reads the observation alone, and its curve is the
     task's own; on a task that it was not trained on but that looks the same to it, the curve of those that it was trained on.
+    untrained: a shared agent may be told of other tasks too, with that curve: how good it is there is not known before it plays.
     Raises UserError that names `command` when the task has not been trained or not to the end.
     """
     directory = source.directory / (SHARED if source.shared else f"task_{task:03d}")
@@ -196,12 +222,13 @@ def load_behaviour(source, env, task, command):
         return curve, weights
     features = weights.pop("task_features")
     if features.shape[-1] == 0 and task not in curve["task_ids"]:  # one task in the agent's frame: it is as good on this one
-        pooled = {"stochastic_returns": [list(itertools.chain(*rows)) for rows in curve["stochastic_returns"]]}
-        return {**curve, **pooled, "random_returns": list(itertools.chain(*curve["random_returns"]))}, weights
+        return pooled(curve), weights
     told = task_features(env.make(), curve["task_ids"])[task : task + 1]
     comparable = len(told) and told.shape[1] == features.shape[1]
     same = np.flatnonzero(np.isclose(features, told, atol=1e-4).all(1)).tolist() if comparable else []
     row = curve["task_ids"].index(task) if task in curve["task_ids"] else next(iter(same), None)
+    if row is None and untrained and comparable:
+        return pooled(curve), for_task(weights, torch.from_numpy(told[0]))
     if row is None:
         raise UserError(f"the agent in {directory} was not trained for task {task}; train it for all tasks: {command}")
     if row not in same:

@@ -16,7 +16,7 @@ import numpy as np
 from src.data.hdf5 import FAULTS, NUMBERS, Room, members, open_hdf5, read_array, subgroup
 from src.data.layouts import FIELDS, episodes_of
 from src.data.pickles import read_pickle
-from src.data.relabel import relabeller, rewards_on
+from src.data.relabel import EnvironmentRewards, rewards_on
 from src.data.trajectories import Trajectories, task_parameters
 from src.run.config import num_tasks
 from src.run.errors import UserError
@@ -27,8 +27,9 @@ LARGEST_JSON = 1 << 30  # bytes
 KINDS = "a .hdf5, .h5, .npz, .json or .pkl file"
 
 
-def import_trajectories(source, env, tasks, task_id=None):
-    """Read a folder of Meta-DT's dataset_task_<i>.pkl (those of `tasks` that it has), or the data of one file.
+def import_trajectories(source, env, tasks, task_id=None, prompts=False):
+    """Read a folder of Meta-DT's dataset_task_<i>.pkl (those of `tasks` that it has), or the data of one file. With `prompts`
+    the folder's dataset_task_prompt<i>.pkl: a list of whole trajectories of each task, from which the official code cuts prompts.
 
     The latter: an HDF5, npz, JSON or pickle file in a layout that src/data/layouts.py knows, or a Minari dataset, by its id
     ("mujoco/hopper/medium-v0", already downloaded), its folder or its main_data.hdf5. Its episodes say to which tasks they
@@ -41,11 +42,14 @@ def import_trajectories(source, env, tasks, task_id=None):
     if not minari:
         _refuse_other_storage(source)
     folder = source.is_dir() and not minari
+    if prompts and not folder:
+        raise UserError("--import_prompts takes a folder of dataset_task_prompt<i>.pkl: leave it out for a file")
     if folder:
-        files = {task: source / f"dataset_task_{task}.pkl" for task in tasks}
-        files = {task: path for task, path in files.items() if path.exists()}
+        files, others = (_task_files(source, tasks, kind) for kind in (prompts, not prompts))
         if not files:
-            raise UserError(f"{source} holds no dataset_task_<i>.pkl of the tasks {tasks.start} to {tasks.stop - 1}")
+            name, other = (f"dataset_task_{'prompt' * kind}<i>.pkl" for kind in (prompts, not prompts))
+            instead = f"; for its {other} {'leave out' if prompts else 'pass'} --import_prompts" if others else ""
+            raise UserError(f"{source} holds no {name} of the tasks {tasks.start} to {tasks.stop - 1}{instead}")
     elif minari or source.suffix in READERS:
         files = {task_id: minari or source}
     else:
@@ -72,6 +76,12 @@ def import_trajectories(source, env, tasks, task_id=None):
     trajectories = _assemble(episodes, environment, env.terminates)
     check_tasks(trajectories, environment)
     return trajectories, facts, notes
+
+
+def _task_files(folder, tasks, prompts):
+    """{task: official file} of those that a folder has."""
+    files = {task: folder / f"dataset_task_{'prompt' * prompts}{task}.pkl" for task in tasks}
+    return {task: path for task, path in files.items() if path.exists()}
 
 
 def of_task(episode, task_id, path, environment):
@@ -274,7 +284,7 @@ def check_tasks(trajectories, environment):
 
 
 def _paid(trajectories, environment, tasks):
-    return rewards_on(relabeller(environment, trajectories), trajectories, tasks)
+    return rewards_on(EnvironmentRewards(environment, trajectories), trajectories, tasks)
 
 
 def _assemble(episodes, environment, terminates):

@@ -1,4 +1,4 @@
-"""The qualities of data: which checkpoint of training plays which episode."""
+"""The qualities of data: whose policy, and which checkpoint of its training, plays which episode. One rule for all families."""
 
 import argparse
 import re
@@ -15,6 +15,7 @@ QUALITIES = {
     "medium-expert": "half of the episodes as medium, half as expert",
     "replay": "all checkpoints of training, an equal share of the episodes each",
     "medium-replay": "the checkpoints up to that of medium, an equal share of the episodes each",
+    "cross": "half of the episodes as expert; each of the others as the expert of another training task",
     "random": "uniform random actions",
 }
 
@@ -47,7 +48,17 @@ def choose_checkpoints(curve, quality, episodes, medium_share):
     if quality in MEDIUM_PART:
         split = round(MEDIUM_PART[quality] * episodes)
         return np.repeat([medium, expert], [split, episodes - split])
-    return np.full(episodes, medium if quality == "medium" else expert)
+    return np.full(episodes, medium if quality == "medium" else expert)  # cross: every player as an expert
+
+
+def choose_players(quality, task, training, episodes, generator):
+    """(episodes,) the task whose policy plays each episode: `task` itself; in cross data, in the second half of the episodes,
+    the other tasks of `training` in an order that the NumPy generator draws, none twice before all have played."""
+    others = [other for other in training if other != task]
+    if quality != "cross" or not others:
+        return np.full(episodes, task)
+    own = episodes - episodes // 2
+    return np.concatenate([np.full(own, task), np.resize(generator.permutation(others), episodes - own)])
 
 
 def _late(measured):

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
+from src.data.cards import write_card
 from src.data.hdf5 import FAULTS, integer, json_attribute, subgroup
 from src.data.hdf5 import dataset as hdf5_dataset
 from src.data.qualities import QUALITIES
@@ -68,13 +69,20 @@ class Trajectories:
         return dataclasses.replace(self, **arrays, infos={key: values[rows] for key, values in self.infos.items()})
 
     def digest(self):
-        """SHA-256 of all arrays, which the file carries and `load` compares."""
+        """SHA-256 of all arrays, which the file carries and `load` compares. Where a simulator made them, of that and of its name
+        and version: the same policies in another version are another dataset."""
         sha = hashlib.sha256()
         for name in ("observations", "actions", "rewards", "lengths", "task_ids"):
             sha.update(np.ascontiguousarray(getattr(self, name)))
         for key in sorted(self.infos):
             sha.update(np.ascontiguousarray(self.infos[key]))
-        return sha.hexdigest()
+        simulator = self.metadata.get("simulator")
+        return stamped(sha.hexdigest(), simulator) if simulator else sha.hexdigest()
+
+
+def stamped(arrays, simulator):
+    """SHA-256 of a dataset from that of its arrays and its simulator ("mujoco 3.3.0")."""
+    return hashlib.sha256(f"{arrays} {simulator}".encode()).hexdigest()
 
 
 def observation_statistics(trajectories):
@@ -278,17 +286,26 @@ def save(trajectories, root, env, quality, provenance, description="", join=True
     check(trajectories, env)
     trajectories = _with_zero_padding(trajectories)
     directory = dataset_directory(root, env.env_type, quality)
-    entry = {"task_ids": sorted(trajectories.tasks), **provenance}
+    entry, simulator = {"task_ids": sorted(trajectories.tasks), **provenance}, _simulator(env, provenance)
     with _locked(directory.with_name(f".{directory.name}.lock")):
         entries = [entry]
         if join and (directory / "data" / "main_data.hdf5").exists():
             former = load(root, env.env_type, quality)
+            if former.metadata.get("simulator") != simulator:
+                theirs, ours = (name or "something unknown" for name in (former.metadata.get("simulator"), simulator))
+                raise UserError(f"{directory} was made by {theirs}, this is by {ours}: make all tasks again, with --no-resume")
             entries = _remaining(former.metadata["provenance"], entry["task_ids"]) + entries
             trajectories = _join(former, trajectories)
-        metadata = _metadata(trajectories, env, quality, entries, description)
+        metadata = _metadata(trajectories, env, quality, entries, description, simulator)
         trajectories = dataclasses.replace(trajectories, metadata=metadata)
         _write(directory / "data", trajectories)
+        write_card(directory / "README.md", trajectories, env.train_tasks)
     return trajectories
+
+
+def _simulator(env, provenance):
+    """What computed the physics, with its version; None where it was the environment's own code, or of imported data."""
+    return None if "imported_from" in provenance else getattr(env.make().unwrapped, "simulator", None)
 
 
 def _with_zero_padding(t):
@@ -352,9 +369,11 @@ def _join(former, new):
     )
 
 
-def _metadata(trajectories, env, quality, entries, description):
-    t = trajectories
+def _metadata(trajectories, env, quality, entries, description, simulator):
+    known = {"simulator": simulator} if simulator else {}
+    t = dataclasses.replace(trajectories, metadata=known)
     return {
+        **known,
         "env_type": env.env_type,
         "quality": quality,
         "total_episodes": len(t),

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import torch
 
-from src.data.relabel import imagined_tasks, relabeller
 from src.run.config import fraction, natural
 from src.run.seeding import numpy_generator
 from src.run.settings import setting
@@ -24,28 +23,24 @@ class Decoding:
         "own", "the episode's next transition (the paper), any of the task, or any, under relabelled rewards (both ours)",
         choices=["own", "task", "relabelled"],
     )  # fmt: skip
+    true_rewards: bool = setting(False, "relabel by the environment's reward function, not by a learned one (an ablation)")
     relabel_share: float = setting(0.5, "share of the windows that --decode relabelled moves to another task", fraction)
     other_tasks: str | int = setting(
         "training",
-        "whose rewards --decode relabelled computes: the training tasks'; N: and N imagined tasks'",
+        "whose rewards --decode relabelled gives: the training tasks'; N: and those of N imagined tasks between them",
         tasks_to_pay,
     )
 
 
-def make_sampler(episodes, horizon, decoding=Decoding(), environment=None, seed=0):
-    """TransitionSampler over Trajectories; relabelling needs the environment, and a seed for imagined tasks. Raises UserError."""
+def make_sampler(episodes, horizon, decoding=Decoding(), rewards=None, seed=0):
+    """TransitionSampler over Trajectories; relabelling needs Rewards (src/data/relabel.py), and a seed for imagined tasks."""
     arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
     if decoding.decode != "relabelled":
         return TransitionSampler(*arrays, horizon, across_episodes=decoding.decode == "task")
-    infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
-    table, number = environment.unwrapped.tasks, 0 if decoding.other_tasks == "training" else decoding.other_tasks
-    known = len(next(iter(table.values())))
-    if number:
-        table = imagined_tasks(environment, np.unique(episodes.task_ids), number, numpy_generator(seed, "imagined_tasks"))
-    return TransitionSampler(
-        *arrays, horizon, relabeller(environment, episodes, table), decoding.relabel_share, infos,
-        imagined=range(known, known + number),
-    )  # fmt: skip
+    infos, imagined = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}, ()
+    if decoding.other_tasks != "training":
+        rewards, imagined = rewards.imagined(decoding.other_tasks, numpy_generator(seed, "imagined_tasks"))
+    return TransitionSampler(*arrays, horizon, rewards, decoding.relabel_share, infos, imagined=imagined)
 
 
 class TransitionSampler:
@@ -60,9 +55,9 @@ class TransitionSampler:
     Args:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), task_ids (E,): CPU tensors.
         horizon: h, or 0 for running contexts: whole episodes are drawn then, and each of their steps is a transition to decode.
-        relabel: None, or a function (observations, actions, next_observations, infos, task ids (...)) -> rewards (...), numpy.
+        relabel: None, or Rewards. What a task has recorded itself stays as it is recorded.
         relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data and `imagined`.
-        infos: dict key -> (E, T, ...): recorded facts that `relabel` may need.
+        infos: dict key -> (E, T, ...): recorded facts that these may need.
         across_episodes: decode transitions of any episode of the task; without relabelling only.
         imagined: ids of tasks without data that `relabel` knows.
     """
@@ -156,9 +151,14 @@ class TransitionSampler:
 
     def _relabelled(self, episodes, steps, tasks):
         """Rewards (...) of the transitions at (episodes, steps) under `tasks`."""
-        arrays = self.observations[episodes, steps], self.actions[episodes, steps], self.observations[episodes, steps + 1]
-        infos = {key: values[episodes, steps].numpy() for key, values in self.infos.items()}
-        return torch.from_numpy(np.asarray(self.relabel(*(a.numpy() for a in arrays), infos, tasks.numpy()), dtype=np.float32))
+        episodes, steps, tasks = torch.broadcast_tensors(episodes, steps, tasks)
+        rewards, moved = self.rewards[episodes, steps], tasks != self.task_ids[episodes]
+        rows, times = episodes[moved], steps[moved]
+        arrays = self.observations[rows, times], self.actions[rows, times], self.observations[rows, times + 1]
+        infos = {key: values[rows, times].numpy() for key, values in self.infos.items()}
+        paid = self.relabel(*(array.numpy() for array in arrays), infos, tasks[moved].numpy())
+        rewards[moved] = torch.from_numpy(np.asarray(paid, np.float32))
+        return rewards
 
 
 def context_windows(starts_at, horizon):

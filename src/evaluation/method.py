@@ -60,6 +60,7 @@ class Evaluation:
     """evaluation"""
 
     eval_only: bool = setting(False, "no training: measure the saved policy")
+    fresh: bool = setting(False, "final figures: measure the policy on the fresh tasks instead of the test tasks")
     eval_every: int = setting(500, "gradient steps between evaluations and checkpoints", positive_int)
     eval_episodes: int = setting(20, "final evaluation episodes per task", positive_int)
     curve_episodes: int = setting(5, "evaluation episodes per task during training", positive_int)
@@ -69,7 +70,8 @@ class Evaluation:
 
 # settings that a resumed or re-evaluated run may change
 VOLATILE = (
-    "resume", "device", "output_dir", "tensorboard", "threads", "eval_only", "eval_episodes", "warmup_episodes", "later_episodes"
+    "resume", "device", "output_dir", "tensorboard", "threads", "eval_only", "fresh", "eval_episodes", "warmup_episodes",
+    "later_episodes",
 )  # fmt: skip
 
 
@@ -125,6 +127,7 @@ class StrictProtocol:
 
     def __init__(self, run, evaluation, test_tasks):
         self.run, self.evaluation, self.test_tasks = run, evaluation, test_tasks
+        self.final_tasks = list(range(*run.env.fresh_tasks)) if evaluation.fresh and run.env.fresh_tasks else test_tasks
 
     def curve(self, agent, warmup):
         """Result of the test tasks during training."""
@@ -133,7 +136,7 @@ class StrictProtocol:
     def final(self, agent, warmup, keep=0, watch=None):
         """Result of the trained policy."""
         later, episodes = self.evaluation.later_episodes if warmup else 0, self.evaluation.eval_episodes
-        return evaluate(agent, self.run.env, self.test_tasks, episodes, warmup, self.run.seed, later, keep, watch)
+        return evaluate(agent, self.run.env, self.final_tasks, episodes, warmup, self.run.seed, later, keep, watch)
 
 
 def method_parser(docstring, *settings_classes):
@@ -149,6 +152,9 @@ def train_and_measure(
 ):  # fmt: skip
     """Train a method (or go on with it), measure it on the test tasks, and write one result file per regime.
 
+    The learning curve is always that of the test (or validation) tasks; with `fresh` the final figures are those of the fresh
+    tasks, and their files stand apart.
+
     Args:
         name: the method. run: RunSettings. evaluation: Evaluation. config: the resolved settings, saved beside all artifacts.
         steps: total updates. build: function TrainingData -> Method. data: TrainingData, where it is open already.
@@ -161,6 +167,8 @@ def train_and_measure(
         save: called with the Method and its folder before training: writes what acting needs beside the weights.
     Returns the paths of the result files. Raises UserError.
     """
+    if evaluation.fresh:
+        check_fresh(run, protocol)
     data = data or TrainingData(run)
     regimes = regimes or {"few_shot": evaluation.warmup_episodes, "zero_shot": 0}
     protocol = protocol or StrictProtocol(run, evaluation, data.test_tasks)
@@ -183,26 +191,29 @@ def train_and_measure(
             module.load_state_dict(load_tensors(directory / f"{key}.safetensors"))
         if not save and hasattr(method, "known") and distributed.leads():
             save_known(directory, name, method.known)
-        reference = reference_levels(run.env, data.environment, data.test_tasks, data.dataset)
+        tasks = protocol.final_tasks
+        reference = reference_levels(run.env, data.environment, tasks, data.dataset)
         written = []
         for number, (regime, warmup) in enumerate(regimes.items()):
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn
             measured = protocol.final(method.agent(warmup), warmup, keep, watch if number == 0 else None)
-            parameters = {task: data.dataset.tasks[task] for task in data.test_tasks if task in data.dataset.tasks}
             if not distributed.leads():
                 continue
             written.append(
                 write_result(
                     run.output_dir, run.env_type, run.data_quality, method=name, recipe=run.recipe, ablation=ablation,
-                    regime=regime, protocol=protocol.name, privileges=privileges, seed=run.seed, task_ids=data.test_tasks,
-                    measured=measured, reference=reference, task_parameters=parameters, curve=columns(loop.curve),
+                    regime=regime, protocol=protocol.name, privileges=privileges, seed=run.seed, task_ids=tasks,
+                    measured=measured, reference=reference, curve=columns(loop.curve),
+                    task_parameters=trajectories.task_parameters(data.environment, tasks),
                     training=training_facts(loop, method.weights), made_from=made_from, config=config, validation=run.validation,
-                    variant=variant, directory=directory, **(facts(method) if facts else {}),
+                    fresh=evaluation.fresh, variant=variant, directory=directory, **(facts(method) if facts else {}),
                 )
             )  # fmt: skip
             report(label, regime, protocol.name, measured, reference, written[-1])
         first = read_json(directory / "config.json")
-        if distributed.leads() and all(first.get(key) == config.get(key) for key in volatile):  # measured as the folder says
+        if (
+            distributed.leads() and not evaluation.fresh and all(first.get(key) == config.get(key) for key in volatile)
+        ):  # measured as the folder says
             note_results(directory, run.output_dir, written)
     print(f"policy in {directory}; next: {report_command(Path(run.output_dir) / 'results')}")
     return written
@@ -213,6 +224,16 @@ def note_results(directory, output_dir, paths):
     file = directory / "results.json"
     known = read_json(file) if file.exists() else {}
     write_json(file, known | {path.parent.name: path.relative_to(output_dir).as_posix() for path in paths})
+
+
+def check_fresh(run, protocol):
+    """Whether the fresh tasks can be measured on. Raises UserError."""
+    if not run.env.fresh_tasks:
+        raise UserError(f"--fresh: {run.env_type} has no fresh tasks (fresh_tasks of its settings file): leave it out")
+    if run.validation:
+        raise UserError("--fresh is for final figures, --validation for choosing: give one of them")
+    if protocol is not None:
+        raise UserError(f"--fresh: protocol {protocol.name} needs data of the tasks, and of fresh ones there are none")
 
 
 def train(loop, method, run, evaluation, data, protocol, warmup, prompted=None):

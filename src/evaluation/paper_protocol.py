@@ -52,6 +52,7 @@ class PaperProtocol:
 
     def __init__(self, run, evaluation, data, prompts):
         self.run, self.evaluation, self.test_tasks, self.prompts = run, evaluation, data.test_tasks, prompts
+        self.final_tasks = self.test_tasks
         self.targets = best_returns(data.dataset, self.test_tasks)
         self.pool = PaperPool()
         self.parts = {"pool": self.pool} if prompts else {}

@@ -1,4 +1,4 @@
-"""Reference levels of an environment family: read every return against them."""
+"""Reference levels of an environment family: read every return against them. tools/measure_references.py measures them."""
 
 import functools
 
@@ -13,12 +13,14 @@ from src.run.seeding import derive
 
 
 def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
-    """Return of the trivial policy, the best policy that ignores the task, and the oracle; of the dataset where given.
+    """Returns of the trivial policy, of the best single policy (task-blind), of explicit inference where it needs no learning, of
+    the best policy known of each task, and of the dataset where given.
 
     Args:
         env, environment: EnvConfig and the environment it makes. task_ids: list of ints. dataset: Trajectories or None.
-    Returns: dict of lists, one number per task; a level that nobody can compute is None. Levels come from the environment's
-    `reference_policies`, else from configs/references/<env_type>.json; trivial is the zero action by default.
+    Returns: dict of lists, one number per task; a level that nobody can compute is None, explicit inference is
+    left out then. Levels come from the environment's `reference_levels` and `reference_policies`, else from
+    configs/references/<env_type>.json; trivial is the zero action by default.
     """
     space = environment.action_space
     zeros = np.zeros(space.shape, np.float32)
@@ -26,15 +28,16 @@ def reference_levels(env, environment, task_ids, dataset=None, episodes=5):
     make_policies = getattr(environment, "reference_policies", None)
     if make_policies:
         policies |= make_policies(environment.unwrapped.tasks, range(*env.train_tasks))
-    levels = {"trivial": None, "task_blind": None, "oracle": None}
+    levels = {"trivial": None, "task_blind": None, "best_known": None}
     stored = CONFIG_DIR / "references" / f"{env.env_type}.json"
-    if stored.exists():
-        known = read_json(stored).get("per_task", {})
-        levels |= {
-            name: [known[name][task] for task in task_ids]
-            for name in levels
-            if len(known.get(name) or []) == num_tasks(environment)
-        }
+    known = read_json(stored).get("per_task", {}) if stored.exists() else {}
+    if hasattr(environment, "reference_levels"):
+        known |= environment.reference_levels(environment.unwrapped.tasks, range(*env.train_tasks))
+    levels |= {
+        name: [float(known[name][task]) for task in task_ids]
+        for name in (*levels, "explicit_inference")
+        if np.shape(known.get(name)) == (num_tasks(environment),)
+    }
     for name, policy in policies.items():
         rows = np.repeat(np.asarray(task_ids), episodes)
         seeds = [derive(0, "reference", int(task), row % episodes) % 2**31 for row, task in enumerate(rows)]

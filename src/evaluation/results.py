@@ -1,7 +1,7 @@
 """Result files: the one writer and the one reader, for the scripts and for every baseline.
 
 One finished measurement is one JSON file. Its facts are fields, and its path is built from them, never parsed:
-results/<env_type>/<quality>/<method>[+<recipe>][-<ablation>][-<variant>]/<regime>-<protocol>[-validation]/seed_<s>.json.
+results/<env_type>/<quality>/<method>[+<recipe>][-<ablation>][-<variant>]/<regime>-<protocol>[-validation|-fresh]/seed_<s>.json.
 "tasks" holds one line per task: its id, its parameters, raw returns (float64, every digit), warm-up and later returns, lengths,
 success, and the reference levels of the task. Pictures' data (paths, embeddings, beliefs) lie beside the run under saves/.
 """
@@ -35,8 +35,8 @@ MEND = "repeat the run that wrote it, or remove the file"
 
 def write_result(
     output_dir, env_type, quality, *, method, recipe, ablation, regime, protocol, privileges, seed, task_ids, measured, training,
-    made_from, config, reference=None, target_return=None, task_parameters=None, curve=None, validation=False, variant=None,
-    directory=None, folder="results", **extra,
+    made_from, config, reference=None, target_return=None, task_parameters=None, curve=None, validation=False, fresh=False,
+    variant=None, directory=None, folder="results", **extra,
 ):  # fmt: skip
     """Writes one result file, atomically, and returns its path.
 
@@ -50,7 +50,7 @@ def write_result(
         config: the resolved settings.
         reference: {level: per task a return, or the list of its returns by episode; or None where the level is unknown}.
         target_return: a number, or one per task. task_parameters: {task: {name: value}}; other tasks may be among them.
-        curve: {series: list}, as long as its "gradient_steps". validation: whether the tasks are validation tasks.
+        curve: {series: list}, as long as its "gradient_steps". validation, fresh: whether the tasks are such.
         variant: {setting: value} of the evaluation where it differs from the recipe's.
         directory: the run's folder; pictures' data go there, and nowhere without it. folder: of results, below output_dir.
         extra: further facts (target_rule, normalisation, note, errors, probe, …).
@@ -63,7 +63,7 @@ def write_result(
         raise ValueError(f"measured holds {', '.join(sorted(unknown))}: give it as a fact of its own")
     facts = {
         "env_type": env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation, "variant": variant,
-        "regime": regime, "protocol": protocol, "validation": validation, "privileges": privileges, "seed": seed,
+        "regime": regime, "protocol": protocol, "validation": validation, "fresh": fresh, "privileges": privileges, "seed": seed,
     }  # fmt: skip
     path = result_path(output_dir, facts, folder)
     per_task = {key: values for key, values in measured.items() if values is not None}
@@ -104,7 +104,7 @@ def write_result(
 def result_path(output_dir, facts, folder="results"):
     """Path of the result file with these facts (a dict of the fields, or a result as `read_result` gives it)."""
     regime = facts["regime"] if facts["protocol"] is None else f"{facts['regime']}-{facts['protocol']}"
-    regime += "-validation" if facts["validation"] else ""
+    regime += "-validation" if facts["validation"] else "-fresh" if facts.get("fresh") else ""
     names = facts["env_type"], facts["quality"], label(facts), regime
     return Path(output_dir, folder, *names, f"seed_{facts['seed']}.json")
 
@@ -208,6 +208,7 @@ def _read_object(path, limit):
 
 
 def _columns(document):
+    document.setdefault("fresh", False)
     rows = document.pop("tasks")
     document["task_ids"] = [row["task"] for row in rows]
     for key in (*PER_TASK, "target_return"):
@@ -235,6 +236,8 @@ def _faults(document):
         yield "seed", "an integer from 0"
     if not isinstance(document.get("validation"), bool):
         yield "validation", "true or false"
+    if not isinstance(document.get("fresh", False), bool) or (document.get("fresh") and document["validation"]):
+        yield "fresh", "true or false, and false for validation tasks"
     if document.get("privileges") not in PRIVILEGES:
         yield "privileges", f"one of {', '.join(PRIVILEGES)}"
     for key in ("variant", "curve", "training", "made_from", "config"):

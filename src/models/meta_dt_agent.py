@@ -12,6 +12,8 @@ from src.models.world_model import CONTEXT_SIZE, RunningContexts, episode_contex
 from src.run.seeding import torch_generator
 from src.run.settings import setting
 
+LEFT_OUT = 1e30  # an error that is divided by it counts for nothing; JSON has no infinity
+
 
 def automatic_or_number(value):
     """ "auto", or a finite number."""
@@ -219,12 +221,16 @@ def build_episodes(world_model, observations, actions, rewards, lengths, error_s
     return EpisodeTensors(observations, actions, rewards, lengths, contexts, errors)
 
 
-def training_errors(world_model, observations, actions, rewards, lengths, contexts):
-    """Root mean square of each head's error on the training data: what the errors that choose a prompt are divided by."""
+def training_errors(world_model, observations, actions, rewards, lengths, contexts, heads=(True, True)):
+    """Root mean square of each head's error on the training data: what the errors that choose a prompt are divided by.
+
+    heads: whether the reward head and the state head were trained; LEFT_OUT stands for one that was not.
+    """
     inside = torch.arange(rewards.shape[1], device=rewards.device) < lengths[:, None]
-    heads = ((1.0, math.inf), (math.inf, 1.0))
-    errors = [prediction_errors(world_model, observations, actions, rewards, contexts, scale)[inside] for scale in heads]
-    return [float(values.square().mean().sqrt()) + 1e-12 for values in errors]
+    alone = ((1.0, math.inf), (math.inf, 1.0))
+    errors = [prediction_errors(world_model, observations, actions, rewards, contexts, scale)[inside] for scale in alone]
+    found = [float(values.square().mean().sqrt()) + 1e-12 for values in errors]
+    return [value if trained else LEFT_OUT for value, trained in zip(found, heads, strict=True)]
 
 
 def return_bounds(episodes, steps):

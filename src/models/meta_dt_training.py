@@ -33,9 +33,9 @@ class Imitation:
         "episodes", "steps: the share is of the steps at each time, by return-to-go", choices=["episodes", "steps"]
     )  # fmt: skip
     other_tasks: str | int = setting(
-        "none", "training: other tasks' episodes too, paid by this task's reward function; N: and learn N imagined tasks",
-        tasks_to_pay,
+        "none", "training: other tasks' episodes too, paid as this task would pay; N: and learn N imagined tasks", tasks_to_pay
     )  # fmt: skip
+    true_rewards: bool = setting(False, "paid by the environment's reward function, not by a learned one (an ablation)")
     hindsight_share: float = setting(0.0, "windows that get another episode's last z", fraction)
     full_windows: bool = setting(False, "draw only windows of K steps")
 
@@ -73,12 +73,13 @@ class MetaDTTraining:
     Args:
         run: RunSettings. data: TrainingData. world_model: WorldModel, frozen, on run.device.
         model, optimisation, imitation, prompting, adaptation, exploration: their settings. prompts: train with prompts.
-        precision: see `autocast_dtype`.
+        rewards: Rewards, where other tasks' episodes are imitated. precision: see `autocast_dtype`.
+        heads: whether the world model's reward head and state head were trained.
     """
 
     def __init__(
         self, run, data, world_model, *, model, optimisation, imitation, prompting, adaptation, exploration, prompts,
-        precision="auto",
+        rewards=None, precision="auto", heads=(True, True),
     ):  # fmt: skip
         self.run, self.world_model, self.prompts = run, world_model, prompts
         self.settings, self.optimisation, self.prompting = model, optimisation, prompting
@@ -89,12 +90,12 @@ class MetaDTTraining:
         if imitation.other_tasks != "none":
             imagined = 0 if imitation.other_tasks == "training" else imitation.other_tasks
             generator, steps = numpy_generator(run.seed, "imagined_tasks"), imitation.imitate == "steps"
-            training = with_best_of_other_tasks(training, data.environment, imitation.top_share, imagined, generator, steps)
+            training = with_best_of_other_tasks(training, rewards, imitation.top_share, imagined, generator, steps)
         arrays = [
             torch.from_numpy(getattr(training, name)).to(run.device) for name in ("observations", "actions", "rewards", "lengths")
         ]
         contexts = episode_contexts(world_model, *arrays[:3])
-        self.error_scale = training_errors(world_model, *arrays, contexts)
+        self.error_scale = training_errors(world_model, *arrays, contexts, heads)
         self.episodes = build_episodes(world_model, *arrays, self.error_scale, adaptation.context != "none", contexts)
         self.task_ids, self.train_tasks = torch.from_numpy(training.task_ids).to(run.device), data.train_tasks
         self.sampler = BatchSampler(

@@ -37,7 +37,7 @@ def policy_weights(official):
 
 def load_official_world_model(path, horizon=4):
     """(WorldModel, head): a world model that the official code trained, frozen, on the CPU, and which head it has, "reward" or
-    "state"; the other one holds no knowledge. Inputs are as they are: the official code does not standardise.
+    "state"; the other one holds no knowledge, its weights are 0. Inputs are as they are: the official code does not standardise.
 
     Args: horizon: h that it was trained with. Raises UserError when the file is no such model.
     """
@@ -47,7 +47,13 @@ def load_official_world_model(path, horizon=4):
         encoder, decoder = saved["context_encoder"], saved[f"{head}_decoder"]
         sizes = encoder["state_encoder.0.weight"].shape[1], encoder["action_encoder.0.weight"].shape[1]
         model = WorldModel(*sizes, horizon, len(encoder["state_encoder.0.bias"]))
-        model.load_state_dict(model.state_dict() | _world_model_weights(encoder, decoder, head))
+        weights, other = _world_model_weights(encoder, decoder, head), {"reward": "state", "state": "reward"}[head]
+        absent = tuple(f"{other}_{part}" for part in ("observation_embedding", "action_embedding", "decoder"))
+        for name, parameter in model.named_parameters():
+            if name not in weights and not name.startswith(absent):
+                raise KeyError(name)
+            torch.nn.init.zeros_(parameter)
+        model.load_state_dict(model.state_dict() | weights)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except Exception as error:  # torch raises many types for a damaged or foreign file

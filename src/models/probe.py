@@ -72,13 +72,13 @@ def project(contexts):
 
 
 @torch.inference_mode()
-def diagnose(run, environment, model, held_out, unseen, relabelled, points=1000):
+def diagnose(run, environment, model, held_out, unseen, true=None, points=1000):
     """Linear probes of the task parameters, and a projection of z for the picture.
 
     The probe is fitted on half of the held-out episodes (Trajectories) of the training tasks; it is scored on the other half, and
-    on random walks in the simulator on the training tasks and on the tasks `unseen`. With `relabelled` also on the other half
-    paid by those unseen tasks: its agents walk where they should not, and z must tell what is paid and not where they walk. No
-    test-task data are read.
+    on random walks in the simulator on the training tasks and on the tasks `unseen`. With `true` (EnvironmentRewards) also on the
+    other half paid by those unseen tasks: its agents walk where they should not, and z must tell what is paid and not where they
+    walk. No test-task data are read.
     Args: run: RunSettings. model: WorldModel on the CPU.
     Returns: {"probe": {episodes: {"r2"}}, "embedding": {"points", "task_ids", "task_parameters"}}.
     """
@@ -90,8 +90,8 @@ def diagnose(run, environment, model, held_out, unseen, relabelled, points=1000)
     for name, tasks in (("random_walk", sorted(held_out.tasks)), ("random_walk_unseen_tasks", unseen)):
         *walk, ids = random_walk(run.env, list(tasks), 10, run.seed)
         probes[name] = score(full_contexts(model, *walk), task_matrix(environment, ids))
-    if relabelled and odd.any():
-        astray = paid_by(environment, held_out.take(np.flatnonzero(odd)), unseen, numpy_generator(run.seed, "paid_by"))
+    if true and odd.any():
+        astray = paid_by(true, held_out.take(np.flatnonzero(odd)), unseen, numpy_generator(run.seed, "paid_by"))
         arrays = [torch.from_numpy(getattr(astray, name)) for name in ("observations", "actions", "rewards")]
         probes["relabelled_unseen_tasks"] = score(full_contexts(model, *arrays), task_matrix(environment, astray.task_ids))
     pick = torch.randperm(contexts.shape[0] * contexts.shape[1], generator=torch_generator(run.seed, "embedding"))[:points]

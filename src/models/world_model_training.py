@@ -56,13 +56,14 @@ class WorldModelTraining:
 
     Args:
         run: RunSettings. data: TrainingData. model, optimisation, decoding: their settings. share: of the held-out episodes.
+        rewards: Rewards, where it relabels.
     Attributes: model, held_out (Trajectories), optimisation with its number of steps, parts and weights as a Loop wants them.
     """
 
-    def __init__(self, run, data, *, model, optimisation, decoding, share):
+    def __init__(self, run, data, *, model, optimisation, decoding, share, rewards=None):
         self.device = run.device
         training, self.held_out = split_episodes(data.episodes, share, run.seed)
-        self.sampler = make_sampler(training, model.context_horizon, decoding, data.environment, run.seed)
+        self.sampler = make_sampler(training, model.context_horizon, decoding, rewards, run.seed)
         self.validation = make_sampler(self.held_out, model.context_horizon)
         self.optimisation = optimisation.over(self.sampler.size)
         torch.manual_seed(derive(run.seed, "context"))
@@ -76,6 +77,18 @@ class WorldModelTraining:
         self.parts = {"model": self.model, "optimizer": self.optimizer, "generator": self.generator}
         self.weights = {"last": self.model}
 
+    def take(self, model, origin):
+        """Put a frozen WorldModel that was trained elsewhere in the place of the untrained one: no step is left to do.
+
+        Raises UserError where it reads other observations or actions than the data have.
+        """
+        for name in ("observation", "action"):
+            theirs, ours = (len(getattr(each, f"{name}_mean")) for each in (model, self.model))
+            if theirs != ours:
+                raise UserError(f"{origin} reads {name}s of {theirs} numbers, the data have {ours}: it is of another environment")
+        self.model.load_state_dict(model.state_dict())
+        self.optimisation = dataclasses.replace(self.optimisation, steps=0)
+
     def update(self, step):
         """One gradient step, number `step` from 1; returns the losses."""
         self.optimisation.schedule(self.optimizer, step)
@@ -86,11 +99,16 @@ class WorldModelTraining:
         return {"loss": loss.detach(), "reward_loss": reward.detach(), "state_loss": state.detach()}
 
     def train(self, directory, every, tensorboard):
-        """Train to the last step, or go on from where the folder's state stands; returns the Loop.
+        """Train to the last step, or go on from where the folder's state stands; returns the Loop. With no step to do the weights
+        are kept as they are.
 
         Every `every` steps full validation; last.safetensors, and best.safetensors where the held-out loss is the lowest so far.
         """
         loop = Loop(directory, self.optimisation.steps, every, self.parts, self.weights, tensorboard)
+        if not loop.total:
+            if distributed.leads():
+                save_tensors(directory / "best.safetensors", self.model.state_dict())
+            loop.save()
         for step in loop.steps():
             values = self.update(step)
             loop.loss = values.pop("loss")

@@ -29,60 +29,44 @@ STYLE = {
 }
 # Okabe and Ito's colours, readable with colour-blindness, without the yellow that fades on white
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a4fa3", "#8c6d31", "#5f6b6d")
+LONG = 5
+FEW = 4  # lines whose bands can be told apart
 EVALUATION_COLOUR = "#d55e00"
 GOAL_COLOUR = "#f2b705"
 
 
 def method_styles(methods):
-    """Method names -> {name: line style}, the same in every picture of a section; dashes tell what shares a colour."""
+    """Method names -> {name: line style}, the same in every picture of a report; dashes tell what shares a colour."""
     styles = ({"color": colour, "ls": dashes} for dashes in cycle(("-", "--", "-.")) for colour in PALETTE)
     return dict(zip(methods, styles, strict=False))
 
 
 @matplotlib.rc_context(STYLE)
-def draw_curves(rows, styles):
-    """Learning curves: a row of panels per regime, per method a line (mean over seeds) and a band (lowest to highest).
+def draw_lines(panels, styles, columns=3):
+    """Panels with axes of their own: per method a line (mean over seeds) and a band (lowest to highest).
 
     Args:
-        rows: [{"title", "panels": {title: {method: (steps (S,), returns (seeds, S))}}, "references": {level: value}}].
-            The reference levels are drawn in the last panel of a row (test tasks).
+        panels: [{"title", "x", "y", "lines": {method: (places (S,), values (seeds, S))}, "references": {level: value}}].
+    Where one line is more than LONG times as long as another, the horizontal axis is logarithmic, so that both can be read.
     """
-    names = [name for name in rows[0]["panels"] if any(row["panels"].get(name) for row in rows)]
-    figure = Figure(figsize=(4 * len(names), 3.1 * len(rows) + 0.25), layout="constrained")
-    grid = figure.subplots(len(rows), len(names), sharey="row", squeeze=False)
-    for row, axes_row in zip(rows, grid, strict=True):
-        for axes, name in zip(axes_row, names, strict=True):
-            lines = row["panels"][name]
-            axes.set_visible(bool(lines))
-            for method, (steps, returns) in lines.items():
-                axes.fill_between(steps, returns.min(0), returns.max(0), color=styles[method]["color"], alpha=0.18, lw=0)
-                axes.plot(steps, returns.mean(0), **styles[method], lw=1.8)
-            axes.set_title(name if row is rows[0] else "")
-            axes.set_xlabel("gradient steps" if row is rows[-1] else "")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.tick_params(labelleft=True)
-        filled = [axes for axes, name in zip(axes_row, names, strict=True) if row["panels"][name]]
-        filled[0].set_ylabel(f"{row['title']}\nmean return")
-        _draw_references(filled[-1], row["references"])
-    _draw_legend(figure, styles, {method for row in rows for lines in row["panels"].values() for method in lines})
-    return _png(figure)
-
-
-@matplotlib.rc_context(STYLE)
-def draw_online(panels, styles):
-    """Series of runs that learn online, a panel each, with axes of their own: lines and bands as in `draw_curves`.
-
-    Args:
-        panels: [{"title", "axis", "lines": {method: (steps (S,), values (seeds, S))}, "references": {level: value}}].
-    """
-    figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for method, (steps, values) in panel["lines"].items():
-            axes.fill_between(steps, values.min(0), values.max(0), color=styles[method]["color"], alpha=0.18, lw=0)
-            axes.plot(steps, values.mean(0), **styles[method], lw=1.8)
-        axes.set(title=panel["title"], xlabel=panel["axis"])
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _draw_references(axes, panel["references"])
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(4.4 * columns, 6.2), 3.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        for method, (places, values) in panel["lines"].items():
+            if len(values) > 1:
+                axes.fill_between(places, values.min(0), values.max(0), color=styles[method]["color"], alpha=0.15, lw=0)
+            axes.plot(places, values.mean(0), **styles[method], lw=1.8, marker="." if len(places) == 1 else None)
+        axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])
+        ends = [places[-1] for places, _ in panel["lines"].values()]
+        if max(ends) > LONG * min(ends) > 0:
+            axes.set_xscale("symlog", linthresh=min(places[places > 0][0] for places, _ in panel["lines"].values()))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+        _draw_references(axes, panel.get("references", {}))
     _draw_legend(figure, styles, {method for panel in panels for method in panel["lines"]})
     return _png(figure)
 
@@ -97,21 +81,22 @@ def draw_adaptation(panels, styles):
     """
     figure = Figure(figsize=(max(5.2 * len(panels), 6.5), 4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        spread = min(0.08, 0.6 / len(panel["lines"]))  # evaluations stand side by side, so that their bars stay readable
+        spread = min(0.08, 0.6 / len(panel["lines"]))  # evaluations stand side by side, so that their bars can be read
         last = 0
         for place, (method, (warmup, evaluation, later)) in enumerate(panel["lines"].items()):
             colour, parts = styles[method]["color"], [warmup]
             if evaluation is not None:
                 parts.append(evaluation[None])
                 centre, low, high = evaluation
-                x = len(warmup) + spread * (place - (len(panel["lines"]) - 1) / 2)
+                x = len(warmup) + spread * (place + 1)
                 axes.errorbar(x, centre, [[centre - low], [high - centre]], fmt="D", color=colour, ms=6, capsize=3)
             values = np.concatenate([*parts, *([later] if later is not None else [])])
-            axes.fill_between(np.arange(len(values)), values[:, 1], values[:, 2], color=colour, alpha=0.15, lw=0)
+            if len(panel["lines"]) <= FEW:
+                axes.fill_between(np.arange(len(values)), values[:, 1], values[:, 2], color=colour, alpha=0.15, lw=0)
             axes.plot(values[:, 0], marker="o", **styles[method], lw=1.8, ms=4.5)
             last = max(last, len(values) - 1)
         axes.set_xticks(range(last + 1))
-        axes.set_xlim(-0.3, last + 0.4)
+        axes.set_xlim(-0.15, last + max(0.4, spread * (len(panel["lines"]) + 1)))
         axes.set(title=panel["title"], xlabel="episodes played on the task before", ylabel="mean return")
         _draw_references(axes, panel["references"])
     _draw_legend(figure, styles, {method for panel in panels for method in panel["lines"]})
@@ -321,7 +306,8 @@ def _draw_legend(figure, styles, drawn):
 
 
 def _draw_handles(figure, handles):
-    columns = min(len(handles), max(1, int(figure.get_figwidth() / 1.8)))  # 1.8 inches hold an entry
+    widest = 0.55 + 0.078 * max(len(handle.get_label()) for handle in handles)  # inches of an entry
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / widest)))
     figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(handles) // columns))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 

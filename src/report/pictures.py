@@ -7,7 +7,7 @@ import numpy as np
 
 from src.evaluation.results import read_pictures
 from src.report import figures, results, statistics
-from src.report.tables import column_title, digits_of, mean_levels, rows_of
+from src.report.tables import column_title, digits_of, mean_levels
 
 PANELS = dict(zip(results.SERIES, ("training tasks", "validation tasks", "test tasks"), strict=True))
 
@@ -20,14 +20,17 @@ class Picture:
     title: str
     caption: str
     png: bytes
+    detail: bool = False  # folded on the page, where it may be one of very many
 
 
-def section_pictures(section):
-    """The pictures of one section for which there are data, in display order, and a line for each kind that cannot be drawn."""
-    styles = figures.method_styles(section.methods)
-    makers = adaptation_pictures, curve_pictures, online_pictures, path_pictures, belief_pictures, context_pictures
+def section_pictures(section, styles):
+    """The pictures of one section for which there are data, in display order, and a line for each kind that cannot be drawn.
+
+    Args: styles: {method: line style} of all methods of the report, see `figures.method_styles`.
+    """
+    main = adaptation_pictures, profile_pictures, curve_pictures, online_pictures
     drawn, faults = [], []
-    for make in makers:
+    for make in (*main, belief_pictures, context_pictures, path_pictures):
         try:
             drawn += make(section, styles)
         except Exception as error:  # whatever the data are, they cost this picture alone
@@ -43,18 +46,23 @@ def data_of(runs, key):
 
 
 def curve_pictures(section, styles):
-    """Learning curves, a row of panels per regime."""
-    rows = []
-    for key, column in section.runs.items():
-        panels = {}
-        for series, title in PANELS.items():
-            curves = {method: results.common_curve(runs, series) for method, runs in column.items()}
-            panels[title] = {method: curve for method, curve in curves.items() if curve is not None}
-        if any(panels.values()):
-            rows.append({"title": column_title(key), "panels": panels, "references": mean_levels(column)})
-    if rows:
+    """Learning curves, a panel per kind of tasks; a training that several regimes come from is drawn once."""
+    panels, seen = [], {}
+    for key, column in section.main.items():
+        for series, tasks in PANELS.items():
+            lines = {}
+            for method, runs in column.items():
+                curve, former = results.common_curve(runs, series), seen.get((method, series))
+                known = curve and former and all(np.array_equal(*pair) for pair in zip(curve, former, strict=True))
+                if curve and not known:
+                    lines[method] = seen[method, series] = curve
+            references = mean_levels(column) if series == "test_return" else {}
+            if lines:
+                panels.append({"title": f"{key[0]}: {tasks}", "x": "gradient steps", "y": "mean return", "lines": lines,
+                               "references": references})  # fmt: skip
+    if panels:
         caption = "Line: mean over seeds; band: lowest to highest seed. Dashed: reference levels of the test tasks."
-        yield Picture(f"{slug(section)}-curves.png", "Learning curves", caption, figures.draw_curves(rows, styles))
+        yield Picture(f"{slug(section)}-curves.png", "Learning curves", caption, figures.draw_lines(panels, styles))
 
 
 def online_pictures(section, styles):
@@ -71,52 +79,88 @@ def online_pictures(section, styles):
             lines = {method: curve for method, curve in lines.items() if curve is not None}
             references = mean_levels(methods) if series == "test_return" else {}
             if lines:
-                panels.append({"title": title, "axis": axis.replace("_", " "), "lines": lines, "references": references})
+                panels.append({"title": title, "x": axis.replace("_", " "), "y": "", "lines": lines, "references": references})
         if panels:
             caption = "Line: mean over seeds; band: lowest to highest seed, as far as all seeds go."
             caption += " Zero steps: the pre-trained policy." if axis == "environment_steps" else ""
-            png = figures.draw_online(panels, styles)
+            png = figures.draw_lines(panels, styles)
             yield Picture(f"{slug(section)}-online-{_safe(*column)}.png", f"Online: {column_title(column)}", caption, png)
 
 
-def adaptation_pictures(section, styles):
-    """Return by episode on the task, a panel per regime."""
+def profile_pictures(section, styles):
+    """Performance profiles: which share of (seed, task) scores is above each value; a panel per regime."""
     panels = []
-    for key, column in section.runs.items():
-        lines = {}
-        for method, runs in column.items():
-            episodes = results.episode_scores(runs, key[0])
-            if episodes is not None:
-                warmup, later = (
-                    None if scores is None else np.array([_mean_low_high(values) for values in np.moveaxis(scores, -1, 0)])
-                    for scores in (episodes, results.later_scores(runs))
-                )
-                evaluated = key[0] not in results.SEQUENTIAL
-                lines[method] = warmup, _mean_low_high(results.scores_of(runs)) if evaluated else None, later
+    for key, column in section.main.items():
+        zero, one = results.scale_of(column) or (0, 1)
+        scores = {method: np.sort(((results.scores_of(runs) - zero) / (one - zero)).ravel()) for method, runs in column.items()}
+        least, most = (edge(values[end] for values in scores.values()) for edge, end in ((min, 0), (max, -1)))
+        if len(scores) < 2 or least == most:
+            continue
+        places = np.linspace(least, most, 200)
+        lines = {method: (places, (values[:, None] > places).mean(0)[None]) for method, values in scores.items()}
+        name = "return" if results.scale_of(column) is None else "normalised score"
+        panels.append({"title": column_title(key), "x": f"{name} τ", "y": "share of runs and tasks above τ", "lines": lines})
+    if panels:
+        caption = "The further to the right and above, the better. A line that falls early has tasks or seeds that fail."
+        png = figures.draw_lines(panels, styles, columns=2)
+        yield Picture(f"{slug(section)}-profiles.png", "Performance profiles", caption, png)
+
+
+def adaptation_pictures(section, styles):
+    """Return by episode on the task: all methods in one panel; ablations and variants, where there are some, in another."""
+    panels = []
+    for key, column in section.main.items():
+        lines = _adaptation_lines(column, key[0])
         if lines:
             panels.append({"title": column_title(key), "lines": lines, "references": mean_levels(column)})
+        parts = {runs[0]["method"] for name, runs in section.runs[key].items() if name not in column}
+        parts = {name: runs for name, runs in section.runs[key].items() if runs[0]["method"] in parts}
+        lines = _adaptation_lines(parts, key[0])
+        if len(lines) > 1:
+            panels.append({"title": "ablations and variants", "lines": lines, "references": mean_levels(parts)})
     if panels:
         title = "Adaptation: return by episode on an unknown task"
-        caption = "Episodes in the order in which the agent plays them. Bands and bars: 95 % intervals (two seeds or more)."
+        caption = "Episodes in the order in which the agent plays them. Diamond: the one that is scored. Bars, and bands where there are few lines: 95 % intervals (two seeds or more)."  # noqa: E501
         yield Picture(f"{slug(section)}-adaptation.png", title, caption, figures.draw_adaptation(panels, styles))
+
+
+def _adaptation_lines(methods, regime):
+    """{method: (warmup (N, 3), evaluation (3,) or None, later (L, 3) or None)} of those that have the episodes."""
+    lines = {}
+    for method, runs in methods.items():
+        episodes = results.episode_scores(runs, regime)
+        if episodes is None:
+            continue
+        warmup, later = (
+            None if scores is None else np.array([_mean_low_high(values) for values in np.moveaxis(scores, -1, 0)])
+            for scores in (episodes, results.later_scores(runs))
+        )
+        evaluated = regime not in results.SEQUENTIAL
+        lines[method] = warmup, _mean_low_high(results.scores_of(runs)) if evaluated else None, later
+    return lines
 
 
 def _mean_low_high(scores):
     """(seeds, tasks) -> (3,); zero width for a single seed."""
-    return np.array([statistics.mean(scores), *statistics.bootstrap_interval(statistics.mean, scores)])
+    value = statistics.mean(scores)
+    return np.array([value, *(statistics.bootstrap_interval(statistics.mean, scores) if len(scores) > 1 else (value, value))])
+
+
+def _main_rows(section):
+    return ((column, *row) for column, methods in section.main.items() for row in methods.items())
 
 
 def path_pictures(section, _):
     """Where the agent went, a picture per method and regime (the first seed that has paths), a panel per test task."""
     digits = digits_of(section)
-    for column, method, runs in rows_of(section):
+    for column, method, runs in _main_rows(section):
         run, paths = data_of(runs, "trajectories")
         panels = _path_panels(run, paths, column[0] in results.SEQUENTIAL, digits) if run else []
         if panels:
             title = f"Paths: {method}, {column_title(column)}"
             caption = f"Seed {run['seed']}, one dot per step. The number is the mean return of the evaluation episodes."
             name = f"{slug(section)}-paths-{_safe(method, *column)}.png"
-            yield Picture(name, title, caption, figures.draw_paths(panels))
+            yield Picture(name, title, caption, figures.draw_paths(panels), detail=True)
 
 
 def _path_panels(run, paths, sequential, digits):
@@ -135,7 +179,7 @@ def _path_panels(run, paths, sequential, digits):
 
 def belief_pictures(section, styles):
     """What methods with a belief over tasks store: its spread over time, predicted rewards, and the map of the door."""
-    for column, methods in section.runs.items():
+    for column, methods in section.main.items():
         spreads = {}
         for method, runs in methods.items():
             known = [belief for run in runs if (belief := read_pictures(run["root"], run).get("belief"))]
@@ -147,7 +191,7 @@ def belief_pictures(section, styles):
             caption = "Mean standard deviation of the latent. Line: mean over tasks; band: lowest to highest task. Episodes end at the dotted lines."  # noqa: E501
             episodes = len(next(iter(methods.values()))[0]["returns"][0])
             yield Picture(name, title, caption, figures.draw_spread(spreads, styles, episodes))
-    for column, method, runs in rows_of(section):
+    for column, method, runs in _main_rows(section):
         run, rewards = data_of(runs, "reward_prediction")
         suffix = f"{_safe(method, *column)}.png"
         if run:

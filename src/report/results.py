@@ -5,23 +5,28 @@ environment, data, tasks, settings of the method and privileges; what differs in
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
 
-from src.evaluation.results import DIAGNOSTICS, label, read_result
+from src.evaluation.results import DIAGNOSTICS, label, read_result, result_path
 from src.report import statistics
+from src.run.config import CONFIG_DIR, read_yaml, recipe_names
 from src.run.errors import UserError
+from src.run.files import read_json
+from src.run.paths import reproduce_directory
 
 SERIES = ("train_return", "validation_return", "test_return")  # of the learning curve
 LEVELS = (
     "trivial",
     "random",
     "task_blind",
+    "explicit_inference",
     "dataset_mean",
     "dataset_best",
     "expert",
-    "oracle",
+    "best_known",
 )  # in display order; others follow
 REGIMES = ("few_shot", "few_shot_policy_no_prompt", "zero_shot", "bamdp", "finetuned", "pretrained")  # in display order
 PROTOCOLS = ("strict", "paper")
@@ -50,7 +55,17 @@ class Section:
     @property
     def methods(self):
         """All method names, Meta-DT and its variants first."""
-        return sorted({method for methods in self.runs.values() for method in methods}, key=_method_order)
+        return sorted({method for methods in self.runs.values() for method in methods}, key=method_order)
+
+    @property
+    def main(self):
+        """{column: {method: results}} of what is compared: the strict protocol on test tasks, no ablations and no variants."""
+        found = {}
+        for column, methods in self.runs.items():
+            whole = {name: runs for name, runs in methods.items() if is_whole(runs[0])}
+            if whole and column[1] == "strict" and "validation" not in column:
+                found[column] = whole
+        return found
 
     @property
     def task_sets(self):
@@ -85,7 +100,7 @@ def read_results(folder, env_types=()):
                 faults.append(str(error))
                 continue
             result |= {"path": path, "root": Path(folder).parent, "label": label(result)}
-            keys = ("env_type", "quality", "label", "regime", "protocol", "validation", "seed")
+            keys = ("env_type", "quality", "label", "regime", "protocol", "validation", "fresh", "seed")
             identity = (*(result[key] for key in keys), str(result["variant"]))
             if identity in seen:
                 faults.append(f"{path}: key 'seed' repeats that of {seen[identity]}; remove one of the two")
@@ -97,10 +112,44 @@ def read_results(folder, env_types=()):
     return results, faults
 
 
+def is_whole(facts):
+    """Whether a result is of a method as it is meant: no ablation, no variant of its evaluation."""
+    return facts["ablation"] == "none" and not facts["variant"]
+
+
+def is_current(result):
+    """Whether the settings still have the recipe of a result. Of an environment whose settings lie elsewhere nobody knows."""
+    known = _recipes(result["env_type"])
+    return known is None or result["recipe"] in known
+
+
+@functools.cache
+def _recipes(env_type):
+    path = CONFIG_DIR / f"{env_type}.yaml"
+    return recipe_names(read_yaml(path)) if path.exists() else None
+
+
+def read_failures(folder, env_types=()):
+    """Runs of `python -m tools.reproduce` that failed and whose result is still missing: list of dicts of facts ("env_type",
+    "quality", "row", "regime", "protocol", "seed", …) and the "reason". Nothing is known of runs made otherwise."""
+    root, found = Path(folder).parent, []
+    for path in sorted(root.glob("saves/*/reproduce/failed.json")):
+        env_type = path.parts[-3]
+        if (not env_types or env_type in env_types) and path == reproduce_directory(root, env_type) / "failed.json":
+            try:
+                found += [
+                    {**fault, "row": label(fault), "file": result_path(root, fault, Path(folder).name)}
+                    for fault in read_json(path)
+                ]
+            except (KeyError, TypeError, AttributeError):
+                raise UserError(f"{path} is not as tools/reproduce.py writes it: remove it") from None
+    return [fault for fault in found if not fault["file"].exists()]
+
+
 def group_results(results, join_data=False):
     """Results -> list of Sections, one for each environment, quality and version of the data.
 
-    A column is (regime, protocol), and "validation" where its tasks are validation tasks. Where runs were scored on different
+    A column is (regime, protocol), and "validation" or "fresh" where its tasks are such. Where runs were scored on different
     tasks, each list of tasks has a column of its own, (…, n), n counting the section's `task_sets` from 1. A method whose seeds
     had different privileges has a row for each.
 
@@ -110,7 +159,7 @@ def group_results(results, join_data=False):
     versions, sections = {}, {}
     for result in results:
         versions.setdefault((result["env_type"], result["quality"]), set()).add(result["made_from"].get("dataset_sha256"))
-    for result in sorted(results, key=lambda result: (_method_order(result["label"]), result["seed"])):
+    for result in sorted(results, key=lambda result: (method_order(result["label"]), result["seed"])):
         key, data = (result["env_type"], result["quality"]), ""
         if len(versions[key]) > 1 and not join_data:
             data = (result["made_from"].get("dataset_sha256") or "unknown")[:8]
@@ -118,7 +167,7 @@ def group_results(results, join_data=False):
         if result["regime"] == DIAGNOSTICS:
             section.diagnostics.setdefault(result["label"], []).append(result)
             continue
-        column = (result["regime"], result["protocol"], *["validation"] * result["validation"])
+        column = (result["regime"], result["protocol"], *(kind for kind in ("validation", "fresh") if result[kind]))
         section.runs.setdefault(column, {}).setdefault((result["label"], result["privileges"]), []).append(result)
     for section in sections.values():
         section.runs = {column: _named(methods) for column, methods in section.runs.items()}
@@ -156,7 +205,8 @@ def _differences(method, runs):
             yield f"the seeds of {method} differ in {key}: {said}"
 
 
-def _method_order(method):
+def method_order(method):
+    """Key that sorts Meta-DT and its variants first."""
     return not method.startswith("meta_dt"), method
 
 
@@ -197,11 +247,11 @@ def level_order(levels):
 def scale_of(column):
     """{method: results} of one column -> (low, high), the mean returns that count as 0 and 1, or None where they are unknown.
 
-    Those of the task-blind and the oracle policy, means over the tasks; of one task, those that the results name (normalisation).
+    Means over the tasks of the task-blind and the best known level; of one task, those that the results name (normalisation).
     """
     levels = reference_levels(column)
-    if "task_blind" in levels and "oracle" in levels:
-        low, high = levels["task_blind"].mean(), levels["oracle"].mean()
+    if "task_blind" in levels and "best_known" in levels:
+        low, high = levels["task_blind"].mean(), levels["best_known"].mean()
     else:
         scales = [run.get("normalisation") for runs in column.values() for run in runs]
         if not scales or not all(scales):

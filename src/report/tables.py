@@ -23,11 +23,11 @@ class Table:
 
 def section_tables(section):
     """The tables of one section that have rows, in display order; the last one holds the commands."""
-    tables = [score_table, normalised_table, episode_table, details_table, world_model_table, command_table]
-    return [_without_empty_columns(table) for table in (make(section) for make in tables) if table.rows]
+    tables = [score_table, task_table, normalised_table, episode_table, details_table, world_model_table, command_table]
+    return [without_empty_columns(table) for table in (make(section) for make in tables) if table.rows]
 
 
-def _without_empty_columns(table):
+def without_empty_columns(table):
     """Columns that are empty in every row go."""
     kept = [place for place, cells in enumerate(zip(*table.rows, strict=True)) if set(cells) != {NONE}]
     headers, *rows = ([row[place] for place in kept] for row in (table.headers, *table.rows))
@@ -63,6 +63,29 @@ def score_table(section):
     references = [[level, *(cells.get(level, NONE) for cells in levels), NONE] for level in order]
     headers = ["method", *map(column_title, section.runs), "privileges"]
     return Table("Return on the test tasks: IQM [95 % interval], below it the mean", headers, rows, references)
+
+
+def task_table(section):
+    """Return on each test task, the mean over seeds, of what is compared; the reference levels below."""
+    digits, rows, references = digits_of(section), [], []
+    ids = sorted({task for runs in _main_runs(section) for task in runs[0]["task_ids"]})
+    for column, methods in section.main.items():
+        for method, runs in methods.items():
+            found = dict(zip(runs[0]["task_ids"], results.scores_of(runs).mean(0), strict=True))
+            rows.append([method, column_title(column), *_by_task(found, ids, digits)])
+        for level, values in results.reference_levels(methods).items():
+            found = dict(zip(next(iter(methods.values()))[0]["task_ids"], values, strict=True))
+            line = [level, NONE, *_by_task(found, ids, digits)]
+            references += [line] * (line not in references)
+    return Table("Return by task, mean over seeds", ["method", "regime", *(f"task {task}" for task in ids)], rows, references)
+
+
+def _main_runs(section):
+    return [runs for methods in section.main.values() for runs in methods.values()]
+
+
+def _by_task(found, ids, digits):
+    return [f"{found[task]:.{digits}f}" if task in found else NONE for task in ids]
 
 
 def normalised_table(section):
@@ -118,29 +141,15 @@ def _last_success(runs):
 
 
 def details_table(section):
-    """What a careful reader asks next: seeds, hard tasks, last against best, comparison with the first method (where both were
-    given the same).
-    """
+    """What a careful reader asks next: seeds, hard tasks, last against best."""
     digits = digits_of(section)
-    base = section.methods[0] if section.runs else ""
     headers = ["method", "regime", "seeds", "episodes per task", "20th percentile", "last / chosen / best"]
-    headers.append(f"P(better than {base})")
     rows = []
     for column, method, runs in rows_of(section):
-        scores, rivals = results.scores_of(runs), section.runs[column].get(base)
-        compared = rivals and method != base and privileges(runs) == privileges(rivals)
-        chance = statistics.probability_of_improvement
-        rows.append(
-            [
-                method,
-                column_title(column),
-                ", ".join(str(run["seed"]) for run in runs),
-                span(sorted({len(episodes) for run in runs for episodes in run["returns"]})),
-                f"{statistics.task_percentile(scores):.{digits}f}",
-                _curve_points(runs, digits),
-                _with_interval(chance, scores, results.scores_of(rivals), digits=2) if compared else NONE,
-            ]
-        )
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        played = span(sorted({len(episodes) for run in runs for episodes in run["returns"]}))
+        hard = f"{statistics.task_percentile(results.scores_of(runs)):.{digits}f}"
+        rows.append([method, column_title(column), seeds, played, hard, _curve_points(runs, digits)])
     return Table("Details", headers, rows)
 
 
@@ -223,7 +232,7 @@ def mean_levels(column):
 
 def column_title(column):
     """(regime, protocol), and the number of the tasks where methods were scored on different ones, in words."""
-    further = (", validation tasks" if part == "validation" else f", tasks ({part})" for part in column[2:])
+    further = (f", tasks ({part})" if isinstance(part, int) else f", {part} tasks" for part in column[2:])
     return f"{column[0]}, {column[1]} protocol" + "".join(further)
 
 
@@ -257,18 +266,40 @@ def section_note(section):
     return f"Test tasks {'; '.join(tasks)}. {runs} runs." if runs else "World models only."
 
 
-def text_table(table):
-    """Table -> aligned text for the terminal."""
-    rows = [[cell.replace("`", "").split("\n") for cell in row] for row in (table.headers, *table.rows, *table.references)]
-    widths = [max(len(line) for row in rows for line in row[place]) for place in range(len(table.headers))]
-    rule = "  ".join("─" * width for width in widths)
-    lines = [table.title, rule]
-    for number, row in enumerate(rows):
-        for line in range(max(map(len, row))):
-            cells = (cell[line] if line < len(cell) else "" for cell in row)
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-        if number in (0, len(table.rows), len(rows) - 1):
-            lines.append(rule)
+def text_table(table, width=None, kept=1):
+    """Table -> aligned text for the terminal. Columns that would pass `width` follow below, the first `kept` ones repeated; rows
+    that have nothing there are left out."""
+    parts = [
+        [[cell.replace("`", "").split("\n") for cell in row] for row in rows]
+        for rows in ([table.headers], table.rows, table.references)
+    ]
+    every = [row for rows in parts for row in rows]
+    widths = [max(len(line) for row in every for line in row[place]) for place in range(len(table.headers))]
+    blocks = _blocks(widths, width, kept)
+    return "\n".join([table.title, *(_text_block(parts, widths, block, kept if len(blocks) > 1 else 0) for block in blocks)])
+
+
+def _blocks(widths, width, kept):
+    """Lists of columns that fit side by side."""
+    head, blocks = list(range(kept)), [list(range(kept))]
+    for place in range(kept, len(widths)):
+        if width and blocks[-1] != head and sum(widths[other] + 2 for other in [*blocks[-1], place]) - 2 > width:
+            blocks.append(list(head))
+        blocks[-1].append(place)
+    return blocks
+
+
+def _text_block(parts, widths, block, kept):
+    rule = "  ".join("─" * widths[place] for place in block)
+    lines = [rule]
+    for rows in filter(None, parts):
+        for row in rows:
+            if all(row[place] == [NONE] for place in block[kept:]):
+                continue
+            for line in range(max(len(row[place]) for place in block)):
+                cells = ((row[place][line] if line < len(row[place]) else "").ljust(widths[place]) for place in block)
+                lines.append("  ".join(cells).rstrip())
+        lines.append(rule)
     return "\n".join(lines)
 
 

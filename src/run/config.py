@@ -32,7 +32,8 @@ SCRIPTS = ("train_data_collection", "get_datasets", "train_context", "train_meta
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
-    """The environment block of a YAML file. Task ranges are half-open [a, b); validation tasks lie inside the training range."""
+    """The environment block of a YAML file. Task ranges are half-open [a, b); validation tasks lie inside the training range,
+    fresh ones behind all others: they serve final figures alone, and no data are made of them."""
 
     env_type: str
     env_name: str
@@ -41,6 +42,7 @@ class EnvConfig:
     train_tasks: tuple[int, int]
     test_tasks: tuple[int, int]
     validation_tasks: tuple[int, int]
+    fresh_tasks: tuple[int, int] | None = None
     terminates: bool = False  # episodes may end before max_episode_steps
 
     def make(self, render_mode=None, discrete=False):
@@ -51,6 +53,11 @@ class EnvConfig:
 def num_tasks(environment):
     """Number of rows in the environment's task table."""
     return len(next(iter(environment.unwrapped.tasks.values())))
+
+
+def num_known_tasks(env, environment):
+    """Number of the tasks that may be trained and chosen on: all but the fresh ones of the EnvConfig."""
+    return env.fresh_tasks[0] if env.fresh_tasks else num_tasks(environment)
 
 
 # ---------------------------------------------------------------------------------------------------------- flag types
@@ -234,6 +241,7 @@ def settings(args, exclude=()):
     """The resolved settings as a JSON-able dict, saved as config.json beside every artifact."""
     values = {key: value for key, value in vars(args).items() if key not in {"env", "config", "suffix", *exclude}}
     env = dataclasses.asdict(args.env)
+    env.pop("fresh_tasks")  # no training depends on them
     if not args.env.terminates:
         env.pop("terminates")  # so that runs from before this key continue
     return {**values, "device": str(args.device), "env": env}
@@ -356,7 +364,7 @@ def read_env(path, document):
     check_baselines(path, document.get("baselines"), "baselines")
     for name, recipe in (document.get("recipes") or {}).items():
         check_recipe(path, recipe, f"recipes.{name}")
-    values = {"validation_tasks": document.get("train_tasks"), "terminates": False}
+    values = {"validation_tasks": document.get("train_tasks"), "fresh_tasks": None, "terminates": False}
     values |= {key: document[key] for key in fields & document.keys()}
     for key in sorted(fields - values.keys()):
         raise UserError(f"{path}: the key {key} is missing")
@@ -379,9 +387,11 @@ def read_env(path, document):
 
 
 def _check_ranges(path, values):
-    """Turns the three task ranges in `values` into tuples. Raises UserError where one is impossible."""
-    for key in ("train_tasks", "test_tasks", "validation_tasks"):
+    """Turns the task ranges in `values` into tuples. Raises UserError where one is impossible."""
+    for key in ("train_tasks", "test_tasks", "validation_tasks", "fresh_tasks"):
         pair = values[key]
+        if key == "fresh_tasks" and pair is None:
+            continue
         if not (isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair) and 0 <= pair[0] < pair[1]):
             raise UserError(f"{path}: {key} must be [first, last + 1], for example [0, 45], not {pair!r}")
         values[key] = tuple(pair)
@@ -390,6 +400,8 @@ def _check_ranges(path, values):
         raise UserError(f"{path}: test_tasks {list(test)} overlap train_tasks {list(train)}: no test task may be trained on")
     if validation[0] < train[0] or validation[1] > train[1]:
         raise UserError(f"{path}: validation_tasks {list(validation)} must lie inside train_tasks {list(train)}")
+    if values["fresh_tasks"] and values["fresh_tasks"][0] < max(train[1], test[1]):
+        raise UserError(f"{path}: fresh_tasks {list(values['fresh_tasks'])} must lie behind all other tasks")
 
 
 def check_baselines(path, section, name, folder=BASELINES_DIR):
@@ -512,11 +524,12 @@ class TaskRange:
     """tasks"""
 
     task_id_start: int | None = setting(None, "first task id (default: the first there is)", natural)
-    task_id_end: int | None = setting(None, "one past the last task id (default: all there are)", natural)
+    task_id_end: int | None = setting(None, "one past the last task id (default: all there are but the fresh ones)", natural)
 
-    def of(self, environment, default=None):
-        """The tasks as a range, checked; without flags all of the environment's, or the pair `default`. Raises UserError."""
-        total = num_tasks(environment)
+    def of(self, env, environment, default=None):
+        """The tasks as a range, checked; without flags all of the EnvConfig and its environment that are not fresh, or the pair
+        `default`. Raises UserError."""
+        total = num_known_tasks(env, environment)
         first, last = default or (0, total)
         start = first if self.task_id_start is None else self.task_id_start
         end = last if self.task_id_end is None else self.task_id_end

@@ -64,7 +64,8 @@ def check_tasks(where, env, environment):
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UserError(f"{where}: task parameters are of unequal length ({listed}): one row per task in each")
-    count, highest = next(iter(counts.values())), max(env.train_tasks[1], env.test_tasks[1])
+    ranges = (env.train_tasks, env.test_tasks, env.fresh_tasks)
+    count, highest = next(iter(counts.values())), max(pair[1] for pair in ranges if pair)
     if highest > count:
         raise UserError(f"{env.env_type}: task ranges reach {highest}, the environment has {count} tasks")
 

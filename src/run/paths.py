@@ -8,6 +8,17 @@ def context_directory(run):
     return Path(run.output_dir, "saves", run.env_type, run.data_quality, f"context{run.suffix}", f"seed_{run.seed}")
 
 
+def reward_model_directory(run):
+    """Reward model of an environment, quality and seed (RunSettings); one for all recipes and methods."""
+    name = "reward_model" + ("-validation" if run.validation else "")  # then it knows fewer tasks
+    return Path(run.output_dir, "saves", run.env_type, run.data_quality, name, f"seed_{run.seed}")
+
+
 def policy_directory(run, method, regime):
     """Policy of a method (for example meta_dt+fast) trained for a regime (few_shot, zero_shot)."""
     return Path(run.output_dir, "saves", run.env_type, run.data_quality, method, regime, f"seed_{run.seed}")
+
+
+def reproduce_directory(output_dir, env_type):
+    """What tools/reproduce.py keeps of a family: the logs of its runs, and failed.json, which names those that failed."""
+    return Path(output_dir, "saves", env_type, "reproduce")

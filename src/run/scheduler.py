@@ -23,7 +23,8 @@ class Job:
 
     words: script and flags. kind: jobs of one kind take about the same time. name: of its log, another one for each job.
     result: the file that it leaves when it is finished; None: it is given whenever something needs it, and finds out itself
-    what is left to do. needs: jobs that must be finished first. artifact: what it leaves for those that need it.
+    what is left to do. needs: jobs that must be finished first. artifact: what it leaves for those that need it. cells: the facts
+    of all results that it writes, for those who ask what is missing.
     """
 
     words: tuple
@@ -32,6 +33,7 @@ class Job:
     result: Path | None = None
     needs: tuple = ()
     artifact: Path | None = None
+    cells: tuple = dataclasses.field(default=(), compare=False)
 
     @property
     def finished(self):
@@ -82,11 +84,15 @@ class Scheduler:
     Args:
         backend: see src/run/backends.py. logs: folder of the logs. retries: starts of a lost job beyond the first.
         lock: of `exclusive`. on_done: called with a job that ended well and its seconds; it may write the job's result.
+        on_failed: called with a job that failed, or was left, and the reason in one line.
     Attributes: failed: jobs. waiting: those that were left because one that they need failed.
     """
 
-    def __init__(self, backend, logs, retries=1, lock=None, on_done=lambda job, seconds: None):
-        self.backend, self.logs, self.retries, self.lock, self.on_done = backend, Path(logs), retries, lock, on_done
+    def __init__(
+        self, backend, logs, retries=1, lock=None, on_done=lambda job, seconds: None, on_failed=lambda job, reason: None
+    ):  # fmt: skip
+        self.backend, self.logs, self.retries, self.lock = backend, Path(logs), retries, lock
+        self.on_done, self.on_failed = on_done, on_failed
         self.running = {}  # what the back end started -> (job, when it began)
         self.seconds = {}  # kind -> those of the jobs that ended here
         self.done, self.starts, self.failed, self.waiting = [], Counter(), [], []
@@ -121,6 +127,8 @@ class Scheduler:
                 time.sleep(0.1)
             signal.signal(signal.SIGTERM, former)
             self._show()
+        for job in self.waiting:
+            self.on_failed(job, "it needs a run that failed")
         return len(self.failed) + len(self.waiting)
 
     def log(self, job):
@@ -149,12 +157,14 @@ class Scheduler:
                 outcome = f"done in {seconds / 60:.1f} min"
             else:
                 self.failed.append(job)
-                outcome = f"FAILED with status {status}, see {self.log(job)}{self._last_line(job)}"
+                reason = self._last_line(job)
+                self.on_failed(job, reason or f"status {status}")
+                outcome = f"FAILED with status {status}, see {self.log(job)}{f' ({reason})' if reason else ''}"
             self._say(f"[{len(self.done)}/{self.total}] {job.command}: {outcome}; {_about(self.minutes_left())}")
 
     def _last_line(self, job):
         with contextlib.suppress(OSError, IndexError):
-            return f" ({shortened(self.log(job).read_text(errors='replace').strip().splitlines()[-1], 300)})"
+            return shortened(self.log(job).read_text(errors="replace").strip().splitlines()[-1], 300)
         return ""
 
     # ------------------------------------------------------------------------------------------------------- how far

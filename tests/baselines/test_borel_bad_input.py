@@ -332,9 +332,9 @@ def test_families_of_meta_dt_have_its_reference_levels():
     """The stored levels of one episode stand for each of the K; the sparse robots' are played with memory instead."""
     levels = reference_episodes(problem_of("cheetah_vel", 2), [45, 49])
     known = read_json(ROOT / "configs/references/cheetah_vel.json")["per_task"]
-    for level in ("task_blind", "oracle"):
+    for level in ("task_blind", "best_known"):
         assert levels[level] == [[known[level][task]] * 2 for task in (45, 49)]
-    assert np.shape(levels["trivial"]) == (2, 2) and np.mean(levels["trivial"]) < np.mean(levels["oracle"])
+    assert np.shape(levels["trivial"]) == (2, 2) and np.mean(levels["trivial"]) < np.mean(levels["best_known"])
 
 
 def test_problem_needs_rewards_for_relabelling(wind):

@@ -42,7 +42,7 @@ def test_pipeline_by_shell(grid):
     assert (result["label"], result["quality"], result["regime"]) == ("borel+debug", "log", "bamdp")
     assert result["privileges"] == "reward function"
     assert np.shape(result["returns"]) == np.shape(result["success"]) == (21, 4)
-    levels = {"trivial", "oracle", "thompson", "walk_and_redraw", "bayes_optimal", "single_task_agents"}
+    levels = {"trivial", "best_known", "thompson", "walk_and_redraw", "bayes_optimal", "single_task_agents"}
     assert set(result["reference"]) >= levels
     assert sum(np.mean(result["reference_episodes"]["bayes_optimal"], axis=0)) == pytest.approx(37.214, abs=1e-3)
     drawn = read_pictures(folder, result)

@@ -19,7 +19,7 @@ from baselines.csro import Csro, CsroSettings, NonPriorAgent, information_bound,
 from baselines.focal import Focal, FocalSettings, metric_loss
 from baselines.iql import HistoryIQL, HistorySettings
 from baselines.unicorn import GaussianDecoder, Unicorn, UnicornSettings
-from src.data.relabel import relabeller
+from src.data.relabel import EnvironmentRewards
 from src.data.trajectories import Trajectories, load, save
 from src.evaluation.agent import PolicyAgent
 from src.run.files import read_json
@@ -246,7 +246,7 @@ def test_relabelled_contexts_pay_as_their_task_does_and_half_of_them_are_others(
     goals = data.environment.unwrapped.tasks["goal"]
     normaliser = Normaliser.of(data.episodes, data.environment.action_space)
     settings = ContextSettings(tasks_per_step=300, context_size=30, batch_size=4, relabel=True)
-    relabel = relabeller(data.environment, data.episodes)
+    relabel = EnvironmentRewards(data.environment, data.episodes)
     sampler = ContextData(data.episodes, normaliser, settings, "cpu", torch_generator(0), relabel)
     tasks = sampler.draw_tasks()
     batch = sampler.transitions(tasks)
@@ -407,11 +407,19 @@ def test_a_method_from_the_shell_again_stopped_and_without_test_data(name, data_
     assert weights(other, name) == weights(whole, name)
 
 
-def test_brac_and_relabelling_have_results_of_their_own(data_root, tmp_path):
+def test_brac_and_relabelling_have_results_of_their_own(data_root, tmp_path, capsys):
     (tmp_path / "datasets").symlink_to(data_root / "datasets")
     plain, relabelled = run("focal", tmp_path), run("focal", tmp_path, "--relabel")
-    assert len({*plain, *relabelled, *run("focal", tmp_path, "--rl", "brac")}) == 6
-    assert [read_json(path)["privileges"] for path in (plain[0], relabelled[0])] == ["none", "reward function"]
+    assert "learned rewards: R²" in capsys.readouterr().out
+    true = run("focal", tmp_path, "--relabel", "--true_rewards")
+    assert len({*plain, *relabelled, *true, *run("focal", tmp_path, "--rl", "brac")}) == 8
+    found = [read_json(path) for path in (plain[0], relabelled[0], true[0])]
+    assert [result["privileges"] for result in found] == ["none", "none", "reward function"]
+    assert ["learned_reward" in result for result in found] == [False, True, False]
+    assert read_json(run("iql", tmp_path, "--relabel")[0])["learned_reward"] == found[1]["learned_reward"]  # of the same model
+    with pytest.raises(SystemExit):
+        run("focal", tmp_path, "--true_rewards")
+    assert "--true_rewards has no effect without --relabel" in capsys.readouterr().err
 
 
 def test_recorded_contexts_measure_the_same_policy_under_a_protocol_of_their_own(data_root, tmp_path, capsys):

@@ -218,7 +218,7 @@ def test_dynamics_families_are_not_relabelled(tmp_path):
     with pytest.raises(UserError, match="no compute_rewards to relabel with: give --relabel_share 0"):
         short_run("hopper_rand_params", tmp_path)
     run = short_run("hopper_rand_params", tmp_path, "--relabel_share", "0", "--num_envs", "2")
-    assert run.features.shape == (50, 4 + 12 + 3 + 5)
+    assert run.features.shape == (100, 4 + 12 + 3 + 5)
     assert run.draw(30, np.random.default_rng(0))[0].shape == (30, 11 + 24)
 
 
@@ -322,8 +322,8 @@ def test_datasets_of_a_shared_agent(trained):
     env = parse_args(get_datasets.make_parser(), "get_datasets", ["--env_type", "point_robot"]).env
     _, weights = load_behaviour(Source(trained / "saves/point_robot/behaviour", "multitask"), env, 2, "")
     stored = load_tensors(trained / "saves/point_robot/behaviour/multitask/checkpoints.safetensors")
-    features = torch.from_numpy(task_features(env.make(), range(50)))
-    torch.testing.assert_close(stored["task_features"], features)
+    features = torch.from_numpy(task_features(env.make(), range(50)))[:50]
+    torch.testing.assert_close(stored["task_features"], features)  # of the tasks that it is trained on
     rows = [np.flatnonzero(made.task_ids == 2)[-1]]  # the last episode is the last checkpoint's
     observations = torch.from_numpy(made.observations[rows, :-1])
     told = torch.cat([observations, features[2].expand(1, 20, 2)], -1)
@@ -334,6 +334,30 @@ def test_datasets_of_a_shared_agent(trained):
     np.testing.assert_allclose(one.act(observations, deterministic=True), expected, atol=1e-6)
     spread = np.abs(made.actions[rows] - expected)
     assert 0 < spread.mean() < 0.1  # the played actions are samples around these
+
+
+def test_cross_data_are_played_by_other_tasks_policies(trained, monkeypatch):
+    class Noiseless(BehaviourPolicies):
+        def act(self, observations, generator=None, deterministic=False):
+            return super().act(observations, generator, deterministic=True)
+
+    monkeypatch.setattr("src.behaviour.collect.BehaviourPolicies", Noiseless)
+    made = dataset(trained, "cross", "--no-resume")
+    facts = made.metadata["provenance"][0]["behaviour"]["2"]
+    assert 2 in facts["players"] and len(facts["players"]) == 6 and max(facts["players"]) < 45
+    env = parse_args(get_datasets.make_parser(), "get_datasets", ["--env_type", "point_robot"]).env
+    space, source, acted = env.make().action_space, Source(trained / "saves/point_robot/behaviour", "multitask"), []
+    episodes = made.select([2])
+    for player, step in zip(facts["players"], facts["checkpoint_steps"], strict=True):
+        curve, weights = load_behaviour(source, env, player, "")
+        row = curve["steps"].index(step)
+        policy = Noiseless({name: value[row][None] for name, value in weights.items()}, space.low, space.high)
+        near = np.abs(policy.act(episodes.observations[:, :-1].reshape(1, -1, 2)).reshape(10, 20, 2) - episodes.actions)
+        acted.append(near.max((1, 2)) < 1e-5)
+    acted = np.array(acted)  # (players, episodes)
+    own = facts["players"].index(2)
+    assert acted.sum(0).tolist() == [1] * 10  # every episode by one of the six
+    assert acted[own].tolist() == [True] * 5 + [False] * 5
 
 
 def test_committed_policies_step_in(trained, tmp_path, monkeypatch, capsys):
@@ -398,8 +422,8 @@ def test_curves_of_single_tasks_become_a_table(tmp_path, capsys):
     assert curve["stochastic_returns"] == pytest.approx(np.mean(stored["stochastic_returns"], 1), abs=0.01)
     assert len(found["curves"]) == 3 and len(curve["steps"]) == 6
     lines = readme.table("none", [str(path)]).splitlines()
-    assert lines[0].startswith("| task | random | task_blind | oracle | ") and len(lines) == 2 + 3
-    assert lines[2].split(" | ")[3] == f"{found['oracle'][task]:.4g}"
+    assert lines[0].startswith("| task | random | task_blind | best_known | ") and len(lines) == 2 + 3
+    assert lines[2].split(" | ")[3] == f"{found['best_known'][task]:.4g}"
 
 
 def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
@@ -409,22 +433,26 @@ def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
     found = read_json(tmp_path / "references" / "point_robot.json")
     scores = found["task_blind"]["training_tasks"]
     experts = [name for name in scores if name.startswith("expert of task")]
-    assert len(experts) == 45 and len(scores) == 48  # every training task's, the shared agent, the cloned policy, no action
+    assert (
+        len(experts) == 8 and len(scores) == 11
+    )  # the finalists of all training tasks', the shared agent, the cloned, no action
     assert scores[found["task_blind"]["chosen"]] == max(scores.values())
     levels = {name: np.array(values) for name, values in found["per_task"].items()}
-    assert set(levels) == {"trivial", "task_blind", "oracle"} and all(len(values) == 50 for values in levels.values())
-    assert len(found["oracle"]) == 50 and set(found["oracle"]) <= {*scores, "its own expert"}
-    assert levels["oracle"].mean() >= levels["task_blind"].mean() - 0.5  # chosen on other episodes
+    assert set(levels) == {"trivial", "task_blind", "best_known"} and all(len(values) == 100 for values in levels.values())
+    assert len(found["best_known"]) == 100 and set(found["best_known"]) <= {*scores, "its own expert"}
+    assert levels["best_known"].mean() >= levels["task_blind"].mean() - 0.5  # chosen on other episodes
     goals = point_robot().make().unwrapped.tasks["goal"]
     np.testing.assert_allclose(levels["trivial"], -20 * np.linalg.norm(goals, axis=1), atol=0.05)  # it stays at the start
 
 
-def test_levels_are_chosen_by_training_tasks_and_an_oracle_is_the_best_known():
+def test_levels_are_chosen_by_training_tasks_and_the_best_known_by_each():
     """Tasks 0 to 2 are trained on. `good` is best there, `lucky` on task 3, where `good` is worst; own experts win on 0 and 3."""
     trials = {"good": np.array([5.0, 6, 4, 0]), "lucky": np.array([1.0, 2, 3, 90]), "poor": np.array([0.0, 0, 9, 1])}
-    chosen, scores, oracle = measure_references.choose(trials, np.array([7.0, 3, 2, 91]), np.arange(3))
+    trials["inferring"] = np.array([6.9, 2, 1, 90.5])  # not blind: it is no candidate of the task-blind level
+    blind = ("good", "lucky", "poor")
+    chosen, scores, best = measure_references.choose(trials, blind, np.array([7.0, 3, 2, 91]), np.arange(3))
     assert chosen == "good" and scores == {"good": 5, "lucky": 2, "poor": 3}
-    assert oracle == ["its own expert", "good", "poor", "its own expert"]
+    assert best == ["its own expert", "good", "poor", "its own expert"]
 
 
 def test_choice_of_checkpoints_to_keep():

@@ -125,6 +125,32 @@ def test_official_folder(tmp_path, capsys):
         import_trajectories(source, ENV, range(50))
 
 
+def test_official_prompt_files(tmp_path, capsys):
+    """Lists of whole trajectories, which mark no end; the data of the same folder stay out."""
+    contents = {}
+    for task in (0, 2):
+        content = flat(3, seed=task, task=task)
+        names = ("observations", "next_observations", "actions", "rewards")
+        contents[task] = [{name: content[name][start : start + 20] for name in names} for start in (0, 20, 40)]
+        write(tmp_path / f"dataset_task_prompt{task}.pkl", contents[task])
+    flags = ["--env_type", "point_robot", "--import_from", str(tmp_path), "--output_dir", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        main([*flags, "--data_type", "prompts"])
+    assert "for its dataset_task_prompt<i>.pkl pass --import_prompts" in capsys.readouterr().err
+    write(tmp_path / "dataset_task_1.pkl", flat(task=1))
+    main([*flags, "--data_type", "prompts", "--import_prompts"])
+    t = load(tmp_path / "datasets", "point_robot", "prompts", ENV)
+    assert t.task_ids.tolist() == [0, 0, 0, 2, 2, 2] and set(t.lengths) == {20}
+    last = contents[2][2]
+    np.testing.assert_array_equal(t.observations[5, -1], last["next_observations"][-1].astype(np.float32))
+    np.testing.assert_array_equal(t.actions[5], last["actions"].astype(np.float32))
+    write(tmp_path / "dataset_task_prompt2.pkl", [Evil(os.system, "touch touched")])
+    with pytest.raises(UserError, match=r"refused|not a readable pickle"):
+        import_trajectories(tmp_path, ENV, range(50), prompts=True)
+    with pytest.raises(UserError, match="leave it out for a file"):
+        import_trajectories(tmp_path / "dataset_task_1.pkl", ENV, range(50), prompts=True)
+
+
 @pytest.mark.parametrize("goals", [7, ["left", "right"], [[0.1, 0.2, 0.3]], {3: [0.1, 0.2]}])
 def test_goals_that_are_none(tmp_path, goals):
     write(tmp_path / "dataset_task_0.pkl", flat(task=0))

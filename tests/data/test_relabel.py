@@ -7,7 +7,8 @@ import pytest
 from helpers import point_robot
 
 from src.data import trajectories
-from src.data.relabel import imagined_tasks, relabeller, with_best_of_other_tasks
+from src.data.relabel import EnvironmentRewards, true_rewards
+from src.data.relabel import with_best_of_other_tasks as best_of_others
 from src.run.errors import UserError
 
 STEPS, TASKS = 4, (2, 11, 30)
@@ -28,6 +29,10 @@ def episodes():
         observations, np.zeros((count, STEPS, 2), np.float32), rewards.astype(np.float32), np.full(count, STEPS), task_ids,
         trajectories.task_parameters(environment, TASKS),
     )  # fmt: skip
+
+
+def with_best_of_other_tasks(episodes, environment, *rest, **more):
+    return best_of_others(episodes, EnvironmentRewards(environment, episodes), *rest, **more)
 
 
 def test_the_best_episodes_of_other_tasks_join(episodes):
@@ -81,17 +86,22 @@ def test_best_steps_joins_episodes_that_are_best_from_some_step_on(episodes):
     )  # nobody for steps 2 and 3
 
 
-def test_imagined_tasks_lie_around_the_training_tasks():
-    environment = point_robot().make()
-    goals = environment.unwrapped.tasks["goal"]
-    table = imagined_tasks(environment, TASKS, 6000, np.random.default_rng(0))["goal"]
+def imagined_goals(episodes, number):
+    rewards, ids = EnvironmentRewards(point_robot().make(), episodes).imagined(number, np.random.default_rng(0))
+    assert ids == range(50, 50 + number)
+    return rewards.table["goal"]
+
+
+def test_true_imagined_tasks_lie_around_the_training_tasks(episodes):
+    goals = point_robot().make().unwrapped.tasks["goal"]
+    table = imagined_goals(episodes, 6000)
     assert np.array_equal(table[:50], goals) and table.shape == (6050, 2)
     generator = np.random.default_rng(0)
     centres = generator.choice(np.array(TASKS), 6000)
     moves = (table[50:] - goals[centres]) / goals[list(TASKS)].std(0)
     assert np.abs(moves.mean(0)).max() < 0.02 and np.allclose(moves.std(0), 0.3, atol=0.01)
     assert np.unique(centres).tolist() == list(TASKS)  # no other task is a centre
-    assert np.array_equal(table, imagined_tasks(environment, TASKS, 6000, np.random.default_rng(0))["goal"])
+    assert np.array_equal(table, imagined_goals(episodes, 6000))
 
 
 def test_imagined_tasks_join_with_random_and_with_their_best_episodes(episodes):
@@ -99,7 +109,7 @@ def test_imagined_tasks_join_with_random_and_with_their_best_episodes(episodes):
     joined = with_best_of_other_tasks(episodes, environment, 0.5, 2, np.random.default_rng(0))
     plain = with_best_of_other_tasks(episodes, environment, 0.5)
     assert np.array_equal(joined.observations[:18], plain.observations) and joined.task_ids[18:].tolist() == [50] * 6 + [51] * 6
-    goals = imagined_tasks(environment, TASKS, 2, np.random.default_rng(0))["goal"][50:]
+    goals = imagined_goals(episodes, 2)[50:]
     for goal, added in zip(goals, (joined.take(np.arange(18, 24)), joined.take(np.arange(24, 30))), strict=True):
         assert np.allclose(added.rewards, -np.linalg.norm(added.observations[:, 1:] - goal, axis=-1), atol=1e-6)
         possible = np.sort(-np.linalg.norm(episodes.observations[:, 1:] - goal, axis=-1).sum(1))
@@ -114,5 +124,6 @@ def test_an_environment_that_cannot_tell_is_named(episodes):
 
     environment = Silent()
     environment.unwrapped = environment
-    with pytest.raises(UserError, match=r"relabelling needs Silent\.compute_rewards.*--decode .*--other_tasks none"):
-        relabeller(environment, episodes)
+    with pytest.raises(UserError, match=r"needs Silent\.compute_rewards.*leave --true_rewards out"):
+        EnvironmentRewards(environment, episodes)
+    assert true_rewards(environment, episodes) is None

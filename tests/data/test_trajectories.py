@@ -14,9 +14,9 @@ import torch
 
 from get_datasets import main
 from src.behaviour.store import task_directory
-from src.data.qualities import choose_checkpoints
+from src.data.qualities import choose_checkpoints, choose_players
 from src.data.trajectories import Trajectories, check, load, observation_statistics, save, task_parameters
-from src.run.config import read_env, read_yaml
+from src.run.config import CONFIG_DIR, known_env_types, read_env, read_yaml
 from src.run.errors import UserError
 from src.run.files import read_json, save_tensors, write_json
 
@@ -102,6 +102,24 @@ def test_checkpoints_by_hand():
     assert choose_checkpoints(curve, "replay", 5, 0.5).tolist() == [0, 2, 4, 6, 8]
     curve = {"stochastic_returns": [[-30], [-25], [-40]], "random_returns": [-20]}
     assert choose_checkpoints(curve, "medium", 1, 0.5).tolist() == [1]
+    assert choose_checkpoints(curve, "cross", 3, 0.5).tolist() == choose_checkpoints(curve, "expert", 3, 0.5).tolist()
+
+
+def test_players_of_cross_data():
+    """Own policy in one half; in the other every other training task's before any plays twice, never a test task's."""
+    generator = np.random.default_rng(0)
+    players = choose_players("cross", 2, range(5), 12, generator)
+    assert players[:6].tolist() == [2] * 6 and sorted(players[6:10]) == [0, 1, 3, 4] and len(set(players[10:])) == 2
+    assert sorted(set(choose_players("cross", 7, range(3), 9, generator).tolist())) == [0, 1, 2, 7]
+    assert choose_players("expert", 2, range(5), 3, generator).tolist() == [2] * 3
+    assert choose_players("cross", 0, range(1), 3, generator).tolist() == [0] * 3
+
+
+def test_medium_is_one_rule_in_every_family_of_tasks():
+    """The same share of the way from random to expert; only the domains of one task follow D4RL's."""
+    for name in known_env_types():
+        share = (read_yaml(CONFIG_DIR / f"{name}.yaml").get("get_datasets") or {}).get("medium_share")
+        assert share is None or name.startswith("gym_"), name
 
 
 # ------------------------------------------------------------------------------------------------------------- disk

@@ -343,7 +343,7 @@ def test_setting_a_task_reaches_rewards_and_dynamics(env_class):
     if env_class in (AntSemicircleSparseEnv, PointRobotDenseEnv, PointRobotWindEnv, PointRobotWindNarrowEnv):
         assert not np.array_equal(first, trace(used, 5))
         return
-    oracle = env_class.reference_policies(used.tasks, [0])["oracle"]  # rewards elsewhere are too sparse for random actions
+    oracle = env_class.reference_policies(used.tasks, [0])["best_known"]  # rewards elsewhere are too sparse for random actions
     observation, _ = used.reset(options={"task": 5})
     total = 0
     for _ in range(used.max_episode_steps):
@@ -499,7 +499,7 @@ def test_gridworld_optimum_is_exact():
 def test_gridworld_levels():
     levels = play_levels(GridworldEnv, load_tasks("gridworld"), np.arange(21), 4)
     assert levels["trivial"].sum(-1).mean() == pytest.approx(-6)
-    assert levels["oracle"].sum(-1).mean() == pytest.approx(44.2857, abs=1e-3)
+    assert levels["best_known"].sum(-1).mean() == pytest.approx(44.2857, abs=1e-3)
     assert levels["task_blind"].sum(-1).mean() == pytest.approx(4 * (-0.1 + 14 / 21 - 14 * 0.1 * 20 / 21), abs=1e-3)
 
 
@@ -518,7 +518,7 @@ def test_gridworld_sampling(policy, expected, tolerance):
 
 def test_semicircle_oracle_and_sweep():
     tasks = DOMAINS["point_robot_sparse"].population(0)
-    oracle = play_levels(PointRobotSparseEnv, tasks, np.arange(181), 2)["oracle"]
+    oracle = play_levels(PointRobotSparseEnv, tasks, np.arange(181), 2)["best_known"]
     assert oracle.sum(-1).mean() == pytest.approx(106.9, abs=0.05)
     sweep = play_repeated(PointRobotSparseEnv, tasks, lambda rows, ids: references.ArcSweepPolicy(rows["goal"]), 2)
     assert mean_per_episode(sweep) == pytest.approx([39.92, 53.44], abs=0.02)
@@ -543,17 +543,17 @@ def test_semicircle_sampling(policy, expected, tolerance):
 
 def test_wind_levels():
     levels = play_levels(PointRobotWindEnv, DOMAINS["point_robot_wind"].population(0), np.arange(2000), 2)
-    assert mean_per_episode(levels["oracle"]) == pytest.approx([16.55, 16.55], abs=0.005)
+    assert mean_per_episode(levels["best_known"]) == pytest.approx([16.55, 16.55], abs=0.005)
     assert mean_per_episode(levels["task_blind"]) == pytest.approx([16.45, 16.45], abs=0.005)
-    assert (levels["oracle"].min(), levels["oracle"].max()) == (9, 20)
+    assert (levels["best_known"].min(), levels["best_known"].max()) == (9, 20)
     narrow = play_levels(PointRobotWindNarrowEnv, load_tasks("point_robot_wind_narrow"), np.arange(40), 1)
-    assert narrow["oracle"].mean() > 5 * narrow["task_blind"].mean()  # here the wind has to be known
+    assert narrow["best_known"].mean() > 5 * narrow["task_blind"].mean()  # here the wind has to be known
 
 
 def test_escape_room_levels():
     """The probe's returns by sector: the first probe is reached in 10 steps, so step 11 is the first one outside."""
     tasks = DOMAINS["escape_room"].population(0)
-    oracle = play_levels(EscapeRoomEnv, tasks, np.arange(2000), 1)["oracle"]
+    oracle = play_levels(EscapeRoomEnv, tasks, np.arange(2000), 1)["best_known"]
     assert oracle.mean() == pytest.approx(51.6, abs=0.05)
     probe = play_repeated(EscapeRoomEnv, tasks, lambda rows, ids: references.DoorProbePolicy(rows["angle"]), 2)
     by_sector = probe[:, 0, 0].reshape(8, 250)
@@ -565,7 +565,7 @@ def test_escape_room_levels():
 def test_dense_levels():
     levels = play_levels(PointRobotDenseEnv, load_tasks("point_robot_dense"), np.arange(20), 1, repetitions=5)
     means = {name: returns.mean() for name, returns in levels.items()}
-    assert means["trivial"] < means["task_blind"] < means["oracle"] < 0
+    assert means["trivial"] < means["task_blind"] < means["best_known"] < 0
 
 
 @pytest.mark.parametrize("name", DOMAINS)
@@ -583,7 +583,7 @@ def test_references_command(tmp_path, capsys):
     made = json.loads((tmp_path / "point_robot_wind.json").read_text())
     stored = json.loads((REPOSITORY / "configs/references/point_robot_wind.json").read_text())
     assert made["references"] == stored["references"] and made["per_task"] == stored["per_task"]
-    assert "oracle" in capsys.readouterr().out
+    assert "best_known" in capsys.readouterr().out
     with pytest.raises(SystemExit) as refused:
         references.main(["--domain", "two_rooms", "--output_dir", str(tmp_path)])
     assert refused.value.code == 2

@@ -84,7 +84,7 @@ def test_torques_go_back_the_way_joints_came(angle):
 def test_the_committed_agent_serves_directions_that_it_was_not_trained_on():
     env = load_env("ant_dir")
     source = Source(committed_directory("ant_dir"), "committed")
-    assert AntDirEnv.task_frame is GoalFrame and source.tasks(env.make()) == (0, 50)
+    assert AntDirEnv.task_frame is GoalFrame and source.tasks(env, env.make()) == (0, 50)
     known, weights = load_behaviour(source, env, 3, "")
     curve, others = load_behaviour(source, env, 47, "")
     assert all(torch.equal(weights[name].float(), values.float()) for name, values in others.items())

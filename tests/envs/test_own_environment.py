@@ -10,7 +10,7 @@ from helpers import ROOT, SCRIPTS, shell
 
 from envs.point_robot import PointRobotEnv
 from src.behaviour.policies import make_frame, task_features
-from src.data.relabel import relabeller
+from src.data.relabel import EnvironmentRewards
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import EnvironmentLoop, make_batch
 from src.evaluation.rollout import rollout
@@ -101,8 +101,8 @@ def test_a_wrapper_is_played_and_nothing_inside_it_is_used():
     np.testing.assert_allclose(ours, 10 * theirs, rtol=1e-6)
     environment = wrapped.make()
     assert checks.batch_class(environment) is None and checks.batch_class(plain.make()) is not None
-    with pytest.raises(UserError, match=r"relabelling needs TransformReward\.compute_rewards, which it lacks"):
-        relabeller(environment, None)
+    with pytest.raises(UserError, match=r"needs TransformReward\.compute_rewards, which it lacks"):
+        EnvironmentRewards(environment, None)
     assert make_frame(environment, [0]) is None
     assert task_features(environment, range(16)).shape == (20, 2)  # the parameters themselves
 

@@ -494,16 +494,19 @@ def test_reference_levels_of_the_published_tasks():
     assert np.mean(levels["trivial"]) == pytest.approx(-17.50, abs=0.005)
     np.testing.assert_allclose(levels["trivial"], [-21.53, -22.19, -19.15, -12.80, -11.84], atol=0.006)
     assert np.mean(levels["task_blind"]) == pytest.approx(-17.62, abs=0.005)
-    assert np.mean(levels["oracle"]) == pytest.approx(-2.98, abs=0.005)
-    np.testing.assert_allclose(levels["oracle"], [-4.26, -4.14, -3.97, -1.45, -1.08], atol=0.006)
+    assert np.mean(levels["best_known"]) == pytest.approx(-2.98, abs=0.005)
+    np.testing.assert_allclose(levels["best_known"], [-4.26, -4.14, -3.97, -1.45, -1.08], atol=0.006)
     assert "dataset_mean" not in levels
 
 
 def test_reference_levels_of_all_tasks_and_of_the_training_tasks():
     levels = reference_levels(ENV, ENV.make(), list(range(50)), episodes=1)
+    inferred = np.array(levels["explicit_inference"])
+    assert inferred.mean() == pytest.approx(-4.204, abs=0.001) and inferred[45:].mean() == pytest.approx(-5.305, abs=0.001)
+    assert (inferred < np.array(levels["best_known"]) + 1e-3).all()
     means = {name: (np.mean(values), np.mean(values[:45])) for name, values in levels.items()}
     assert means["trivial"] == pytest.approx((-14.88, -14.59), abs=0.006)
-    assert means["oracle"] == pytest.approx((-2.25, -2.16), abs=0.006)
+    assert means["best_known"] == pytest.approx((-2.25, -2.16), abs=0.006)
     assert means["task_blind"][1] == pytest.approx(-14.32, abs=0.005)
 
 
@@ -532,7 +535,7 @@ def test_the_task_blind_level_is_that_of_the_training_tasks():
 def test_levels_that_nobody_can_compute_are_null():
     env = read_env(ROOT / "tests/toy/slide.yaml", read_yaml(ROOT / "tests/toy/slide.yaml"))
     levels = reference_levels(env, env.make(), [6, 7])
-    assert levels["task_blind"] is None and levels["oracle"] is None and len(levels["trivial"]) == 2
+    assert levels["task_blind"] is None and levels["best_known"] is None and len(levels["trivial"]) == 2
 
 
 def test_warmup_episodes_may_end_on_their_own():

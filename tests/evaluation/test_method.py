@@ -47,6 +47,14 @@ def test_a_new_method_is_one_file(data_root, tmp_path):
     again = shell("-m tests.toy.bc", *words(tmp_path, *SHORT, "--learning_rate", "1e-3", "--eval_only", "--warmup_episodes", "1"))
     assert again.returncode == 0, again.stderr
     assert np.shape(read_result(folder / "few_shot-strict/seed_0.json")["warmup_returns"]) == (5, 3, 1)
+    fresh = shell("-m tests.toy.bc", *words(tmp_path, *SHORT, "--learning_rate", "1e-3", "--eval_only", "--fresh"))
+    assert fresh.returncode == 0, fresh.stderr
+    final = read_result(folder / "few_shot-strict-fresh/seed_0.json")  # beside the others, of the same policy
+    assert final["task_ids"] == list(range(50, 100)) == sorted(map(int, final["task_parameters"])) and final["fresh"]
+    assert read_result(folder / "few_shot-strict/seed_0.json")["task_ids"] == list(range(45, 50))
+    assert final["curve"] == few["curve"]
+    refused = shell("-m tests.toy.bc", *words(tmp_path, *SHORT, "--learning_rate", "1e-3", "--validation", "--fresh"))
+    assert refused.returncode == 2 and "--fresh is for final figures, --validation for choosing" in refused.stderr
     refused = shell("-m tests.toy.bc", *words(tmp_path, *SHORT, "--learning_rate", "1e-2"))
     assert refused.returncode == 2 and "holds a run with learning_rate 0.001, this command says 0.01" in refused.stderr
 

@@ -26,7 +26,7 @@ def write(root, **changes):
 
 def test_what_is_written_comes_back(tmp_path):
     path = write(
-        tmp_path, target_return=np.float32(5.5), reference={"oracle": [3.0, 4.0], "expert": None}, target_rule="train",
+        tmp_path, target_return=np.float32(5.5), reference={"best_known": [3.0, 4.0], "expert": None}, target_rule="train",
         task_parameters={"45": {"goal": [0.25, 1 / 3]}, "7": {"goal": [0, 0]}}, directory=tmp_path / "saves" / "run",
         curve={"gradient_steps": [50, 100], "test_return": [1.0, None]},
     )  # fmt: skip
@@ -34,7 +34,7 @@ def test_what_is_written_comes_back(tmp_path):
     result = read_result(path)
     assert result["task_ids"] == [45, 46] and result["returns"] == MEASURED["returns"].tolist()
     assert result["warmup_returns"] == MEASURED["warmup_returns"] and result["task_parameters"] == {"45": {"goal": [0.25, 1 / 3]}}
-    assert result["reference"] == {"oracle": [3.0, 4.0]} and result["reference_episodes"] == {}
+    assert result["reference"] == {"best_known": [3.0, 4.0]} and result["reference_episodes"] == {}
     assert result["target_return"] == 5.5 and result["target_rule"] == "train" and result["validation"] is False
     assert result["curve"]["test_return"] == [1.0, None] and result["config"] == FACTS["config"]
     for key in ("method", "recipe", "ablation", "regime", "protocol", "seed", "privileges", "training", "made_from"):
@@ -60,16 +60,17 @@ def test_one_line_per_task_and_few_for_the_settings(tmp_path):
 def test_levels_by_episode_are_also_levels(tmp_path):
     measured = {"returns": [[1.0, 5.0], [3.0, 7.0]], "success": [[0, 1], [1, 1]]}
     result = read_result(
-        write(tmp_path, regime="bamdp", measured=measured, reference={"oracle": [[1, 3], [5, 5]], "blind": [0, 1]})
+        write(tmp_path, regime="bamdp", measured=measured, reference={"best_known": [[1, 3], [5, 5]], "blind": [0, 1]})
     )
-    assert result["reference"] == {"oracle": [2.0, 5.0], "blind": [0.0, 1.0]}
-    assert result["reference_episodes"] == {"oracle": [[1, 3], [5, 5]]} and result["success"] == [[0, 1], [1, 1]]
+    assert result["reference"] == {"best_known": [2.0, 5.0], "blind": [0.0, 1.0]}
+    assert result["reference_episodes"] == {"best_known": [[1, 3], [5, 5]]} and result["success"] == [[0, 1], [1, 1]]
 
 
 def test_facts_that_differ_never_share_a_file(tmp_path):
     changes = (
         {}, {"recipe": "paper"}, {"ablation": "no_context"}, {"regime": "zero_shot"}, {"protocol": "paper"}, {"seed": 4},
-        {"validation": True}, {"variant": {"explore_steps": 3}}, {"variant": {"folder": "a/b"}}, {"variant": {"folder": "a_b"}},
+        {"validation": True}, {"fresh": True}, {"variant": {"explore_steps": 3}},
+        {"variant": {"folder": "a/b"}}, {"variant": {"folder": "a_b"}},
     )  # fmt: skip
     paths = {write(tmp_path, **change) for change in changes}
     assert len(paths) == len(changes)
@@ -116,6 +117,7 @@ BROKEN = {
     "seed": lambda d: d.update(seed=True),
     "privileges": lambda d: d.update(privileges="all"),
     "validation": lambda d: d.update(validation=0),
+    "fresh": lambda d: d.update(fresh=True, validation=True),
     "training.gradient_steps": lambda d: d["training"].update(gradient_steps="many"),
     "curve.test_return": lambda d: d.update(curve={"gradient_steps": [1, 2], "test_return": [1.0]}),
     "tasks": lambda d: d.update(tasks=[]),
@@ -123,7 +125,7 @@ BROKEN = {
     "tasks.returns": with_row(returns=[]),
     "tasks.success": with_row(success=[1.0, 0.0]),
     "tasks.warmup_returns": with_row(warmup_returns=[[1.0], [2.0]]),
-    "tasks.reference.oracle": with_row(reference={"oracle": 1.0}),
+    "tasks.reference.best_known": with_row(reference={"best_known": 1.0}),
     "normalisation": lambda d: d.update(normalisation={"minimum": 1.0, "maximum": 1.0}),
     "pictures": lambda d: d.update(pictures="../../secret.json"),
     "probe.dataset": lambda d: d.update(probe={"dataset": [1.0]}),

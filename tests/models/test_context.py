@@ -12,7 +12,7 @@ from helpers import point_robot, random_episodes, tiny_policy, tiny_world_model
 
 import train_context
 from src.data import trajectories
-from src.data.relabel import imagined_tasks, paid_by, relabeller
+from src.data.relabel import EnvironmentRewards, paid_by
 from src.data.transitions import Decoding, TransitionSampler, context_windows, make_sampler
 from src.models import world_model_training
 from src.models.meta_dt_agent import MetaDTAgent
@@ -384,8 +384,15 @@ def test_across_episodes_any_transition_of_the_same_task_is_decoded(horizon):
 PLACES = [100 * e + t for e, length in enumerate((6, 3, 5)) for t in range(length)]
 
 
+def paid_its_number():
+    """As `numbered`, but each task pays its number."""
+    observations, actions, rewards, lengths, tasks = numbered()
+    return observations, actions, tasks[:, None].expand(rewards.shape).float(), lengths, tasks
+
+
 def task_as_reward(observations, actions, following, infos, tasks):
-    """A relabeller that pays the task's number, and checks what it is given."""
+    """Rewards that are the task's number; checks what it is given, which is never of the task itself."""
+    assert (tasks != np.where(observations[..., 0] >= 200, 9, 4)).all()
     np.testing.assert_array_equal(following, observations + 1)
     np.testing.assert_array_equal(actions, observations + 0.5)
     if infos:
@@ -395,7 +402,7 @@ def task_as_reward(observations, actions, following, infos, tasks):
 
 def test_running_episodes_and_their_targets_are_paid_under_one_task():
     """As above for whole episodes: every step of an episode is paid under the episode's task, and so are its targets."""
-    sampler = TransitionSampler(*numbered(), 0, task_as_reward, 0.3)
+    sampler = TransitionSampler(*paid_its_number(), 0, task_as_reward, 0.3)
     window, (observations, _, rewards, after) = sampler.draw(18_000, torch.Generator().manual_seed(0))
     paid, mask = window[2][..., 0], window[3]
     rows = mask.nonzero()[:, 0]
@@ -410,9 +417,8 @@ def test_running_episodes_and_their_targets_are_paid_under_one_task():
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("infos", [False, True])
 def test_windows_and_targets_are_paid_under_one_task(share, infos):
-    arrays = numbered()
-    infos = {"speed": arrays[2] + 0.5} if infos else {}
-    sampler = TransitionSampler(*arrays, HORIZON, task_as_reward, share, infos)
+    infos = {"speed": numbered()[2] + 0.5} if infos else {}
+    sampler = TransitionSampler(*paid_its_number(), HORIZON, task_as_reward, share, infos)
     window, (observations, _, rewards, after) = sampler.draw(6000, torch.Generator().manual_seed(0))
     paid, mask = window[2][..., 0], window[3]
     assert torch.equal(after, observations + 1)
@@ -432,7 +438,7 @@ def test_relabelled_rewards_are_those_of_the_environment(data_root):
     dataset = trajectories.load(data_root / "datasets", "point_robot", "random")
     environment = point_robot().make()
     few = dataset.select([3, 30])
-    relabel = relabeller(environment, few)
+    relabel = EnvironmentRewards(environment, few)
     tasks = np.broadcast_to(few.task_ids[:, None], few.rewards.shape)
     own = relabel(few.observations[:, :-1], few.actions, few.observations[:, 1:], {}, tasks)
     np.testing.assert_allclose(own, few.rewards, atol=1e-6)
@@ -440,7 +446,7 @@ def test_relabelled_rewards_are_those_of_the_environment(data_root):
     other = relabel(few.observations[:, :-1], few.actions, few.observations[:, 1:], {}, np.full_like(tasks, 7))
     np.testing.assert_allclose(other, -np.linalg.norm(few.observations[:, 1:] - goals[7], axis=-1), atol=1e-6)
 
-    sampler = make_sampler(few, HORIZON, Decoding("relabelled", 0.0), environment)  # share 0: the data's own rewards
+    sampler = make_sampler(few, HORIZON, Decoding("relabelled", relabel_share=0.0), relabel)  # share 0: the data's own rewards
     plain = make_sampler(few, HORIZON)
     found, _ = sampler.draw(500, torch.Generator().manual_seed(0))
     expected, _ = plain.draw(500, torch.Generator().manual_seed(0))
@@ -448,7 +454,7 @@ def test_relabelled_rewards_are_those_of_the_environment(data_root):
         torch.testing.assert_close(a[mask], b[mask], atol=1e-6, rtol=1e-6)
 
     # share 1: every target is the reward of task 3 or of task 30 for that very transition
-    moved = make_sampler(few, HORIZON, Decoding("relabelled", 1.0), environment)
+    moved = make_sampler(few, HORIZON, Decoding("relabelled", relabel_share=1.0), relabel)
     _, (_, _, rewards, after) = moved.draw(500, torch.Generator().manual_seed(0))
     options = -np.linalg.norm(after.numpy()[:, None] - goals[[3, 30]], axis=-1)
     assert np.isclose(options, rewards.numpy(), atol=1e-6).any(1).all()
@@ -457,9 +463,10 @@ def test_relabelled_rewards_are_those_of_the_environment(data_root):
 def test_imagined_tasks_are_paid_as_training_tasks_are(data_root):
     few = trajectories.load(data_root / "datasets", "point_robot", "random").select([3, 30])
     environment = point_robot().make()
-    sampler = make_sampler(few, HORIZON, Decoding("relabelled", 1.0, 8), environment, seed=2)
+    true = EnvironmentRewards(environment, few)
+    sampler = make_sampler(few, HORIZON, Decoding("relabelled", relabel_share=1.0, other_tasks=8), true, seed=2)
     _, (_, _, rewards, after) = sampler.draw(2000, torch.Generator().manual_seed(0))
-    table = imagined_tasks(environment, [3, 30], 8, numpy_generator(2, "imagined_tasks"))["goal"]
+    table = true.imagined(8, numpy_generator(2, "imagined_tasks"))[0].table["goal"]
     distances = -np.linalg.norm(after.numpy()[:, None] - table[[3, 30, *range(50, 58)]], axis=-1)
     fits = np.isclose(distances, rewards.numpy(), atol=1e-6)
     assert fits.any(1).all() and fits.any(0).all()  # each reward is that of one of the ten tasks, and every task is met
@@ -468,7 +475,7 @@ def test_imagined_tasks_are_paid_as_training_tasks_are(data_root):
 def test_episodes_are_paid_by_unseen_tasks(data_root):
     few = trajectories.load(data_root / "datasets", "point_robot", "random").select([3, 30])
     environment = point_robot().make()
-    moved = paid_by(environment, few, range(45, 50), numpy_generator(1, "paid_by"))
+    moved = paid_by(EnvironmentRewards(environment, few), few, range(45, 50), numpy_generator(1, "paid_by"))
     assert set(moved.task_ids) == set(range(45, 50)) and (moved.observations == few.observations).all()
     goals = environment.tasks["goal"][moved.task_ids][:, None]
     np.testing.assert_allclose(moved.rewards, -np.linalg.norm(few.observations[:, 1:] - goals, axis=-1), atol=1e-6)
@@ -491,12 +498,14 @@ def test_relabelling_uses_recorded_facts_and_names_what_lacks_them():
     values = {"observations": observations, "actions": actions, "rewards": rewards, "lengths": lengths, "task_ids": tasks}
     values = {name: value.numpy() for name, value in values.items()}
     with_infos = trajectories.Trajectories(**values, infos={"speed": rewards.numpy() + 0.5})
-    sampler = make_sampler(with_infos, HORIZON, Decoding("relabelled", 1.0), Environment())
+    relabel = EnvironmentRewards(Environment(), with_infos)
+    sampler = make_sampler(with_infos, HORIZON, Decoding("relabelled", relabel_share=1.0), relabel)
     _, (place, _, paid, _) = sampler.draw(50, torch.Generator().manual_seed(0))
-    options = (place + 0.75) * torch.tensor([1.0, math.cos(1.0)])
-    assert torch.isclose(paid, options, rtol=1e-5).any(1).all()
-    with pytest.raises(UserError, match=r"speed.*another --decode"):
-        make_sampler(trajectories.Trajectories(**values), HORIZON, Decoding("relabelled"), Environment())
+    other = (place + 0.75) * torch.where(place < 200, math.cos(1.0), 1.0)
+    moved = torch.isclose(paid, other, rtol=1e-5)
+    assert (moved | (paid == place + 0.25)).all() and moved.any() and not moved.all()  # as recorded where the task is its own
+    with pytest.raises(UserError, match=r"speed.*leave --true_rewards out"):
+        EnvironmentRewards(Environment(), trajectories.Trajectories(**values))
 
 
 # -------------------------------------------------------------------------------------------------------------- the run

@@ -1,15 +1,18 @@
 """Weights of the official layout in our classes: actions, loss and z are those of the equations (Meta-DT, section 4)."""
 
+import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import random_episodes
+from helpers import listing, random_episodes, run_stage
 
+from src.evaluation.results import read_result
 from src.models.meta_dt import MetaDT, action_loss
+from src.models.meta_dt_agent import LEFT_OUT
 from src.models.official import load_official_world_model, policy_weights
-from src.models.world_model import episode_contexts
+from src.models.world_model import episode_contexts, load_world_model
 from src.run.errors import UserError
 
 STATE, ACTION, WIDTH, Z, HIDDEN, STEPS = 3, 2, 24, 16, 128, 12
@@ -42,13 +45,13 @@ def official_policy(layers=2):
     return draw(shapes, 0)
 
 
-def official_world_model(head):
-    encoder = linear("state_encoder.0", STATE, Z) | linear("action_encoder.0", ACTION, Z) | linear("reward_encoder.0", 1, Z)
-    decoder = dict(encoder) if head == "state" else linear("state_encoder.0", STATE, Z) | linear("action_encoder.0", ACTION, Z)
+def official_world_model(head, state=STATE):
+    encoder = linear("state_encoder.0", state, Z) | linear("action_encoder.0", ACTION, Z) | linear("reward_encoder.0", 1, Z)
+    decoder = dict(encoder) if head == "state" else linear("state_encoder.0", state, Z) | linear("action_encoder.0", ACTION, Z)
     encoder |= {"gru.weight_ih_l0": (3 * HIDDEN, 3 * Z), "gru.weight_hh_l0": (3 * HIDDEN, HIDDEN)}
     encoder |= {"gru.bias_ih_l0": (3 * HIDDEN,), "gru.bias_hh_l0": (3 * HIDDEN,)} | linear("context_output", HIDDEN, Z)
     decoder |= linear("linear1", (4 if head == "reward" else 3) * Z, HIDDEN) | linear("linear2", HIDDEN, HIDDEN)
-    decoder |= linear("linear3", HIDDEN, 1 if head == "reward" else STATE)
+    decoder |= linear("linear3", HIDDEN, 1 if head == "reward" else state)
     return {"context_encoder": draw(encoder, 1, 0.1), f"{head}_decoder": draw(decoder, 2, 0.1)}
 
 
@@ -182,3 +185,43 @@ def test_other_files_are_refused(tmp_path):
     for name in ("other.pt", "torn.pt"):
         with pytest.raises(UserError, match="is no world model of the official code"):
             load_official_world_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("head", ["reward", "state"])
+def test_stage_3_takes_an_official_world_model(head, tmp_path, capsys):
+    file, flags = tmp_path / "context_models_best.pt", ("--decode", "own", "--import_from")
+    torch.save(official_world_model(head, state=2), file)
+    run_stage("get_datasets", tmp_path)
+    run_stage("train_context", tmp_path, *flags, str(file))
+    directory = tmp_path / "saves/point_robot/random/context+debug/seed_0"
+    before = listing(directory)
+    run_stage("train_context", tmp_path, *flags, str(file))  # a finished command changes nothing
+    assert {name: content for name, content in listing(directory).items() if content != before[name]} == {}
+    expected, _ = load_official_world_model(file)
+    for which in ("best", "last"):
+        kept = load_world_model(directory, which)[0].state_dict()
+        assert all(torch.equal(value, kept[name]) for name, value in expected.state_dict().items())
+    result = read_result(tmp_path / "results/point_robot/random/context+debug/diagnostics/seed_0.json")
+    assert result["training"]["gradient_steps"] == 0 and len(result["made_from"]["official_world_model_sha256"]) == 64
+    assert {name.split("_")[0] for name in result["errors"]} == {head}  # the other head holds no knowledge
+    assert f"{head}: validation error" in capsys.readouterr().out
+    run_stage("train_meta_dt", tmp_path)
+    agent = json.loads((tmp_path / "saves/point_robot/random/meta_dt+debug/few_shot/seed_0/agent.json").read_text())
+    scales = dict(zip(("reward", "state"), agent["error_scale"], strict=True))
+    assert scales.pop(head) < 1e6 and set(scales.values()) == {LEFT_OUT}
+
+
+def test_stage_3_refuses_what_is_no_world_model_of_these_data(tmp_path, capsys):
+    run_stage("get_datasets", tmp_path)
+    file = tmp_path / "context_models_best.pt"
+    torch.save(official_world_model("reward", state=3), file)
+    capsys.readouterr()
+    for flags, mend in (
+        ([file], "reads observations of 3 numbers, the data have 2"), ([tmp_path / "none.pt"], "there is no such file"),
+        ([file, "--decode", "relabelled"], "leave out the recipe"), ([file, "--context_horizon", "0"], "leave out the recipe"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            run_stage("train_context", tmp_path, "--decode", "own", "--import_from", *map(str, flags))
+        said = capsys.readouterr().err
+        assert mend in said and said.count("\n") == 1
+    assert not (tmp_path / "saves").exists()

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from src.evaluation.results import PER_TASK, PICTURES, write_result
 from src.report import figures, pictures, tables
-from src.report.overview import csv_text, overview_tables, records
-from src.report.results import common_curve, episode_scores, group_results, read_results, reference_levels, scores_of
+from src.report.overview import budget_table, csv_text, improvement_table, main_tables, published_table, records
+from src.report.results import common_curve, episode_scores, group_results, is_current, read_results, reference_levels, scores_of
+from src.report.verdicts import verdicts
 from src.run.errors import UserError
 from tools import report
 
@@ -24,18 +25,22 @@ REFERENCE = {
     "task_blind": [-15.8, -16.4, -15.9, -17.3, -17.0],
     "dataset_mean": [-11.0, -12.2, -11.5, -12.8, -12.0],
     "dataset_best": [-6.1, -6.0, -5.2, -6.8, -6.4],
-    "oracle": [-3.2, -2.9, -2.6, -3.5, -3.4],
+    "best_known": [-3.2, -2.9, -2.6, -3.5, -3.4],
 }
 
 
-FIELDS = ("reference", "curve", "task_parameters", "normalisation", "variant", "validation", "privileges", "probe", "errors")
+FIELDS = (
+    "reference", "curve", "task_parameters", "normalisation", "variant", "validation", "fresh", "privileges", "probe", "errors"
+)  # fmt: skip
 
 
 def put(root, env_type, quality, name, regime, protocol, seed, /, **content):
     """One result file, named as in the tables ("meta_dt+fast-no_context"); `content` adds to its facts. Returns its path."""
     method, _, recipe = name.partition("-")[0].partition("+")
     measured = {key: content[key] for key in (*PER_TASK, *PICTURES) if key in content}
-    training = {key: content[key] for key in ("gradient_steps", "wall_clock_s", "environment_steps") if key in content}
+    training = {
+        key: content[key] for key in ("gradient_steps", "wall_clock_s", "environment_steps", "parameters") if key in content
+    }
     facts = {"privileges": "none", **{key: content[key] for key in FIELDS if key in content}}
     ids = [] if regime == "diagnostics" else content.get("task_ids", [45, 46])
     measured = measured if regime == "diagnostics" else {"returns": [[1.0, 3.0], [4.0]], **measured}
@@ -124,7 +129,8 @@ def test_online_runs_have_normalised_scores_and_curves_over_environment_steps(tm
     assert scores["online_dt-no_entropy", "finetuned"] == "50.0"
     assert "0 = 20.0, 100 = 3220.0: our own expert" in table.rows[0][-1]
     assert {row[0]: row[2] for row in table.references} == {"random": "0.0", "dataset_mean": "43.1", "expert": "100.0"}
-    names = [picture.name for picture in pictures.section_pictures(section)[0]]
+    styles = figures.method_styles(section.methods)
+    names = [picture.name for picture in pictures.section_pictures(section, styles)[0]]
     online = [f"gym_hopper-medium-online-{phase}-strict.png" for phase in ("finetuned", "pretrained")]
     assert names == ["gym_hopper-medium-curves.png", *online]
     steps, values = common_curve(section.runs["finetuned", "strict"]["online_dt"], "temperature", "environment_steps")
@@ -172,7 +178,7 @@ def tree(tmp_path_factory):
             root, "gridworld", "mixed", "borel", "bamdp", "strict", seed,
             returns=(np.array([2.0, 7, 9, 9.5]) + generator.normal(0, 0.3, (2, 4))).tolist(),
             trajectories={str(t): [walk(g * e, generator) for e in (-0.6, 0.5, 1, 1)] for t, g in corners.items()},
-            reference={"oracle": [10.0, 9.0], "bayes_optimal": [8.0, 8.0]},
+            reference={"best_known": [10.0, 9.0], "bayes_optimal": [8.0, 8.0]},
         )  # fmt: skip
         for regime, value in (("pretrained", 1800), ("finetuned", 2600)):
             put(
@@ -199,18 +205,16 @@ def one_section(root):
 
 
 def test_scores_and_cells_by_hand(tmp_path):
-    put(tmp_path, "toy", "medium", "meta_dt", "zero_shot", "strict", 0, reference={"oracle": [5.0, 7.0]})
+    put(tmp_path, "toy", "medium", "meta_dt", "zero_shot", "strict", 0, reference={"best_known": [5.0, 7.0]})
     put(tmp_path, "toy", "medium", "other", "zero_shot", "strict", 0, returns=[[6.0], [8.0]])
     section = one_section(tmp_path)
     [column] = section.runs.values()
     np.testing.assert_array_equal(scores_of(column["meta_dt"]), [[2.0, 4.0]])
-    np.testing.assert_array_equal(reference_levels(column)["oracle"], [5.0, 7.0])
+    np.testing.assert_array_equal(reference_levels(column)["best_known"], [5.0, 7.0])
     table = tables.score_table(section)
     assert table.headers == ["method", "zero_shot, strict protocol", "privileges"]
     assert [row[:2] for row in table.rows] == [["meta_dt", "3.00\nmean 3.00, 1 seed"], ["other", "7.00 ★\nmean 7.00, 1 seed"]]
-    assert table.references == [["oracle", "6.00\nmean 6.00", tables.NONE]]
-    chance = tables.details_table(section).rows[1][-1]
-    assert chance == "1.00"
+    assert table.references == [["best_known", "6.00\nmean 6.00", tables.NONE]]
 
 
 def test_columns_that_say_nothing_are_left_out(tmp_path):
@@ -314,12 +318,13 @@ def test_what_does_not_belong_together_stands_apart(tmp_path):
     put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 0)
     put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 1, task_ids=[1, 2])
     put(root, "toy", "medium", "other", "few_shot", "strict", 0, validation=True)
+    put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 0, fresh=True)
     put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 2, data="cd34" * 16)
     first, second = group_results(read_results(root)[0])
     assert (first.name, second.name) == ("toy · medium (data ab12ab12)", "toy · medium (data cd34cd34)")
     assert {column: {name: len(runs) for name, runs in methods.items()} for column, methods in first.runs.items()} == {
         ("few_shot", "strict", 1): {"meta_dt": 1}, ("few_shot", "strict", 2): {"meta_dt": 1},
-        ("few_shot", "strict", "validation"): {"other": 1},
+        ("few_shot", "strict", "fresh"): {"meta_dt": 1}, ("few_shot", "strict", "validation"): {"other": 1},
     }  # fmt: skip
     assert len(second.runs["few_shot", "strict"]["meta_dt"]) == 1
     (joined,) = group_results(read_results(root)[0], join_data=True)
@@ -327,7 +332,7 @@ def test_what_does_not_belong_together_stands_apart(tmp_path):
 
 
 def test_methods_are_ranked_among_those_that_were_given_the_same(tmp_path):
-    root, reference = tmp_path / "results", {"task_blind": [0.0, 0.0], "oracle": [10.0, 10.0]}
+    root, reference = tmp_path / "results", {"task_blind": [0.0, 0.0], "best_known": [10.0, 10.0]}
     for name, given, value in (("meta_dt", "reward function", 8.0), ("a", "none", 5.0), ("b", "none", 4.0)):
         returns = [[value], [value]]
         put(root, "toy", "medium", name, "few_shot", "strict", 0, privileges=given, returns=returns, reference=reference)
@@ -339,11 +344,15 @@ def test_methods_are_ranked_among_those_that_were_given_the_same(tmp_path):
         "meta_dt": ("8.00", "reward function"), "a": ("5.00 ★", tables.NONE), "b (none)": ("4.00", tables.NONE),
         "b (task parameters)": ("9.00", "task parameters"),
     }  # fmt: skip
-    assert tables.details_table(section).headers[-1] == "P(better than meta_dt)"
-    assert {row[-1] for row in tables.details_table(section).rows} == {tables.NONE}
-    (overview,) = overview_tables(records([section]))
-    shown = dict(zip(overview.headers, overview.rows[0], strict=True))
-    assert shown["meta_dt\nfew_shot, reward function"] == "0.80" and shown["a\nfew_shot"] == "0.50 ★"
+    table = main_tables(records([section]))["Few-shot"]
+    assert table.headers == ["method", "given", "toy\nmedium"]
+    assert table.rows == [
+        ["a", tables.NONE, "0.50 ★\n1 seed"], ["b (none)", tables.NONE, "0.40\n1 seed"],
+        ["meta_dt", "reward function", "0.80\n1 seed"], ["b (task parameters)", "task parameters", "0.90\n1 seed"],
+    ]  # fmt: skip
+    (line,) = verdicts(records([section]), "Few-shot")[1]
+    assert "a with 0.50 leads, b (none) is 0.10 behind (one seed: not sure)" in line
+    assert "given the reward function, meta_dt with 0.80 (ranked apart)" in line
 
 
 def test_seeds_with_other_settings_are_named(tmp_path):
@@ -362,24 +371,133 @@ def test_seeds_with_other_settings_are_named(tmp_path):
     assert one_section(root).notes == ["the seeds of meta_dt differ in steps: 100 (seed 0), 7 (seed 2)"]
 
 
-def test_scores_are_normalised_between_the_task_blind_and_the_oracle_level(tmp_path):
-    root, reference = tmp_path / "results", {"task_blind": [1.0, 3.0], "oracle": [10.0, 14.0]}
+def test_scores_are_normalised_between_the_task_blind_and_the_best_known_level(tmp_path):
+    root, reference = tmp_path / "results", {"task_blind": [1.0, 3.0], "best_known": [10.0, 14.0]}
     for seed, value in ((0, 6.0), (1, 8.0)):
         returns = [[value], [value]]
         put(root, "toy", "medium", "meta_dt+fast", "few_shot", "strict", seed, returns=returns, reference=reference)
         put(root, "toy", "medium", "meta_dt+fast-no_context", "few_shot", "strict", seed, reference=reference)
     put(root, "toy", "medium", "meta_dt+fast", "few_shot", "paper", 0, reference=reference)
-    put(root, "other", "medium", "meta_dt+old", "few_shot", "strict", 0, reference=reference)
-    put(root, "more", "medium", "meta_dt+fast", "few_shot", "strict", 0, reference={"oracle": [1.0, 1.0]})
+    put(root, "more", "medium", "meta_dt+fast", "few_shot", "strict", 0, reference={"best_known": [1.0, 1.0]})
     rows = records(group_results(read_results(root)[0]))
-    (table,) = overview_tables(rows)
-    assert table.headers == ["family · data", "meta_dt+fast\nfew_shot"]
-    assert table.rows == [["toy · medium", "0.50 [0.40, 0.60]"]]  # (7 - 2) / (12 - 2); commonest recipe, no ablation
+    table, other = main_tables(rows).values()
+    assert table.headers == ["method", "given", "toy\nmedium"]  # no ablation, no paper's protocol, no family without a scale
+    assert other.title.startswith("With data of the test tasks") and other.rows[0][0] == "meta_dt+fast\nfew_shot, paper protocol"
+    assert table.rows == [["meta_dt+fast", "—", "0.50\n[0.40, 0.60]"]]  # (7 - 2) / (12 - 2)
     lines = list(csv.DictReader(csv_text(rows).splitlines()))
     found = {(line["env_type"], line["row"], line["protocol"]): line for line in lines}
-    assert len(lines) == 5 and found["more", "meta_dt+fast", "strict"]["score"] == ""
+    assert len(lines) == 4 and found["more", "meta_dt+fast", "strict"]["score"] == ""
     assert float(found["toy", "meta_dt+fast", "strict"]["score"]) == 0.5
     assert found["toy", "meta_dt+fast-no_context", "strict"]["ablation"] == "no_context"
+
+
+def write_contest(root, env_type="toy", quality="medium"):
+    """Three methods of three seeds on two tasks whose task-blind level is 0 and whose best is 10."""
+    reference = {"task_blind": [0.0, 0.0], "best_known": [10.0, 10.0]}
+    for name, values in (("meta_dt+mine", (5, 6, 7)), ("peer", (8, 8.5, 9)), ("twin", (7.5, 8.5, 9)), ("alone", (9,))):
+        for seed, value in enumerate(values):
+            warmup = [[[0.0, 1.0]], [[0.0, 1.0]]]
+            put(
+                root, env_type, quality, name, "few_shot", "strict", seed, returns=[[value], [value]], reference=reference,
+                warmup_returns=warmup, parameters=1_250_000, gradient_steps=4000, wall_clock_s=90,
+                privileges="task parameters" if name == "alone" else "none",
+            )  # fmt: skip
+    return records(group_results(read_results(root)[0]))
+
+
+def test_who_wins_by_how_much_and_how_sure(tmp_path):
+    rows = write_contest(tmp_path / "results")
+    cells = {row[0]: row[2].split("\n")[0] for row in main_tables(rows)["Few-shot"].rows}
+    assert cells == {"meta_dt+mine": "0.60", "peer": "0.85 ★", "twin": "0.84 ≈", "alone": "0.90"}
+    summary, (sentence,) = verdicts(rows, "Few-shot")
+    assert summary == ["Few-shot, given nothing beyond the data, 1 data set: peer leads on 1 (not surely)."]
+    assert sentence.startswith(
+        "toy · medium, few-shot: given nothing beyond the data, peer with 0.85 [0.80, 0.90] leads, twin is"
+    )
+    assert "(not sure), meta_dt+mine is 0.25 behind [" in sentence and "(sure) at place 3 of 3" in sentence
+    assert sentence.endswith("given the task parameters, alone with 0.90 (ranked apart).")
+
+
+def test_meta_dt_against_each_method_and_what_rows_cost(tmp_path):
+    rows = write_contest(tmp_path / "results")
+    table = improvement_table(rows, "Few-shot")
+    assert table.headers == ["this", "better than this", "given", "toy\nmedium"]
+    assert table.rows == [
+        ["meta_dt+mine", "peer", tables.NONE, "0.00\n[0.00, 0.00]"], ["meta_dt+mine", "twin", tables.NONE, "0.00\n[0.00, 0.00]"],
+        ["meta_dt+mine", "alone", "none / task parameters", "0.00"],
+    ]  # fmt: skip
+    cost = "1.25 M, 4,000 updates\n1.5 min, 2 episodes"
+    assert budget_table(rows, []).rows[0] == ["meta_dt+mine", cost]
+    lines = list(csv.DictReader(csv_text(rows).splitlines()))
+    assert {line["parameters"] for line in lines} == {"1250000.0"} and "scores" not in lines[0]
+
+
+def test_a_run_that_failed_is_named_where_its_result_is_missing(tmp_path, capsys):
+    root = tmp_path / "results"
+    write_contest(root)
+    faults = [
+        {"env_type": "toy", "quality": "medium", "method": name, "recipe": "paper", "ablation": "none", "variant": {},
+         "regime": "few_shot", "protocol": "strict", "validation": False, "seed": seed, "reason": "error: out of patience"}
+        for name, seed in (("lost", 0), ("peer", 1), ("peer", 3))
+    ]  # fmt: skip
+    path = tmp_path / "saves/toy/reproduce/failed.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(faults))
+    report.main(["--results", str(root), "--table_only"])
+    out, err = capsys.readouterr()
+    assert re.search(r"\nlost +— +failed\n", out) and "peer" in out and out.count("failed") == 1
+    assert [line for line in err.splitlines() if "failed" in line] == [  # peer's seed 1 was made since
+        "note: lost on toy · medium, few_shot, seed 0: failed (error: out of patience)",
+        "note: peer on toy · medium, few_shot, seed 3: failed (error: out of patience)",
+    ]
+    path.write_text('[{"env_type": "toy"}]')
+    with pytest.raises(SystemExit):
+        report.main(["--results", str(root), "--table_only"])
+    assert "remove it" in capsys.readouterr().err
+
+
+def test_recipes_that_no_settings_have_any_more_stand_in_the_csv_only(tmp_path, capsys):
+    root = tmp_path / "results"
+    for name in ("meta_dt+fast", "meta_dt+superseded"):
+        put(root, "point_robot", "medium", name, "few_shot", "strict", 0, reference={"task_blind": [0, 0], "best_known": [9, 9]})
+    report.main(["--results", str(root), "--output", str(tmp_path / "report")])
+    assert "superseded" not in capsys.readouterr().out + (tmp_path / "report/index.html").read_text()
+    assert "meta_dt+superseded" in (tmp_path / "report/results.csv").read_text()
+    assert is_current({"env_type": "toy", "recipe": "superseded"})  # its settings lie elsewhere
+
+
+def test_published_figures_say_how_they_are_known():
+    table = published_table()
+    assert len(table.rows) >= 20 and all(row[4].startswith("read") and "arXiv" in row[5] for row in table.rows)
+    assert not [row for row in table.rows if "T2DA" in row[5] and "told" not in row[4]]
+
+
+def test_a_wide_table_goes_on_below():
+    table = tables.Table("T", ["name", "a", "b", "c"], [["x", "11111111", "22222222", "33333333"]])
+    lines = tables.text_table(table, width=24).split("\n")
+    assert [line for line in lines if line.startswith("x")] == ["x     11111111  22222222", "x     33333333"]
+    assert max(map(len, lines)) == 24
+    table.rows.append(["y", "1", "2", tables.NONE])
+    assert [line.split() for line in tables.text_table(table, width=24).split("\n") if line.startswith("y")] == [["y", "1", "2"]]
+    narrow = tables.text_table(table, width=5).split("\n")
+    assert [line for line in narrow if line.startswith("x")] == [f"x     {digit * 8}" for digit in "123"]
+
+
+def test_a_training_that_two_regimes_come_from_is_drawn_once(tmp_path):
+    root, curve = tmp_path / "results", {"gradient_steps": [0, 10], "test_return": [0.0, 1.0]}
+    own = {"gradient_steps": [0, 10_000], "test_return": [0.0, 5.0]}
+    for regime in ("few_shot", "zero_shot"):
+        put(root, "toy", "medium", "peer", regime, "strict", 0, curve=curve)
+        put(root, "toy", "medium", "meta_dt", regime, "strict", 0, curve=curve if regime == "few_shot" else own)
+    drawn = []
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(figures, "draw_lines", lambda panels, styles: drawn.append(panels) or b"")
+        section = one_section(root)
+        list(pictures.curve_pictures(section, figures.method_styles(section.methods)))
+    assert [(panel["title"], sorted(panel["lines"])) for panel in drawn[0]] == [
+        ("few_shot: test tasks", ["meta_dt", "peer"]), ("zero_shot: test tasks", ["meta_dt"]),
+    ]  # fmt: skip
 
 
 def test_axes_stay_where_the_data_are():
@@ -387,10 +505,10 @@ def test_axes_stay_where_the_data_are():
     figure = Figure()
     axes = figure.subplots()
     axes.plot([0, 1], [-32.0, -30.0])
-    figures._draw_references(axes, {"trivial": -200.0, "oracle": -29.0})
+    figures._draw_references(axes, {"trivial": -200.0, "best_known": -29.0})
     low, high = axes.get_ylim()
     assert -33 < low < -32 and -30 < high < -28
-    assert [text.get_text() for text in axes.texts] == ["trivial −200 ↓", "oracle"]
+    assert [text.get_text() for text in axes.texts] == ["trivial −200 ↓", "best known"]
 
 
 def test_methods_on_other_tasks_have_a_column_of_their_own(tmp_path):
@@ -398,7 +516,7 @@ def test_methods_on_other_tasks_have_a_column_of_their_own(tmp_path):
     paths = {"trajectories": {"45": [[[0, 0], [1, 1]]]}, "belief": {"spread": [1.0], "low": [0.5], "high": [1.5]}}
     for seed in range(2):
         put(root, "toy", "online", "borel", "bamdp", "strict", seed, returns=[[1, 2], [3, 4]], **paths)
-    more = {"task_ids": [0, 1, 2], "returns": [[5, 6]] * 3, "reference": {"oracle": [9.0] * 3}, **paths}
+    more = {"task_ids": [0, 1, 2], "returns": [[5, 6]] * 3, "reference": {"best_known": [9.0] * 3}, **paths}
     put(root, "toy", "online", "borel+reduced", "bamdp", "strict", 0, **more)
     section = one_section(root)
     assert {column: list(methods) for column, methods in section.runs.items()} == {
@@ -442,8 +560,8 @@ def test_the_table_is_printed_and_nothing_written(tree, capsys, monkeypatch):
     text = capsys.readouterr().out
     few_shot, _ = text.split("Zero-shot: ")
     assert few_shot.index("meta_dt+fast") < few_shot.index("prompt_dt") and "meta_dt-no_context" not in text
-    assert re.search(r"point_robot · medium +0\.\d\d \[0\.\d\d, 0\.\d\d\] ★ ", few_shot)
-    assert "Details" not in text and "gridworld" not in text
+    assert re.search(r"\nmeta_dt\+fast +— +0\.\d\d ★\n +\[0\.\d\d, 0\.\d\d\]\n", few_shot)
+    assert not any(title in text for title in ("Details", "Budget", "Published", "gridworld"))
     assert sorted(tree.parent.iterdir()) == before
 
 
@@ -469,17 +587,18 @@ def test_every_picture_is_a_png_and_stands_in_the_page(made):
     assert names == {
         "cheetah_vel-medium-context.png",
         "gridworld-mixed-adaptation.png",
+        "point_robot-medium-profiles.png",
         "gridworld-mixed-paths-borel-bamdp-strict.png",
         "point_robot-medium-adaptation.png",
         "point_robot-medium-context.png",
         "point_robot-medium-curves.png",
         "point_robot-medium-paths-meta_dt+fast-few_shot-strict.png",
-        "point_robot-medium-paths-meta_dt-few_shot-paper.png",
         "point_robot-medium-paths-meta_dt-few_shot-strict.png",
-        "point_robot-medium-paths-meta_dt-no_context-few_shot-strict.png",
         "point_robot-medium-paths-prompt_dt-few_shot-strict.png",
     }
     page = (made / "index.html").read_text()
+    assert page.index("Few-shot: ") < page.index("Zero-shot: ") < page.index("Family by family") < page.index("<figure>")
+    assert re.search(r'<details id="point_robot-medium">(?s:.)*<details><summary>Paths</summary><figure>', page)
     for name in names:
         data = (made / name).read_bytes()
         assert data.startswith(b"\x89PNG")

@@ -10,7 +10,17 @@ import yaml
 from helpers import POINT_ROBOT, ROOT, SCRIPTS, parsed
 
 from src.run import config
-from src.run.config import TaskRange, apply_section, next_command, parse_args, read_env, read_yaml, script_parser, settings
+from src.run.config import (
+    TaskRange,
+    apply_section,
+    next_command,
+    num_tasks,
+    parse_args,
+    read_env,
+    read_yaml,
+    script_parser,
+    settings,
+)
 from src.run.errors import UserError
 from src.run.settings import pick
 
@@ -177,6 +187,8 @@ def test_negative_numbers_on_the_command_line():
         ({"train_tasks": 45}, r"train_tasks must be \[first"),
         ({"test_tasks": [40, 50]}, "test_tasks .40, 50. overlap train_tasks"),
         ({"validation_tasks": [44, 46]}, "validation_tasks .44, 46. must lie inside train_tasks"),
+        ({"fresh_tasks": [49, 60]}, "fresh_tasks .49, 60. must lie behind all other tasks"),
+        ({"fresh_tasks": 50}, r"fresh_tasks must be \[first"),
         ("env_name: a\nenv_name: b\n", "toy.yaml line 2: key 'env_name' is given twice"),
         ("train_meta_dt: {steps: 1, steps: 2}\n", "key 'steps' is given twice"),
         ("a: &a {b: 1}\nrecipes: {fast: {train_meta_dt: {<<: *a, steps: 2, steps: 3}}}\n", "key 'steps' is given twice"),
@@ -257,8 +269,8 @@ def test_an_environment_that_does_not_fit_is_named(tmp_path, monkeypatch):
         env = read(write(tmp_path / "toy.yaml", {"entry_point": entry_point})).env
         with pytest.raises(UserError, match=message):
             env.make()
-    with pytest.raises(UserError, match="task ranges reach 60, the environment has 50 tasks"):
-        read(write(tmp_path / "toy.yaml", {"test_tasks": [45, 60]})).env.make()
+    with pytest.raises(UserError, match="task ranges reach 101, the environment has 100 tasks"):
+        read(write(tmp_path / "toy.yaml", {"test_tasks": [45, 101]})).env.make()
 
 
 # ---------------------------------------------------------------------------------------------- every file, every script
@@ -350,12 +362,14 @@ def test_the_next_command_goes_on_where_this_one_stood(tmp_path):
 
 
 def test_task_ranges():
-    environment = read_env(POINT_ROBOT, read_yaml(POINT_ROBOT)).make()
+    env = read_env(POINT_ROBOT, read_yaml(POINT_ROBOT))
+    environment = env.make()
+    assert num_tasks(environment) == 100  # of the fresh ones no data are made
     for start, end, expected in ((None, None, range(50)), (3, None, range(3, 50)), (None, 2, range(2)), (49, 50, range(49, 50))):
-        assert TaskRange(start, end).of(environment) == expected
+        assert TaskRange(start, end).of(env, environment) == expected
     for start, end in ((5, 5), (7, 5), (0, 51), (50, None)):
         with pytest.raises(UserError, match="must satisfy 0 <= start < end <= 50"):
-            TaskRange(start, end).of(environment)
+            TaskRange(start, end).of(env, environment)
 
 
 def test_devices():

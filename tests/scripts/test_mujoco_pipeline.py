@@ -49,7 +49,7 @@ def test_published_commands(root, zero_shot):
     assert found["task_ids"] == list(range(45, 50)) and np.shape(found["returns"]) == (5, 1)
     assert found["regime"] == ("zero_shot" if zero_shot == "True" else "few_shot")
     assert ("later_returns" in found) == ("warmup_returns" in found) == (zero_shot == "False")
-    for level in ("trivial", "task_blind", "oracle"):
+    for level in ("trivial", "task_blind", "best_known"):
         assert len(found["reference"][level]) == 5, level
 
 

@@ -87,7 +87,7 @@ def test_each_script_prints_the_command_that_comes_next(tmp_path):
     assert (root / "report" / "index.html").stat().st_size > 10_000
     assert "meta_dt+debug" in done.stdout
     page = (root / "report" / "index.html").read_text()
-    for text in ("meta_dt+debug", "trivial", "task_blind", "oracle", "few_shot"):
+    for text in ("meta_dt+debug", "trivial", "task_blind", "best_known", "few_shot"):
         assert text in page
     found = {(r["label"], r["regime"]): r for r in read_results(root / "results")[0]}
     assert found.keys() == {
@@ -124,15 +124,24 @@ def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
         assert "--config" in capsys.readouterr().out.splitlines()[-1] or script == "train_meta_dt"
     found = {(r["env_type"], r["quality"], r["label"], r["regime"]): r for r in read_results(tmp_path / "results")[0]}
     policy = found["slide", "medium", "meta_dt", "few_shot"]
-    assert policy["task_ids"] == [6, 7] and len(policy["reference"]["trivial"]) == 2 and "oracle" not in policy["reference"]
+    assert policy["task_ids"] == [6, 7] and len(policy["reference"]["trivial"]) == 2 and "best_known" not in policy["reference"]
     assert len(policy["reference"]["dataset_mean"]) == 2
     report.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "report")])
     assert "slide" in (tmp_path / "report/index.html").read_text()
-    # rewards of other tasks cannot be computed for a class that does not say how
+    # a class that does not say what other tasks would pay: it is learned from the data, or asked for in vain
+    for script, flags in (("train_context", ["--decode", "relabelled"]), ("train_meta_dt", [])):
+        importlib.import_module(script).main([*common, "--seed", "1", "--other_tasks", "3", *flags])
+    (policy,) = (r for r in read_results(tmp_path / "results")[0] if (r["seed"], r["regime"]) == (1, "few_shot"))
+    (made,) = (r for r in read_results(tmp_path / "results")[0] if (r["seed"], r["method"]) == (1, "context"))
+    assert policy["privileges"] == made["privileges"] == "none"
+    assert policy["learned_reward"] == made["learned_reward"] and made["learned_reward"].keys() == {
+        "held_out_r2",
+        "wrong_task_r2",
+    }
     with pytest.raises(SystemExit):
-        train_context.main([*common, "--decode", "relabelled", "--seed", "1"])
-    assert "relabelling needs SlideEnv.compute_rewards" in capsys.readouterr().err
-    assert not (tmp_path / "saves/slide/medium/context/seed_1").exists()
+        train_context.main([*common, "--decode", "relabelled", "--true_rewards", "--seed", "2"])
+    assert "needs SlideEnv.compute_rewards" in capsys.readouterr().err
+    assert not (tmp_path / "saves/slide/medium/context/seed_2").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ killed and stopped
@@ -210,8 +219,8 @@ def test_killed_at_several_points_it_ends_with_the_same_weights(script, whole, t
     argv = words(root, *STEPS[script])
     directory = root / WEIGHTS[script][0]
     seen = []
-    # in a fresh run the settings, what the agent acts with and the log come first; a continued one writes the log only
-    for count in {"train_context": (5, 5), "train_meta_dt": (6, 4)}[script]:
+    # in a fresh run the reward model, the settings, what the agent acts with and the log come first; then the log only
+    for count in {"train_context": (6, 5), "train_meta_dt": (7, 4)}[script]:
         killed = subprocess.run(
             [sys.executable, "-c", KILL, str(count), f"{script}.py", *argv], cwd=ROOT, capture_output=True, text=True, check=False
         )
@@ -569,6 +578,11 @@ def test_diagnostics_say_what_the_world_model_knows(model_root):
     assert scores["reward_std"] == pytest.approx(dataset.rewards.std(), rel=0.1)  # on the held-out tenth
     assert scores["reward_rmse"] > 0 and 0 < scores["state_rmse"] < scores["state_std"]
     assert found["probe"].keys() == {"dataset", "random_walk", "random_walk_unseen_tasks", "relabelled_unseen_tasks"}
+    learned = found["learned_reward"]
+    assert (
+        learned["held_out_r2"] > 0.8 and learned["wrong_task_r2"] < learned["other_tasks_r2"] and learned["other_tasks_r2"] > 0.5
+    )
+    assert learned["best_own"] < learned["best_learned"] <= learned["best_true"] < 0 < learned["gain_share"] <= 1
     embedding = found["pictures"]["embedding"]
     assert np.shape(embedding["points"]) == (len(embedding["task_ids"]), 2) and max(embedding["task_ids"]) < 45
     goals = point_robot().make().tasks["goal"]

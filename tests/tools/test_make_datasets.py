@@ -1,11 +1,14 @@
 """The data of a family from the committed policies: made by one command, the same every time, and not made twice."""
 
+import mujoco
 import numpy as np
 import pytest
 
+import get_datasets
+from envs.mujoco_env import MujocoEnv
 from src.behaviour.store import COMMITTED, SHARED, committed_directory
 from src.data import trajectories
-from src.run.files import load_tensors, read_json
+from src.run.files import digest, load_tensors, read_json
 from src.run.provenance import processor
 from tools import make_datasets
 
@@ -23,6 +26,13 @@ def test_data_are_made_once_and_are_the_same_again(tmp_path, monkeypatch, capsys
     assert {task: round(float(np.sign(found.returns[found.task_ids == task].mean()))) for task in range(4)} == dict.fromkeys(
         range(4), 1
     )
+
+    card = (tmp_path / "one/datasets/cheetah_dir/medium-v0/README.md").read_text()
+    assert found.metadata["simulator"] == f"mujoco {mujoco.__version__}" and f"`{found.metadata['sha256']}`" in card
+    told = "it is told its task by 1 numbers, and was trained on 2 tasks, 0 to 1"
+    assert f"On what knowledge: {told}" in card and "comes with the repository" in card and "python get_datasets.py" in card
+    sha = digest(load_tensors(committed_directory("cheetah_dir") / SHARED / "checkpoints.safetensors"))
+    assert f"SHA-256 of the policies: `{sha}`" in card
 
     assert list(read_json(tmp_path / "record.json")) == [processor()]  # elsewhere the last bits of the physics differ
 
@@ -63,3 +73,20 @@ def test_what_comes_with_the_repository_stays_small():
     assert len(curves) >= 8 and max(curves.values()) < 40_000
     for path in curves:
         assert len(path.read_text().splitlines()) < 100  # a line per checkpoint
+
+
+def test_another_simulator_makes_another_dataset(tmp_path, monkeypatch, capsys):
+    flags = ["--env_type", "cheetah_dir", "--data_type", "random", "--capacity", "200", "--workers", "1", "--output_dir"]
+    get_datasets.main([*flags, str(tmp_path / "one"), "--task_id_end", "1"])
+    monkeypatch.setattr(MujocoEnv, "simulator", "mujoco 9.9.9")
+    get_datasets.main([*flags, str(tmp_path / "two"), "--task_id_end", "1"])
+    one, two = (trajectories.load(tmp_path / name / "datasets", "cheetah_dir", "random") for name in ("one", "two"))
+    assert np.array_equal(one.rewards, two.rewards) and one.metadata["sha256"] != two.metadata["sha256"]
+    with pytest.raises(SystemExit) as stop:  # tasks of both never lie in one dataset
+        get_datasets.main([*flags, str(tmp_path / "one"), "--task_id_start", "1"])
+    assert stop.value.code == 2
+    assert f"was made by mujoco {mujoco.__version__}, this is by mujoco 9.9.9: make all tasks again" in capsys.readouterr().err
+
+
+def test_cross_data_are_made_where_the_dynamics_differ():
+    assert "cross" in make_datasets.qualities_of("hopper_rand_params") and "cross" not in make_datasets.qualities_of("ant_dir")

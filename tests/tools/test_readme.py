@@ -13,7 +13,7 @@ from src.run.errors import UserError
 from tools import readme
 
 PAGES = [page for pattern in readme.PAGES for page in sorted(ROOT.glob(pattern))]
-REFERENCE = {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "oracle": [10, 14]}
+REFERENCE = {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "best_known": [10, 14]}
 
 
 def write(
@@ -65,7 +65,7 @@ def test_tables_are_written_between_their_marks(folder, capsys):
     readme.main(flags)
     lines = (folder / "README.md").read_text().splitlines()
     assert lines[0] == "before" and "between" in lines and "old" not in lines
-    assert "| trivial | 0.00 |" in lines and "| oracle | 12.00 |" in lines
+    assert "| trivial | 0.00 |" in lines and "| best_known | 12.00 |" in lines
     assert (
         "| meta_dt+fast, few-shot | 7.00, 1 seed, IQM 7.00 |" in lines
         and "| meta_dt+fast, zero-shot | 4.50, 1 seed, IQM 4.50 |" in lines
@@ -91,14 +91,30 @@ def test_rows_of_a_checkout_with_uncommitted_changes_are_marked(folder):
     assert overview.count(" † |") == 1 and "-dirty" in overview
 
 
+def test_the_gain_over_the_same_training_without_context(folder):
+    assert readme.table(folder / "results", ["gain", "slide"]).splitlines()[-1] == "| slide, medium | 4.5 [4.0, 5.0] |"
+    with pytest.raises(UserError, match="no results with and without context"):
+        readme.table(folder / "results", ["gain", "slope"])
+    write(folder / "results", "slope", "replay", "few_shot_policy_no_prompt", 0, [[1, 1], [2, 2]], ablation="no_context")
+    lines = readme.table(folder / "results", ["gain", "slide", "slope"]).splitlines()
+    assert len(lines) == 4 and lines[3].startswith("| slope, replay | 6.0 [")
+
+
+def test_levels_are_those_of_the_data_of_few_shot(folder):
+    older = {**REFERENCE, "dataset_mean": [4, 5]}
+    write(folder / "results", "slide", "medium", "zero_shot", 0, [[4, 4], [5, 5]], reference=older)
+    lines = readme.table(folder / "results", ["slide"]).splitlines()
+    assert "| dataset_mean | 2.50 |" in lines
+
+
 def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
     folder = tmp_path / "results"
-    references = {"oracle": [[6, 6], [8, 8]], "trivial": [[0, 0], [0, 0]]}
+    references = {"best_known": [[6, 6], [8, 8]], "trivial": [[0, 0], [0, 0]]}
     for seed, returns in ((0, [[1, 4], [3, 4]]), (1, [[2, 5], [4, 5]])):
         write(folder, "maze", "log", "bamdp", seed, returns, reference=references)
     lines = readme.table(folder, ["maze"]).splitlines()
     assert lines[0] == "|  | episode 1 | episode 2 | sum |" and "| trivial | 0.0 | 0.0 | 0.0 |" in lines
-    assert "| oracle | 7.0 | 7.0 | 14.0 |" in lines
+    assert "| best_known | 7.0 | 7.0 | 14.0 |" in lines
     assert lines[-1].startswith("| meta_dt+fast | 2.5 | 4.5 | 7.0 [") and lines[-1].endswith("], 2 seeds |")
     online = write(folder, "maze", "online", "bamdp", 0, [[6, 6], [8, 8]], method="online", reference=references)
     assert readme.table(folder, ["maze"]).splitlines()[-2:] == [lines[-1], "| online+fast | 7.0 | 7.0 | 14.0, 1 seed |"]
@@ -186,6 +202,11 @@ def test_the_readme_is_short_and_links_lead_somewhere():
         links = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
         missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
         assert not missing, f"{page.name}: {missing}"
+
+
+def test_the_page_of_methods_shows_the_tested_example():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_method.md").read_text(), re.DOTALL)
+    assert code in (ROOT / "tests/toy/bc.py").read_text()
 
 
 def commands():

@@ -1,5 +1,7 @@
 """The command that makes every run behind the tables: what it leaves out, what it makes again."""
 
+import json
+
 from helpers import listing, shell
 
 FLAGS = ("--env_type", "point_robot", "--recipes", "debug", "--methods", "meta_dt", "--qualities", "random", "--seeds", "0")
@@ -39,6 +41,25 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "saves").write_text("a file in its way")
     done = shell("-m tools.reproduce", "--env_type", "point_robot", "--output_dir", str(tmp_path))
     assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_run_that_fails_is_named_until_it_is_made(tmp_path):
+    blocked = tmp_path / "saves/point_robot/random/dt+debug"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file in its way")
+    flags = ("--methods", "dt", "--output_dir", str(tmp_path))
+    done = shell("-m tools.reproduce", *FLAGS, *flags)
+    assert done.returncode == 2 and "1 runs failed" in done.stderr
+    noted = tmp_path / "saves/point_robot/reproduce/failed.json"
+    faults = json.loads(noted.read_text())
+    assert [(fault["method"], fault["regime"], fault["seed"]) for fault in faults] == [
+        ("dt", "few_shot", 0),
+        ("dt", "zero_shot", 0),
+    ]
+    assert all("cannot write into" in fault["reason"] for fault in faults)
+    blocked.unlink()
+    assert "1 of 1 results are in" in reproduce(tmp_path, *flags)
+    assert json.loads(noted.read_text()) == []
 
 
 def what_a_missing_run_needs_is_made_again(finished):
