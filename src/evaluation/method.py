@@ -211,9 +211,8 @@ def train_and_measure(
             )  # fmt: skip
             report(label, regime, protocol.name, measured, reference, written[-1])
         first = read_json(directory / "config.json")
-        if (
-            distributed.leads() and not evaluation.fresh and all(first.get(key) == config.get(key) for key in volatile)
-        ):  # measured as the folder says
+        as_trained = all(first.get(key) == config.get(key) for key in volatile)  # measured as the folder says
+        if distributed.leads() and as_trained and not evaluation.fresh:
             note_results(directory, run.output_dir, written)
     print(f"policy in {directory}; next: {report_command(Path(run.output_dir) / 'results')}")
     return written
