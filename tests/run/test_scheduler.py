@@ -29,7 +29,9 @@ def scheduled(folder, jobs, workers=2, **options):
 def test_a_failure_costs_only_what_needs_it(tmp_path, capsys):
     broken = job(tmp_path, "broken", "print('some lines')\nraise SystemExit('error: mend this')")
     behind, beyond = job(tmp_path, "behind", needs=[broken]), job(tmp_path, "other", "print('heard')")
-    scheduler, left = scheduled(tmp_path, [broken, behind, beyond])
+    told = {}
+    scheduler, left = scheduled(tmp_path, [broken, behind, beyond], on_failed=told.__setitem__)
+    assert told == {broken: "error: mend this", behind: "it needs a run that failed"}
     assert left == 2 and scheduler.failed == [broken] and scheduler.waiting == [behind] and scheduler.done == [beyond]
     out = capsys.readouterr().out
     assert "0 of 3 runs are finished already" in out

@@ -23,6 +23,7 @@ METHODS = {
     **{name: [] for name in models.BASELINES},
     "generalized_dt, bidirectional": ["--statistic", "bidirectional"],
     "focal, brac": ["--rl", "brac"],
+    "idaq, error": ["--quantifier", "error", "--ensemble", "2"],
 }
 
 
