@@ -8,6 +8,7 @@ anything is written.
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import shlex
 import sys
@@ -551,7 +552,9 @@ def _nearest(word, candidates):
 
 
 def find_device(name):
-    """'auto' or a torch device name -> torch.device that exists here. Raises UserError."""
+    """'auto' or a torch device name -> torch.device that exists here; a GPU for each process of torchrun. Raises UserError."""
+    if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
