@@ -12,6 +12,8 @@ Three algorithms:
                    all tasks at once on a GPU
     multitask_sac  one agent that is told the task and learns every transition for other tasks too: a family in minutes
 
+Families with a scripted policy (Meta-World) need none of them: `--algo scripted`, their default, says so and trains nothing.
+
 Point-Robot, 50 tasks of 2,000 steps, on one core: 15 minutes with sac, 4 with batched_sac. A MuJoCo task of 500,000
 steps: 70 and 22 minutes on one core. A MuJoCo family by `--recipe fast` (multitask_sac): docs/large_runs.md has the
 minutes of each. The same command continues an interrupted run and retries what failed.
@@ -20,7 +22,6 @@ Writes saves/<env_type>/behaviour/; the format is described in saves/README.md. 
 
 import dataclasses
 import functools
-import os
 import sys
 
 import numpy as np
@@ -35,14 +36,14 @@ from src.evaluation.method import RunSettings
 from src.run.config import TaskRange, next_command, parse_args, positive_int, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.settings import add_settings, pick, setting
-from src.run.workers import run_pool
+from src.run.workers import run_pool, usable
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
     """processes"""
 
-    workers: int | None = setting(None, "processes (default: one per core); multitask_sac is one", positive_int)
+    workers: int | None = setting(None, "processes, one per core at most (the default); multitask_sac is one", positive_int)
     group_size: int | None = setting(
         None, "tasks in one stack of batched_sac (default: 4 on a CPU, all on a GPU)", positive_int
     )  # fmt: skip
@@ -59,6 +60,8 @@ def make_parser():
 def main(argv=None):
     args = parse_args(make_parser(), "train_data_collection", argv)
     run, chosen, processes = pick(RunSettings, args), pick(TaskRange, args), pick(Processes, args)
+    if args.algo == "scripted":
+        return needs_no_training(run, chosen)
     agent, shared, checkpoints = pick(AgentSettings, args), pick(SharedSettings, args), pick(Checkpoints, args)
     tasks = chosen.of(run.env, run.env.make(), run.env.train_tasks if agent.algo == "multitask_sac" else None)
     check(run, agent)
@@ -79,6 +82,16 @@ def main(argv=None):
         measured = f", mean return {level:.4g} (random actions {random:.4g})"
     follow = next_command(run, "get_datasets.py", "--data_type", "medium", *chosen.words())
     print(f"behaviour policies of {len(tasks)} tasks in {where}{measured}; next: {follow}")
+
+
+def needs_no_training(run, chosen):
+    """One line that says so, and what follows. Raises UserError where the family has no scripted policy."""
+    environment = run.env.make()
+    chosen.of(environment)
+    if not hasattr(environment, "scripted_policy"):
+        raise UserError(f"{run.env_type} has no scripted policy: choose another --algo")
+    follow = next_command(run, "get_datasets.py", "--data_type", "medium", *chosen.words())
+    print(f"{run.env_type} needs no training: its scripted policy makes the data (--algo sac trains); next: {follow}")
 
 
 def check(run, agent):
@@ -104,7 +117,7 @@ def train_each(run, agent, checkpoints, processes, tasks):
     # groups are cut from the whole range, so that an interrupted run finds the same ones again
     groups = [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
     groups = [group for group in groups if not finished.issuperset(group)]
-    workers = processes.workers or len(os.sched_getaffinity(0))
+    workers = usable(processes.workers)
     total = sum(task not in finished for group in groups for task in group) * agent.num_steps
     returns, failures = [], {}
     interval = 0.5 if sys.stderr.isatty() else 20

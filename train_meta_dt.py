@@ -24,7 +24,8 @@ from src.models.meta_dt_agent import Adaptation
 from src.models.meta_dt_training import Imitation, MetaDTTraining, Prompting
 from src.models.reward_model import make_rewards
 from src.models.world_model import load_world_model
-from src.run.config import next_command, parse_args, settings
+from src.run import distributed
+from src.run.config import is_given, next_command, parse_args, settings
 from src.run.devices import keep_memory
 from src.run.errors import UserError, main_guard
 from src.run.files import digest, load_state
@@ -65,6 +66,7 @@ def make_parser():
 def main(argv=None):
     parser = make_parser()
     args = parse_args(parser, "train_meta_dt", argv)
+    args.prompt_start_step = prompt_start(parser, args, argv)
     stage, run, evaluation = pick(Stage, args), pick(RunSettings, args), pick(Evaluation, args)
     model, optimisation, imitation, prompting, adaptation, exploration = (
         pick(kind, args) for kind in (ModelSettings, Optimisation, Imitation, Prompting, Adaptation, Exploration)
@@ -74,6 +76,7 @@ def main(argv=None):
     prompts = not stage.zero_shot and adaptation.prompt_select != "none"
     check(run, stage, model, optimisation, imitation, prompting, adaptation, exploration, prompts)
     keep_memory()
+    distributed.join(run.device)
     run.env.make()  # refused first where it cannot be used
     world_model, context_config = open_world_model(run, stage)
     data = TrainingData(run)
@@ -114,6 +117,14 @@ def main(argv=None):
         save=lambda method, directory: method.save(directory, next(iter(regimes.values()))),
         facts=lambda method: {"target_return": protocol.targets if paper else method.target} | learned,
     )  # fmt: skip
+
+
+def prompt_start(parser, args, argv=None):
+    """The step after which prompts come: where --steps is lowered and nothing said, the share of them that the recipe has."""
+    steps, start = parser.get_default("steps"), parser.get_default("prompt_start_step")
+    if args.steps >= steps or is_given("prompt_start_step", argv):
+        return args.prompt_start_step
+    return start * args.steps // steps
 
 
 def check(run, stage, model, optimisation, imitation, prompting, adaptation, exploration, prompts):

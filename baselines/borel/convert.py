@@ -26,10 +26,13 @@ from baselines.borel.data import data_directory, task_directory, write_task
 from baselines.borel.settings import borel_parser, data_name, next_command, parse
 from envs.multi_episode import add_flag, unscale_actions
 from src.data import trajectories
+from src.data.hdf5 import FAULTS
+from src.data.importers import read_npy
 from src.data.qualities import QUALITIES
 from src.run import config
 from src.run.config import plain_name
-from src.run.errors import UserError, main_guard
+from src.run.errors import UserError, main_guard, shortened
+from src.run.files import open_regular
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
 ROUNDING = 6e-4  # of three decimals, with a little slack
@@ -206,11 +209,11 @@ def read_folder(problem, path):
 def read_array(file, problem, size):
     """One .npy file -> (R, T, size) float32; one-hot actions become their index."""
     try:
-        with file.open("rb") as stream:
-            values = np.lib.format.read_array(stream, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not a plain numpy array ({str(error).splitlines()[0]})") from None
-    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        with open_regular(file) as stream:
+            values = read_npy(stream, file.stat().st_size)
+    except FAULTS as error:
+        raise UserError(f"{file} is not a plain numpy array ({shortened(error, 200)})") from None
+    if values is None or not (np.abs(values) < np.finfo(np.float32).max).all():
         raise UserError(f"{file} holds something else than finite numbers")
     if not values.size:
         raise UserError(f"{file} holds no roll-out")

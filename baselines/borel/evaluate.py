@@ -13,6 +13,7 @@ from envs.borel_points import WIND_GOAL, directions
 from envs.tasks import TASK_DIR
 from src.evaluation import results
 from src.evaluation.references import reference_levels
+from src.run.config import is_published
 from src.run.files import read_json
 from src.run.seeding import torch_generator
 
@@ -191,7 +192,8 @@ def _reference_document(env_type):
 def reference_episodes(problem, task_ids, seed=0):
     """Reference returns: level -> (tasks, K), from configs/references where they were computed for these K and H."""
     document = _reference_document(problem.env.env_type)
-    if document and (document.get("episodes"), document["max_episode_steps"]) == (problem.episodes, problem.horizon):
+    sizes = problem.episodes, problem.horizon
+    if document and (document.get("episodes"), document["max_episode_steps"]) == sizes and is_published(problem.env):
         return {level: [values[task] for task in task_ids] for level, values in document["per_task"].items()}
     env_class = type(problem.environment)
     levels = {}

@@ -3,6 +3,9 @@
 import numpy as np
 import torch
 
+from src.run.environment import blamed
+from src.run.errors import UserError
+
 FIRST_LAYER = "latent_pi.0"
 
 
@@ -88,9 +91,13 @@ def task_features(environment, known, tasks=None):
         return np.zeros((len(next(iter(tasks.values()))), 0), np.float32)
 
     def columns_of(parameters):
-        if hasattr(environment, "task_features"):
-            return np.asarray(environment.task_features(parameters), np.float64)
-        return np.concatenate([parameters[name].reshape(len(parameters[name]), -1) for name in table], 1)
+        if not hasattr(environment, "task_features"):
+            return np.concatenate([parameters[name].reshape(len(parameters[name]), -1) for name in table], 1)
+        with blamed(f"{type(environment).__name__}.task_features fails"):
+            columns = np.asarray(environment.task_features(parameters), np.float64)
+        if columns.ndim != 2 or len(columns) != len(next(iter(parameters.values()))) or not np.isfinite(columns).all():
+            raise UserError(f"task_features gives shape {columns.shape}: a row of finite numbers per task is expected")
+        return columns
 
     trained = columns_of(table)[list(known)]
     mean, deviation = trained.mean(0), trained.std(0)

@@ -15,7 +15,7 @@ from src.run.errors import UserError
 from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
 from src.run.provenance import provenance as provenance_record
 
-SOURCES = ("auto", "per_task", "multitask", "committed")  # whose policies play, see find_source
+SOURCES = ("auto", "per_task", "multitask", "scripted", "committed")  # whose policies play, see find_source
 COMMITTED = CONFIG_DIR.parent / "behaviour"
 SHARED = "multitask"  # folder of the one agent that knows the task, beside the folders task_007 of single agents
 
@@ -115,6 +115,8 @@ def is_finished(directory):
 def made_by(run, *settings):
     """Everything that weights depend on, of RunSettings and settings: config.json of a folder, compared when a run resumes."""
     facts = {"env_type": run.env_type, "entry_point": run.env.entry_point, "max_episode_steps": run.env.max_episode_steps}
+    if run.env.options:
+        facts["options"] = dict(run.env.options)
     for values in settings:
         facts |= dataclasses.asdict(values)
     del facts["save_seconds"]
@@ -135,10 +137,10 @@ def open_task(run, agent, checkpoints, task):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent."""
+    """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent, or the environment itself."""
 
     directory: Path
-    kind: str  # "per_task", "multitask", or "committed": either of them, come with the repository
+    kind: str  # "per_task", "multitask", "scripted" (the environment's), "committed": one of the first, come with the repository
 
     @property
     def shared(self):
@@ -150,6 +152,11 @@ class Source:
 
     def facts(self):
         """For a dataset's card: who acts, on what knowledge, and the SHA-256 of a shared agent's checkpoints."""
+        if self.kind == "scripted":
+            return {
+                "actors": "the environment's scripted policy",
+                "knowledge": "it is told its task, as wrongly as the levels say",
+            }
         origin = "that comes with the repository" if self.kind == "committed" else f"of {self.directory.name}/ under saves/"
         if not self.shared:
             return {
@@ -180,7 +187,8 @@ class Source:
 
 
 def find_source(run, kind, command):
-    """Choose the behaviour policies of an environment by `kind`, one of SOURCES; auto: those in saves/, else the committed ones.
+    """Choose the behaviour policies of an environment by `kind`, one of SOURCES; auto: those in saves/, else the environment's
+    scripted ones, else the committed ones.
 
     Raises UserError when there are none (naming `command`, which makes them) or, with auto, two kinds in saves/.
     """
@@ -188,18 +196,31 @@ def find_source(run, kind, command):
     found = {
         "per_task": any(saved.glob("task_*")),
         "multitask": (saved / SHARED).exists(),
+        "scripted": hasattr(run.env.make(), "scripted_policy"),
         "committed": is_finished(committed / SHARED) or any(committed.glob("task_*")),
     }
     if kind == "auto":
         if found["per_task"] and found["multitask"]:
             raise UserError(f"{saved} holds agents of single tasks and a shared one: choose --behaviour per_task or multitask")
         kind = next((kind for kind, exists in found.items() if exists), "auto")
+    if kind == "scripted" and not found[kind]:
+        raise UserError(f"{run.env_type} has no scripted policy: leave --behaviour scripted out")
     if kind == "committed" and not found[kind]:
         raise UserError(f"no behaviour policies of {run.env_type} come with the repository: leave --behaviour committed out")
     if not found.get(kind):
         words = "" if kind == "auto" else f"{kind} "
         raise UserError(f"no {words}behaviour policies in {saved}; make them: {command}")
     return Source(committed if kind == "committed" else saved, kind)
+
+
+def _check_entry_point(directory, env):
+    """Raises UserError where the policies were trained in another environment, whose settings file has the same name."""
+    path = directory / "config.json"
+    made = read_json(path).get("entry_point", env.entry_point) if path.exists() else env.entry_point
+    if made != env.entry_point:
+        raise UserError(
+            f"the policies in {directory} were trained in {made}, not in {env.entry_point}: rename one of the two settings files"
+        )
 
 
 def load_behaviour(source, env, task, command, untrained=False):
@@ -214,6 +235,7 @@ def load_behaviour(source, env, task, command, untrained=False):
     directory = source.directory / (SHARED if source.shared else f"task_{task:03d}")
     if not is_finished(directory):
         raise UserError(f"no finished behaviour policy of task {task} in {directory}; make it: {command}")
+    _check_entry_point(directory, env)
     curve, weights = read_curve(directory, source.shared), load_tensors(directory / "checkpoints.safetensors")
     steps = weights.pop("steps", torch.empty(0)).tolist()
     if steps != curve.get("steps"):

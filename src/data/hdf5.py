@@ -36,10 +36,10 @@ def open_hdf5(path, mend="fetch it again"):
 
 
 def members(group):
-    """Names in a group, in order. Raises ValueError where one is a link: links are not followed."""
-    names = list(group)
+    """Names in a group, in order, but those that are no text. Raises ValueError where one is a link: links are not followed."""
+    names = [name for name in group if isinstance(name, str)]
     for name in names:
-        _hard(group.id, name.encode("utf-8", "surrogateescape"))
+        _hard(group.id, name.encode())
     return names
 
 
@@ -94,7 +94,7 @@ class Room:
 def read_array(group, name, room):
     """An array of numbers in an h5py.Group, or None where it holds something else than numbers."""
     found = dataset(group.id, name.encode())
-    if found.dtype.kind not in NUMBERS or found.dtype.hasobject:
+    if found.dtype.kind not in NUMBERS or found.dtype.hasobject or found.get_space().get_simple_extent_type() == h5py.h5s.NULL:
         return None
     room.take(math.prod(found.shape) * found.dtype.itemsize, name)
     values = np.empty(found.shape, found.dtype)

@@ -4,8 +4,12 @@ src/data/layouts.py says which layouts are known, src/data/pickles.py and src/da
 """
 
 import hashlib
+import lzma
 import math
 import os
+import re
+import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src.data.hdf5 import FAULTS, NUMBERS, Room, members, open_hdf5, read_array, subgroup
+from src.data.hdf5 import FAULTS, NUMBERS, Room, dataset, members, open_hdf5, read_array, subgroup
 from src.data.layouts import FIELDS, episodes_of
 from src.data.pickles import read_pickle
 from src.data.relabel import EnvironmentRewards, rewards_on
@@ -24,6 +28,10 @@ from src.run.files import open_regular, read_json
 
 REWARD_TOLERANCE = 0.01  # how far recorded rewards may be from those of the task, relative to it and to the mean
 LARGEST_JSON = 1 << 30  # bytes
+MAGIC = np.lib.format.MAGIC_PREFIX  # how an array in an npz file begins
+UNPACKING = (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError)  # of a broken zip archive
+KNOWN = {name for names in FIELDS.values() for name in names}
+EXPECTED = "arrays at its top, or one group of arrays per episode, there or inside of data/, are expected"
 KINDS = "a .hdf5, .h5, .npz, .json or .pkl file"
 
 
@@ -45,12 +53,14 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
     if prompts and not folder:
         raise UserError("--import_prompts takes a folder of dataset_task_prompt<i>.pkl: leave it out for a file")
     if folder:
+        if task_id is not None:
+            raise UserError(f"--task_id {task_id}: the files of {source} say their tasks in their names; leave it out")
         files, others = (_task_files(source, tasks, kind) for kind in (prompts, not prompts))
         if not files:
             name, other = (f"dataset_task_{'prompt' * kind}<i>.pkl" for kind in (prompts, not prompts))
             instead = f"; for its {other} {'leave out' if prompts else 'pass'} --import_prompts" if others else ""
             raise UserError(f"{source} holds no {name} of the tasks {tasks.start} to {tasks.stop - 1}{instead}")
-    elif minari or source.suffix in READERS:
+    elif minari or source.suffix.lower() in READERS:
         files = {task_id: minari or source}
     else:
         raise UserError(
@@ -59,7 +69,7 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
         )
     episodes, notes = [], []
     for task, path in files.items():
-        content = READERS[path.suffix](path)
+        content = READERS[path.suffix.lower()](path)
         found, lost = episodes_of(content, path, env)
         if lost:
             notes.append(f"{lost} steps of {path} are left out, whose next observation or end is unknown")
@@ -142,14 +152,45 @@ def read_hdf5(path):
         groups = [name for name in members(parent) if isinstance(parent[name], h5py.Group)]
         groups = [name for name in groups if any(action in parent[name] for action in FIELDS["actions"])]
         if not groups or any(isinstance(file.get(name), h5py.Dataset) for name in FIELDS["actions"] if name in names):
-            return _arrays(file, room)
+            arrays = _arrays(file, room)
+            if not arrays:
+                raise UserError(f"{path} has no arrays, but {', '.join(names)[:100] or 'nothing'}: {EXPECTED}")
+            return arrays
+        _check_complete(file, parent, groups)
         order = sorted(groups, key=lambda name: (int("".join(filter(str.isdigit, name))[:18] or 0), name))
         return [_episode(subgroup(parent, name), f"{path}: {name}", room) for name in order]
 
 
-def _arrays(group, room):
-    """The arrays of numbers in a group; those of anything else are left out."""
+def _check_complete(file, parent, groups):
+    """Raises UserError where episodes are missing, by the number that the file gives, or without their arrays."""
+    path, mend = file.filename, "it is not complete, fetch it again"
+    said = file.attrs.get("total_episodes", len(groups))
+    if not np.array_equal(said, len(groups)):
+        raise UserError(f"{path}: it says that it has {str(said)[:40]} episodes, and has {len(groups)}: {mend}")
+    kinds = {re.sub(r"\d+", "", name) for name in groups}
+    for name in members(parent):
+        if name not in groups and re.sub(r"\d+", "", name) in kinds:
+            raise UserError(f"{path}: {name} has no actions: {mend}")
+    for name in groups:
+        group = parent[name]
+        actions = dataset(group.id, next(key for key in FIELDS["actions"] if key in group).encode())
+        steps = (actions.shape or (0,))[0]
+        for key in ("total_steps", "num_samples"):  # of Minari, of robomimic
+            if key in group.attrs and not np.array_equal(group.attrs[key], steps):
+                raise UserError(f"{path}: {name} has {steps} actions, its {key} is {str(group.attrs[key])[:40]}: {mend}")
+
+
+def _arrays(group, room, known=KNOWN):
+    """The arrays of numbers in a group; `known`: the names that only numbers may have."""
     arrays = {name: read_array(group, name, room) for name in members(group) if isinstance(group[name], h5py.Dataset)}
+    return _numeric(arrays, group.file.filename, known)
+
+
+def _numeric(arrays, path, known=KNOWN):
+    """{name: array} without those that are None, which hold no numbers. Raises UserError where one has a name that is known."""
+    for name in known & arrays.keys():
+        if arrays[name] is None:
+            raise UserError(f"{path}: {name} are no array of numbers")
     return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -166,7 +207,7 @@ def _episode(group, where, room):
     if group.name.startswith("/data/demo_"):  # robomimic: its dones mark successes, and may mark several steps
         arrays.pop("dones", None)
     options = {key.removeprefix("options/"): group.attrs[key] for key in group.attrs if key.startswith("options/")}
-    infos = _arrays(subgroup(group, "infos"), room) if isinstance(group.get("infos"), h5py.Group) else {}
+    infos = _arrays(subgroup(group, "infos"), room, set()) if isinstance(group.get("infos"), h5py.Group) else {}
     task = options.pop("task", None)
     if task is not None and np.asarray(task).dtype.kind not in "iu":
         raise UserError(f"{where} names its task {str(task)[:60]!r}: give the row of the environment's task table instead")
@@ -179,27 +220,43 @@ def read_npz(path):
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
-                room.take(entry.file_size, entry.filename)
                 with archive.open(entry) as member:
-                    arrays[entry.filename.removesuffix(".npy")] = _read_npy(member, entry.file_size)
+                    if member.read(len(MAGIC)) != MAGIC:  # no array: a folder, a note
+                        continue
+                room.take(entry.file_size, entry.filename)
+                name = entry.filename.removesuffix(".npy")
+                if name in arrays:
+                    raise ValueError(f"it has {name} twice")
+                with archive.open(entry) as member:
+                    arrays[name] = read_npy(member, entry.file_size)
+        return _numeric(arrays, path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (*FAULTS, zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+    except (*FAULTS, *UNPACKING) as error:
         raise UserError(
             f"{path} is not a readable npz file ({' '.join(str(error).split())[:100]}); save it by np.savez"
         ) from None
-    return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _read_npy(file, size):
-    """One array of an npz file, or None where it holds text. Raises ValueError where its header does not fit its `size`."""
+def read_npy(file, size):
+    """One array of numpy's format from an open file of `size` bytes, or None where it holds text.
+
+    Raises ValueError where its header does not fit its size, or OSError and others of FAULTS.
+    """
     version = np.lib.format.read_magic(file)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in read_header:
         raise ValueError(f"an array of format {version}")
-    shape, fortran, dtype = read_header[version](file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old writers
+            shape, fortran, dtype = read_header[version](file)
+    except (SyntaxError, tokenize.TokenError):
+        raise ValueError("an array whose header cannot be understood") from None
     if dtype.hasobject:
         raise ValueError("an array of objects is a pickle and is not read; save each trajectory's arrays by names of their own")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError("an array whose shape is none")
     count = math.prod(shape)
     if count * dtype.itemsize > size:
         raise ValueError("an array is larger than what is stored of it")
@@ -219,7 +276,10 @@ READERS = {".hdf5": read_hdf5, ".h5": read_hdf5, ".npz": read_npz, ".json": read
 
 def _sha256(path):
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha = hashlib.sha256()
+        while block := file.read(1 << 20):
+            sha.update(block)
+        return sha.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------- the tasks

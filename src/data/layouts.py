@@ -68,7 +68,7 @@ def episodes_of(content, path, env):
     Raises UserError where it cannot be known what belongs together.
     """
     if isinstance(content, dict):
-        content = _by_episode(content)
+        content = _by_episode(content, path)
     whole = isinstance(content, list)
     if not isinstance(content, list | dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of arrays or a list of them")
@@ -76,10 +76,12 @@ def episodes_of(content, path, env):
         raise UserError(f"{path} holds no episode")
     episodes, steps = [], 0
     for part in content if whole else [content]:
-        fields = _fields(part, path, whole)
+        fields, infos, options = _fields(part, path, whole), {}, {}
+        if whole:
+            infos, options = _facts(part, fields, path)
         for stream in _streams(fields, path, env, whole):
+            _check_finite(stream, path)
             found = _whole(stream, path, env) if stream.pop("whole") else _cut(stream, path, env)
-            infos, options = (part.get(key, {}) if whole else {} for key in ("infos", "options"))
             episodes += [dataclasses.replace(episode, infos=infos, options=options) for episode in found]
             steps += len(stream["rewards"])
     if not episodes:
@@ -87,7 +89,7 @@ def episodes_of(content, path, env):
     return episodes, steps - sum(len(episode.rewards) for episode in episodes)
 
 
-def _by_episode(content):
+def _by_episode(content, path):
     """A dict whose keys are `0/observations` or `observations_0` -> list of dicts in that order; any other dict as it is."""
     for pattern in (r"(?P<episode>.*?(\d+))/(?P<key>.+)", r"(?P<key>.+)_(?P<episode>(\d+))"):
         found = [(re.fullmatch(pattern, str(key)), value) for key, value in content.items()]
@@ -96,6 +98,9 @@ def _by_episode(content):
             if match:
                 parts.setdefault((int(match[2] if "/" in pattern else match[3]), match["episode"]), {})[match["key"]] = value
         if parts and all(any(name in part for name in FIELDS["actions"]) for part in parts.values()):
+            size = content.get("total_size", len(parts))  # d3rlpy's
+            if not np.array_equal(size, len(parts)):
+                raise UserError(f"{path}: total_size says {size} episodes, there are {len(parts)}: it is not complete")
             return [parts[key] for key in sorted(parts)]
     return content
 
@@ -123,7 +128,7 @@ def _fields(content, path, whole):
     for key in FLAGS:
         if key in fields and not np.isin(fields[key], (0, 1)).all():
             raise UserError(f"{path}: {key} hold other numbers than 0 and 1 (NaN among them): put them right, or leave them out")
-    if "pos" in content:
+    if "pos" in content and "full" in content:
         _unroll(fields, content, path)
     if whole and fields["rewards"].squeeze().ndim < 2:  # flags may be one number per trajectory
         steps = fields["rewards"].size
@@ -143,12 +148,38 @@ def _numbers(values, field, path):
     return array
 
 
+def _facts(part, fields, path):
+    """The infos and the options of one trajectory; a task among the options is that of its steps (put into `fields`)."""
+    infos, options = (part.get(key) or {} for key in ("infos", "options"))
+    if not isinstance(infos, dict) or not isinstance(options, dict):
+        raise UserError(f"{path}: infos and options of a trajectory must be dicts")
+    options = dict(options)
+    if (task := options.pop("task", None)) is not None:
+        task = _numbers(task, "task", path)
+        if "task" in fields and not (fields["task"] == task).all():
+            raise UserError(f"{path}: a trajectory has task {fields['task'].ravel()[0]}, and its options say {task}")
+        fields["task"] = task
+    return infos, options
+
+
+def _check_finite(stream, path):
+    """Observations, actions and rewards can be kept as float32."""
+    for key in ("observations", "actions", "rewards", "next_observations"):
+        values = stream.get(key, np.zeros(1))
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values.astype(np.float32)).reshape(len(values), -1).all(1)
+        if not finite.all():
+            raise UserError(f"{path}: {key} of step {int(np.argmin(finite))} are not finite, or too large: put them right")
+
+
 def _unroll(fields, content, path):
     """A replay buffer of stable-baselines3 in the order of time: `pos` is where it writes next, `full` whether it began anew."""
     size = len(fields["rewards"])
-    position, full = (_numbers(content.get(name, 0), name, path) for name in ("pos", "full"))
-    if position.size != 1 or full.size != 1 or not 0 <= position <= size:
-        raise UserError(f"{path}: pos and full are not one number each, as in a replay buffer")
+    position, full = (_numbers(content[name], name, path) for name in ("pos", "full"))
+    if position.size != 1 or full.size != 1 or position not in range(size + 1) or full not in (0, 1):
+        raise UserError(f"{path}: pos (where it writes next) and full (0 or 1) are not those of a replay buffer of {size} steps")
+    if not position and not full:
+        raise UserError(f"{path}: the replay buffer is empty, its pos is 0 and it is not full")
     for key, array in fields.items():
         if len(array) == size:
             fields[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
@@ -157,6 +188,8 @@ def _unroll(fields, content, path):
 def _streams(fields, path, env, whole):
     """Yields dicts of flat arrays, each one sequence in time, with "whole": whether it is exactly one episode."""
     rewards = fields["rewards"]
+    if rewards.ndim > 3 or (rewards.ndim == 3 and rewards.shape[2] > 1):
+        raise UserError(f"{path}: rewards have shape {rewards.shape}; one number per step is expected")
     if rewards.ndim == 3 or (rewards.ndim == 2 and rewards.shape[1] > 1 and not whole):
         yield from _stacked(fields, path)
         return
@@ -192,6 +225,8 @@ def _stacked(fields, path):
     for key, array in fields.items():
         if key in ("episode_lengths", "task") and array.size == shape[0]:
             per_row[key] = array.reshape(-1)
+            if key == "episode_lengths" and not np.isin(array, np.arange(1, shape[1] + 1)).all():
+                raise UserError(f"{path}: episode_lengths must be integers from 1 to {shape[1]}")
         elif key in ("ends", "episode_lengths", "episode_ids"):
             raise UserError(f"{path}: {key} do not fit arrays of episodes (rewards have shape {rewards.shape})")
         elif array.shape[:2] == shape or (key == "observations" and one_more):
@@ -218,8 +253,6 @@ def _stacked(fields, path):
         part = {key: array[index] if by_rows else array[:, index] for key, array in per_row.items()}
         if by_rows:
             length = int(part.pop("episode_lengths", shape[1]))
-            if not 1 <= length <= shape[1]:
-                raise UserError(f"{path}: episode_lengths must lie between 1 and {shape[1]}")
             part = {
                 key: array[: length + (key == "observations" and one_more)] if array.ndim else array
                 for key, array in part.items()
@@ -313,6 +346,8 @@ def _explicit_ends(stream, path, horizon):
     if stream.get("starts", zeros).any() or "episode_ids" in stream:
         ids = stream.get("episode_ids")
         begins = np.flatnonzero(stream["starts"]) if ids is None else np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
+        if ids is not None and len(np.unique(ids)) != len(begins):  # NaN too: it equals nothing
+            raise UserError(f"{path}: the steps of an episode must follow each other, and episode_ids come back: sort them")
         if begins[0] != 0:
             raise UserError(f"{path}: its first step is not marked as the start of an episode")
         finished = ids is not None or count - begins[-1] == horizon or marks[-1]

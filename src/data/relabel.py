@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from src.run.environment import blamed
 from src.run.errors import UserError
 
 SPREAD = 0.3  # of imagined tasks
@@ -55,11 +56,17 @@ class EnvironmentRewards:
         self.table = environment.unwrapped.tasks if table is None else table
         first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
         try:
-            self(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
-        except (KeyError, ValueError) as error:
+            with blamed(f"{type(environment).__name__}.compute_rewards fails"):
+                paid = self(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
+        except UserError as error:
             raise UserError(
-                f"relabelling by true rewards: {error}; make the dataset again so that it holds them, or leave --true_rewards out"
+                f"relabelling by true rewards: {error}; make the dataset again if it lacks what that needs, or leave "
+                "--true_rewards out"
             ) from None
+        if paid.shape != (1,):
+            raise UserError(
+                f"relabelling by true rewards: compute_rewards gives shape {paid.shape} for one transition, not (1,): mend it"
+            )
 
     def __call__(self, observations, actions, next_observations, infos, tasks):
         parameters = {key: values[tasks] for key, values in self.table.items()}

@@ -64,7 +64,10 @@ class Trajectories:
         return dataclasses.replace(self.take(rows), tasks=tasks)
 
     def take(self, rows):
-        """The episodes in `rows` (integers), in that order."""
+        """The episodes in `rows` (integers), in that order; views where they follow each other, copies otherwise."""
+        rows = np.asarray(rows, int)
+        if len(rows) and (np.diff(rows) == 1).all():
+            rows = slice(rows[0], rows[-1] + 1)
         arrays = {name: getattr(self, name)[rows] for name in ("observations", "actions", "rewards", "lengths", "task_ids")}
         return dataclasses.replace(self, **arrays, infos={key: values[rows] for key, values in self.infos.items()})
 
@@ -383,6 +386,7 @@ def _metadata(trajectories, env, quality, entries, description, simulator):
         "action_shape": list(t.actions.shape[2:]),
         "info_shapes": {key: list(values.shape[2:]) for key, values in t.infos.items()},
         "entry_point": env.entry_point,
+        "options": dict(env.options),
         "env_name": env.env_name,
         "max_episode_steps": env.max_episode_steps,
         "description": description,
@@ -419,7 +423,7 @@ def _write(directory, t):
 def _minari_metadata(t):
     """The keys that Minari asks for (its dataset standard); gymnasium can make the environment from the env_spec."""
     metadata = t.metadata
-    environment = EnvSpec(metadata["env_name"], entry_point=metadata["entry_point"])
+    environment = EnvSpec(metadata["env_name"], entry_point=metadata["entry_point"], kwargs=metadata["options"])
     spaces = environment.make()
     return {
         "dataset_id": f"{metadata['env_type']}/{metadata['quality']}-v0",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from src.run.environment import batch_class, recorded_infos
+from src.run.environment import advance, batch_class, begin, recorded_infos
 from src.run.errors import UserError
 
 
@@ -46,7 +46,7 @@ class EnvironmentLoop:
         self.ended = np.zeros(len(self.environments), bool)
         return np.stack(
             [
-                self._checked(environment.reset(seed=int(seed), options={"task": int(task)})[0])
+                self._checked(begin(self.env.entry_point, environment, int(seed), int(task)))
                 for environment, task, seed in zip(self.environments, self.task_ids, seeds, strict=True)
             ]
         )
@@ -59,7 +59,7 @@ class EnvironmentLoop:
             if self.ended[row]:
                 self.results[row] = self.results[row][0], 0.0, self.results[row][2]
                 continue
-            observation, reward, terminated, truncated, info = environment.step(action)
+            observation, reward, terminated, truncated, info = advance(self.env.entry_point, environment, action)
             self.results[row] = self._checked(observation), reward, self._recorded(info)
             if terminated and not self.env.terminates:
                 self._fail(
@@ -73,7 +73,7 @@ class EnvironmentLoop:
                 )
             self.ended[row] = terminated
         observations, rewards, infos = zip(*self.results, strict=True)
-        rewards = np.asarray(rewards, dtype=np.float32)
+        rewards = self._float32(rewards, f"a reward at step {self.steps} that is not one finite number")
         if rewards.shape != (len(self.environments),) or not np.isfinite(rewards).all():
             self._fail(f"returned a reward at step {self.steps} that is not one finite number")
         self.infos = {key: np.stack([info[key] for info in infos]) for key in infos[0]}
@@ -91,12 +91,19 @@ class EnvironmentLoop:
         return kept
 
     def _checked(self, observation):
-        observation = np.asarray(observation, dtype=np.float32)
+        observation = self._float32(observation, "an observation that is no array of numbers")
         if observation.shape != self.shape:
             self._fail(f"returned an observation of shape {observation.shape}, its observation_space says {self.shape}")
         if not np.isfinite(observation).all():
             self._fail(f"returned an observation at step {self.steps} that is not finite")
         return observation
+
+    def _float32(self, values, otherwise):
+        try:
+            with np.errstate(over="ignore"):
+                return np.asarray(values, dtype=np.float32)
+        except (TypeError, ValueError):
+            self._fail(f"returned {otherwise}")
 
     def _fail(self, what):
         raise UserError(f"{self.env.entry_point} {what}")

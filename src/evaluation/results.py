@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from src.run.config import is_name
 from src.run.errors import UserError
-from src.run.files import atomic_path, write_json
+from src.run.files import atomic_path, read_json, write_json
 from src.run.provenance import provenance
 
 SCHEMA = 1
@@ -191,17 +192,7 @@ def read_pictures(output_dir, result):
 
 
 def _read_object(path, limit):
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        if path.stat().st_size > limit:
-            raise UserError(f"{path}: larger than {limit >> 20} MiB; {MEND}")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise UserError(f"{path}: nested too deep; {MEND}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({str(error)[:100]}); {MEND}") from None
+    document = read_json(path, mend=MEND, largest=limit)
     if not isinstance(document, dict):
         raise UserError(f"{path}: must hold one JSON object; {MEND}")
     return document
@@ -225,7 +216,7 @@ def _faults(document):
     """Yields (key, what it must be) where the schema is broken; later checks rely on the earlier ones having passed."""
     diagnostics = document.get("regime") == DIAGNOSTICS
     for key in (*NAMES, *(() if diagnostics else ("protocol",))):
-        if not _is_name(document.get(key)):
+        if not is_name(document.get(key)):
             yield key, "a name of letters, digits, _ . + - and no more than 100 of them"
     if diagnostics and document.get("protocol") is not None:
         yield "protocol", "null"
@@ -250,7 +241,7 @@ def _faults(document):
 
 
 def _object_faults(document):
-    if not all(map(_is_name, document["variant"])):
+    if not all(map(is_name, document["variant"])):
         yield "variant", "an object of settings"
     for key, value in document["training"].items():
         if not is_numbers(value, 0, nullable=True):
@@ -307,7 +298,7 @@ def _task_faults(rows, diagnostics):
     for level in sorted(levels):
         values = [row.get("reference", {}).get(level) for row in rows]
         by_episode = is_numbers(values, 2) and len({len(value) for value in values} | {0}) == 2
-        if not _is_name(level) or not (is_numbers(values, 1) or by_episode):
+        if not is_name(level) or not (is_numbers(values, 1) or by_episode):
             yield f"tasks.reference.{level}"[:100], "a finite number for every task, or equally many by episode"
 
 
@@ -332,9 +323,5 @@ def _is_whole(value):
     return type(value) is int and 0 <= value <= LARGEST
 
 
-def _is_name(value):
-    return isinstance(value, str) and re.fullmatch(r"[\w.+-]{1,100}", value) is not None
-
-
 def _is_series(value):
-    return _is_name(value.replace("/", "_"))
+    return is_name(value.replace("/", "_"))

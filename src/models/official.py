@@ -9,6 +9,7 @@ import torch
 from src.models.transformer import from_gpt2
 from src.models.world_model import WorldModel
 from src.run.errors import UserError
+from src.run.files import load_foreign_state
 
 POLICY = {  # official -> ours; the heads for states and returns get no gradient there and have no place here
     "embed_timestep": "history.timesteps", "embed_return": "history.returns", "state_encoder": "history.observations",
@@ -42,7 +43,7 @@ def load_official_world_model(path, horizon=4):
     Args: horizon: h that it was trained with. Raises UserError when the file is no such model.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = load_foreign_state(path)
         (head,) = [name for name in ("reward", "state") if f"{name}_decoder" in saved]
         encoder, decoder = saved["context_encoder"], saved[f"{head}_decoder"]
         sizes = encoder["state_encoder.0.weight"].shape[1], encoder["action_encoder.0.weight"].shape[1]

@@ -8,6 +8,8 @@ anything is written.
 import argparse
 import dataclasses
 import difflib
+import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -19,10 +21,11 @@ from gymnasium.error import Error as GymnasiumError
 
 from src.run.devices import use_threads
 from src.run.environment import make_environment
-from src.run.errors import UserError
+from src.run.errors import UserError, shortened
 from src.run.files import read_text
 from src.run.settings import setting
 
+NAMES = "give up to 100 letters, digits and _ . + -"  # what is_name takes
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 RECIPE_DIR = CONFIG_DIR / "recipes"
 BASELINES_DIR = CONFIG_DIR.parent / "baselines"
@@ -43,6 +46,7 @@ class EnvConfig:
     validation_tasks: tuple[int, int]
     fresh_tasks: tuple[int, int] | None = None
     terminates: bool = False  # episodes may end before max_episode_steps
+    options: tuple = ()  # (keyword, value) pairs of the entry point, sorted
 
     def make(self, render_mode=None, discrete=False):
         """A fresh environment; see `make_environment`."""
@@ -101,10 +105,15 @@ def boolean(value):
     return words[str(value).lower()]
 
 
+def is_name(value):
+    """Whether a text can be the name of a file or folder, and a fact of a result file, everywhere."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.+-]{1,100}", value) is not None and value not in (".", "..")
+
+
 def plain_name(value):
     """The name of one file or folder, so that nothing is written or read elsewhere by it."""
-    if not isinstance(value, str) or value in ("", ".", "..") or set(value) & {"/", "\\", "\0"}:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a name: leave out slashes, and do not call it . or ..")
+    if not is_name(value):
+        raise argparse.ArgumentTypeError(f"{shortened(repr(value), 120)} is not a name: {NAMES}")
     return value
 
 
@@ -231,9 +240,18 @@ def parse_args(parser, script, argv=None):
     args.suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
     if getattr(args, "validation", False):  # never in the place of a model or result of the test tasks
         args.suffix += "-validation"
+    for key, value in vars(args).items():
+        if isinstance(value, str) and "\0" in value:  # of a settings file: a command line cannot hold it
+            raise UserError(f"{path}: {key} holds a zero byte, which no name has: take it out")
     args.device = find_device(args.device)
     use_threads(args.threads)
     return args
+
+
+def is_given(name, argv=None):
+    """Whether the command line has the flag --name, in either spelling."""
+    words = sys.argv[1:] if argv is None else argv
+    return any(str(word).split("=", 1)[0].replace("-", "_") == f"__{name}" for word in words)
 
 
 def settings(args, exclude=()):
@@ -243,12 +261,24 @@ def settings(args, exclude=()):
     env.pop("fresh_tasks")  # no training depends on them
     if not args.env.terminates:
         env.pop("terminates")  # so that runs from before this key continue
+    if not args.env.options:
+        env.pop("options")
     return {**values, "device": str(args.device), "env": env}
 
 
 def known_env_types():
     """Names of the settings files in configs/."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
+
+
+def is_published(env):
+    """Whether configs/ describes this environment under its name, so that what is stored under that name holds for it."""
+    path = CONFIG_DIR / f"{env.env_type}.yaml"
+    if not path.exists():
+        return False
+    ours = read_env(path, read_yaml(path))
+    keys = "entry_point", "max_episode_steps", "train_tasks", "terminates"
+    return all(getattr(ours, key) == getattr(env, key) for key in keys)
 
 
 def known_env_type(name, flag="--env_type"):
@@ -350,6 +380,8 @@ def read_env(path, document):
 
     Raises UserError that names the key.
     """
+    if not is_name(Path(path).stem):  # it is that of folders and of the results
+        raise UserError(f"{path}: a settings file cannot have that name: {NAMES}")
     fields = {field.name for field in dataclasses.fields(EnvConfig)} - {"env_type"}
     known = fields | set(SCRIPTS) | {"recipes", "baselines"}
     for key in document:
@@ -362,8 +394,10 @@ def read_env(path, document):
         raise UserError(f"{path}: recipes.paper is the name of the file's base: choose another")
     check_baselines(path, document.get("baselines"), "baselines")
     for name, recipe in (document.get("recipes") or {}).items():
+        if not is_name(name):
+            raise UserError(f"{path}: recipes: {shortened(repr(name), 120)} is not a name: {NAMES}")
         check_recipe(path, recipe, f"recipes.{name}")
-    values = {"validation_tasks": document.get("train_tasks"), "fresh_tasks": None, "terminates": False}
+    values = {"validation_tasks": document.get("train_tasks"), "fresh_tasks": None, "terminates": False, "options": {}}
     values |= {key: document[key] for key in fields & document.keys()}
     for key in sorted(fields - values.keys()):
         raise UserError(f"{path}: the key {key} is missing")
@@ -376,6 +410,7 @@ def read_env(path, document):
         raise UserError(f"{path}: env_name {values['env_name']!r} is no name of an environment ({error})") from None
     if ":" not in values["entry_point"]:
         raise UserError(f"{path}: entry_point must read package.module:Class, not {values['entry_point']!r}")
+    values["options"] = _read_options(path, values["options"])
     if type(values["max_episode_steps"]) is not int or values["max_episode_steps"] < 1:
         raise UserError(f"{path}: max_episode_steps must be an integer of at least 1, not {values['max_episode_steps']!r}")
     _check_ranges(path, values)
@@ -383,6 +418,18 @@ def read_env(path, document):
     if folder not in sys.path:
         sys.path.append(folder)  # behind ours, so that nothing there takes the place of a module of the project
     return EnvConfig(env_type=Path(path).stem, **values)
+
+
+def _read_options(path, options):
+    """Keywords of the entry point as sorted pairs, texts and numbers. Raises UserError for another kind of value."""
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise UserError(f"{path}: options must be a mapping of the entry point's keywords to values")
+    for key, value in options.items():
+        if key in ("render_mode", "max_episode_steps"):
+            raise UserError(f"{path}: options.{key} is given by the scripts: remove it")
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{path}: options.{key} must be text, a number, true or false, not {value!r}")
+    return tuple(sorted(options.items()))
 
 
 def _check_ranges(path, values):
@@ -505,7 +552,9 @@ def _nearest(word, candidates):
 
 
 def find_device(name):
-    """'auto' or a torch device name -> torch.device that exists here. Raises UserError."""
+    """'auto' or a torch device name -> torch.device that exists here; a GPU for each process of torchrun. Raises UserError."""
+    if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

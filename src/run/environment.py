@@ -1,15 +1,19 @@
 """Making the environment that a settings file names, and the one check of what it offers (envs/base.py lists it)."""
 
+import contextlib
 import importlib
 import inspect
+import traceback
+from pathlib import Path
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from src.run.errors import UserError
+from src.run.errors import UserError, shortened
 
 RESERVED_PARAMETER = "task"  # beside the parameters stands the task's id, under this name
 RESERVED_INFO = "terminated"  # where an episode ends, as the roll-out records it
+LARGEST_INFO = 4  # axes of an info
 _checked = set()  # what has been stepped in this process
 
 
@@ -20,24 +24,60 @@ def make_environment(env, render_mode=None, discrete=False):
     when the environment cannot be imported or breaks the contract of envs/base.py. Its infos are looked at once per process.
     """
     where = f"entry_point {env.entry_point!r} of {env.env_type}"
-    try:
+    with blamed(f"{where} cannot be made"):
         module, name = env.entry_point.split(":")
         entry_point = getattr(importlib.import_module(module), name)
-        options = {"render_mode": render_mode} if render_mode else {}
+        options = dict(env.options) | ({"render_mode": render_mode} if render_mode else {})
         if "max_episode_steps" in inspect.signature(entry_point).parameters:
             options["max_episode_steps"] = env.max_episode_steps
         environment = entry_point(**options)
-    except (ValueError, ImportError, AttributeError, TypeError, SyntaxError) as error:
-        raise UserError(f"{where} cannot be made ({error})") from None
     check_tasks(where, env, environment)
     check_spaces(where, environment, discrete)
     if (env, discrete) not in _checked:
         probe = entry_point(**{key: value for key, value in options.items() if key != "render_mode"})
+        ours, theirs = environment.unwrapped.tasks, probe.unwrapped.tasks
+        if ours.keys() != theirs.keys() or not all(np.array_equal(ours[key], theirs[key]) for key in ours):
+            raise UserError(f"{where} has another task table each time that it is made: draw it by a fixed seed")
         check_steps(where, probe)
-        check_batch(where, probe)
+        with blamed(f"{where}: its batch_class fails"):
+            check_batch(where, probe)
         probe.close()
         _checked.add((env, discrete))
     return environment
+
+
+@contextlib.contextmanager
+def blamed(what):
+    """Within, what the environment's own code raises becomes a UserError: `what`, the exception, and the line that raised it."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        raise UserError(f"{what} ({where}: {shortened(f'{type(error).__name__}: {error}', 300)})") from None
+
+
+def begin(where, environment, seed, task):
+    """Reset an environment to a task; its observation, as it gave it. Raises UserError."""
+    with blamed(f"{where}: reset fails"):
+        result = environment.reset(seed=seed, options={"task": task})
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise UserError(f"{where}: reset must return (observation, info)")
+    return result[0]
+
+
+def advance(where, environment, action):
+    """One step of an environment: observation, reward, terminated, truncated, info, as it gave them. Raises UserError."""
+    with blamed(f"{where}: step fails"):
+        result = environment.step(action)
+    if not isinstance(result, tuple) or len(result) != 5:
+        raise UserError(f"{where}: step must return (observation, reward, terminated, truncated, info)")
+    for name, value in zip(("terminated", "truncated"), result[2:4], strict=True):
+        if not isinstance(value, bool | np.bool_) and (np.size(value) != 1 or np.asarray(value).dtype.kind not in "biu"):
+            raise UserError(f"{where}: step returned {name} that is not True or False")
+    return result
 
 
 def batch_class(environment):
@@ -56,7 +96,8 @@ def check_tasks(where, env, environment):
             raise UserError(f"{where}: the task parameter {name!r} has no usable name: take letters, without slashes")
         if name == RESERVED_PARAMETER:
             raise UserError(f"{where}: a task parameter is named {name!r}, as the task's number in a dataset is: rename it")
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        plain = isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray)
+        if not plain or values.dtype.kind not in "biuf":
             raise UserError(f"{where}: the task parameter {name!r} is no array of numbers: give np.array of shape (tasks, ...)")
         if not values.ndim or not np.isfinite(values).all():
             raise UserError(f"{where}: the task parameter {name!r} must have a row per task, of finite numbers")
@@ -80,16 +121,22 @@ def check_spaces(where, environment, discrete=False):
     if not isinstance(actions, Box) or len(actions.shape) != 1:
         mend = "only BOReL's methods take discrete actions" if isinstance(actions, Discrete) else "give a Box of one dimension"
         raise UserError(f"{where} acts in {_described(actions)}: {mend}")
-    if not actions.is_bounded() or not (actions.low < actions.high).all():
-        raise UserError(f"{where} has an action space without bounds: give its Box finite low and high")
+    if not observations.shape[0] or not actions.shape[0]:
+        raise UserError(f"{where} has no {'actions' if observations.shape[0] else 'observations'}: a Box needs a number at least")
+    if actions.dtype.kind != "f":
+        raise UserError(f"{where} acts in a Box of {actions.dtype}, and policies give fractions: make its Box one of float32")
+    with np.errstate(over="ignore"):
+        bounded = actions.is_bounded() and np.isfinite(actions.high - actions.low).all() and (actions.low < actions.high).all()
+    if not bounded:
+        raise UserError(f"{where} has an action space without bounds: give its Box finite low and high, low below high")
 
 
 def check_steps(where, environment):
     """Two steps from a reset: what they report in `info` can be recorded. Raises UserError."""
-    _, info = environment.reset(seed=0, options={"task": 0})
+    begin(where, environment, 0, 0)
     recorded = []
     for _ in range(2):
-        *_, terminated, truncated, info = environment.step(_some_action(environment.action_space))
+        *_, terminated, truncated, info = advance(where, environment, _some_action(environment.action_space))
         recorded.append(recorded_infos(where, info))
         if terminated or truncated:
             break
@@ -135,6 +182,10 @@ def recorded_infos(where, info):
             raise UserError(f"{where}: the info {key!r} has no usable name: take letters, without slashes")
         if key == RESERVED_INFO:
             raise UserError(f"{where}: an info is named {key!r}, which says where an episode ended: rename it")
+        if not kept[key].size or kept[key].ndim > LARGEST_INFO:
+            raise UserError(
+                f"{where}: the info {key!r} has shape {kept[key].shape}: give a number, or an array of up to {LARGEST_INFO} axes"
+            )
     return kept
 
 
@@ -143,7 +194,7 @@ def _numeric(value):
 
 
 def _plain(name):
-    return isinstance(name, str) and name.strip(".") != "" and not set(name) & {"/", "\0"}
+    return isinstance(name, str) and name.strip(".") != "" and name.isprintable() and "/" not in name
 
 
 def _some_action(space):

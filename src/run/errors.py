@@ -28,11 +28,9 @@ def main_guard(main):
                 print(f"error: {shortened(error)}", file=sys.stderr)
                 sys.exit(2)
             except (MemoryError, RuntimeError) as error:
-                full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-                if not full:
+                if not is_full(error):
                     raise
-                reason = str(error).splitlines()[0][:160] if str(error) else "no memory left"
-                print(f"error: out of memory ({reason}): make sizes, batches or numbers of episodes smaller", file=sys.stderr)
+                print(f"error: {out_of_memory(error)}", file=sys.stderr)
                 sys.exit(2)
             except OSError as error:
                 if not (error.strerror and error.filename):
@@ -44,6 +42,17 @@ def main_guard(main):
                 sys.exit(130)
 
     return guarded
+
+
+def is_full(error):
+    """Whether an exception says that there is no memory left."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(error):
+    """The line for an exception of that kind."""
+    reason = str(error).splitlines()[0][:160] if str(error) else "no memory left"
+    return f"out of memory ({reason}): make sizes, batches or numbers of episodes smaller"
 
 
 def shortened(text, longest=1000):

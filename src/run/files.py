@@ -148,11 +148,20 @@ def _layout(value, depth):
 
 
 def parse_json(text):
-    """JSON text -> document. Raises ValueError, also where it is nested too deeply or holds a number that is not finite."""
+    """JSON text -> document. Raises ValueError, also where it is nested too deeply, gives a key twice, or holds a number that is
+    not finite."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _object(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:40]!r} is given twice")
+    return found
 
 
 def _finite(text):
@@ -246,6 +255,17 @@ def save_state(path, state):
         file.write(seal)
 
 
+def load_foreign_state(path):
+    """What torch.save wrote elsewhere, without our seal; never executes code. Raises what torch raises for a damaged file."""
+    with open_regular(path) as file:
+        return _unpacked(file)
+
+
+def _unpacked(file):
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
 def load_state(path, *keys):
     """Read what `save_state` wrote; never executes code. Raises UserError when it is altered, or lacks one of `keys`."""
     mend = "delete it, or pass --no-resume to start again"
@@ -256,8 +276,7 @@ def load_state(path, *keys):
             file.seek(end)
             if file.read() != seal:
                 raise ValueError("its bytes are not those that were written")
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = _unpacked(file)
     except Exception as error:  # torch raises many types for a damaged file
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged ({reason}); {mend}") from None

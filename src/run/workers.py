@@ -12,7 +12,13 @@ from multiprocessing import connection
 import torch
 
 from src.run.devices import use_threads
-from src.run.errors import UserError, patient_streams
+from src.run.errors import UserError, is_full, out_of_memory, patient_streams
+
+
+def usable(workers=None):
+    """So many processes as there are cores, or `workers` where these are fewer: more would only take turns, and memory."""
+    cores = len(os.sched_getaffinity(0))
+    return min(workers or cores, cores)
 
 
 def run_pool(function, items, workers, on_result, on_progress=lambda amount: None):
@@ -20,11 +26,12 @@ def run_pool(function, items, workers, on_result, on_progress=lambda amount: Non
 
     Args:
         function: picklable; may call report(amount) as work gets done; what it returns is sent back.
-        workers: 1 runs everything in this process.
+        workers: no more than `usable`; 1 runs everything in this process.
         on_result: called here with (item, result) as each item ends.
         on_progress: called here with every reported amount.
     Returns {item: one line of text} of the items that failed; the others have run.
     """
+    workers = usable(workers)
     if workers == 1 or len(items) == 1:
         torch.set_num_threads(1)  # as the workers do: the number of threads changes the last bits of a sum
         return _run_here(function, items, on_result, on_progress)
@@ -80,6 +87,8 @@ def _line(error):
     """One line for the user; the traceback of anything but a UserError goes to stderr, for whoever mends the code."""
     if isinstance(error, UserError):
         return str(error)
+    if is_full(error):
+        return out_of_memory(error)
     traceback.print_exc()
     return " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from borel_helpers import finished_data, shell
+from borel_helpers import copy_of, finished_data, shell
 from helpers import ROOT, assert_refused
 
 from baselines.borel import convert, hindsight_data_collection, online_training
@@ -95,7 +96,7 @@ def test_names_lie_where_they_are_looked_for(tmp_path, capsys, value):
     }
     for script, flags in names.items():
         for flag in flags:
-            assert_refused(capsys, script, [*base, flag, value], f"{flag}: {value!r} is not a name: leave out slashes")
+            assert_refused(capsys, script, [*base, flag, value], f"{flag}: {value!r} is not a name: give up to 100")
     assert not list(tmp_path.iterdir())
     args = parse(
         vae_script.make_parser(), "train_vae_offline", [*base, "--save-dir", "./trained_vae", "--main-data-dir", "./batch_data"]
@@ -277,6 +278,40 @@ def test_every_training_script_resumes(grid, tmp_path, monkeypatch):
     offline.main(decaying)
     assert finished_data(folder, "decaying+debug")[0] == whole != before
     shutil.rmtree(folder / "results/gridworld/log/decaying+debug")  # other tests rely on there being one result
+
+
+def test_two_agents_at_once_share_their_data(grid, tmp_path, monkeypatch):
+    """The second agent comes while the first is filling the cache: it waits, fills nothing, and both end as one alone would."""
+    expected = finished_data(grid[0])
+    folder, flags = copy_of(grid, tmp_path)
+    cache = folder / "datasets/gridworld/log+debug/data_bamdp"
+    shutil.rmtree(cache)
+    shutil.rmtree(folder / "saves/gridworld/log/borel/offline")
+    transform, seen = offline.transform, []
+
+    def watched(args, model, task, arrays):
+        if len(seen) == 3:
+            command = [sys.executable, "-m", "baselines.borel.train_offline_agent", *flags, "--method", "second"]
+            second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+            seen.append(second)
+            while second.poll() is None and not any("lock" in name for name in open_files(second.pid)):
+                time.sleep(0.05)
+            assert second.poll() is None  # it stands at the lock
+        seen.append(task)
+        return transform(args, model, task, arrays)
+
+    monkeypatch.setattr(offline, "transform", watched)
+    offline.main(flags)
+    made = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
+    assert seen[3].wait() == 0 and len(made) == len(seen) - 1 == 21
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == made
+    assert finished_data(folder) == finished_data(folder, "second+debug") == expected
+
+
+def open_files(pid):
+    """Names of the files in the data's folder that a process has open."""
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").glob("*") if link.is_symlink()]
+    return [name for name in links if "data_bamdp" in name]
 
 
 def test_best_policy_is_kept(grid, monkeypatch):

@@ -122,6 +122,43 @@ def test_npz_files(tmp_path):
         refuse(read_npz, path, "is not a readable npz file")
 
 
+HEADERS = ["{'descr': '<f8', 'shape': (3,", "(((((", "[" * 5000, "'", "\0", "1 if", "    x\n  y", "x" * 9000, "-" * 9000 + "1",
+           "{'descr': '<f8', 'fortran_order': False, 'shape': (-3,), }",
+           "{'descr': '<f8', 'fortran_order': 1, 'shape': (1,)}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HEADERS)
+def test_headers_of_arrays(tmp_path, text):
+    npz(tmp_path / "a.npz", observations=b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(64))
+    refuse(read_npz, tmp_path / "a.npz", "is not a readable npz file")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archives_with_flipped_bytes(tmp_path, method):
+    array = header((2000,)) + np.random.default_rng(0).normal(size=2000).tobytes()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
+        archive.writestr("a.npy", array)
+    whole = (tmp_path / "a.npz").read_bytes()
+    for position in range(0, len(whole), 137):
+        flipped = bytearray(whole)
+        flipped[position] ^= 255
+        (tmp_path / "a.npz").write_bytes(flipped)
+        try:
+            read_npz(tmp_path / "a.npz")
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_names_that_are_given_twice(tmp_path):
+    """Which of the two is meant? JSON and zip archives allow it."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("rewards.npy", "rewards"):
+            archive.writestr(name, header((1,)) + bytes(8))
+    refuse(read_npz, tmp_path / "a.npz", "it has rewards twice")
+    (tmp_path / "a.json").write_text('{"rewards": [1], "actions": [2], "rewards": [3]}')
+    refuse(lambda path: import_trajectories(path, ENV, range(50), 0), tmp_path / "a.json", "the key 'rewards' is given twice")
+
+
 def test_json_files_of_trajectories(tmp_path):
     for text in ("[" * 50_000, "3", '"a"', "[1, 2]", "[]", '[{"actions": {}}]', '{"observations": [[1], [1, 2]], "actions": 1}'):
         (tmp_path / "a.json").write_text(text)
@@ -157,6 +194,26 @@ def test_hdf5_links_are_not_followed(tmp_path):
             file["actions"], file["rewards"] = np.zeros((20, 2)), np.zeros(20)
             write(file)
         refuse(read_hdf5, tmp_path / "a.hdf5", "links are not followed|lies in other files")
+
+
+@pytest.mark.parametrize("link", [h5py.SoftLink("/episode_0/rewards"), h5py.ExternalLink("secret.hdf5", "actions")])
+def test_links_in_episodes_are_not_followed(tmp_path, link):
+    for name in ("secret", "a"):
+        with h5py.File(tmp_path / f"{name}.hdf5", "w") as file:
+            flat(file if name == "secret" else file.create_group("episode_0"))
+    with h5py.File(tmp_path / "a.hdf5", "a") as file:
+        del file["episode_0/actions"]
+        file["episode_0/actions"] = link
+    refuse(read_hdf5, tmp_path / "a.hdf5", "actions is a link, and links are not followed")
+
+
+@pytest.mark.parametrize("actions", [np.float32(1), h5py.Empty("f4"), "text"])
+def test_actions_that_are_no_rows(tmp_path, actions):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        flat(file.create_group("episode_0"))
+        del file["episode_0/actions"]
+        file["episode_0/actions"] = actions
+    refuse(lambda path: import_trajectories(path, ENV, range(50), 0), tmp_path / "a.hdf5")
 
 
 def test_hdf5_arrays_that_are_larger_than_their_file(tmp_path):

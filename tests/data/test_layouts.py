@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -56,8 +57,9 @@ def put(path, content):
     """`content` in the format that the name of the file says."""
     if path.suffix in (".hdf5", ".h5"):
         return write_hdf5(path, content)
-    if path.suffix == ".npz":
-        np.savez(path, **content)
+    if path.suffix.lower() == ".npz":
+        with path.open("wb") as file:
+            np.savez(file, **content)
     elif path.suffix == ".pkl":
         path.write_bytes(pickle.dumps(content))
     else:
@@ -132,6 +134,17 @@ def test_stable_baselines3_replay_buffer(tmp_path, full):
     np.testing.assert_array_equal(t.actions[2], walk((20, 20), seed=1)[0]["actions"])
 
 
+def test_a_replay_buffer_says_where_it_stands(tmp_path):
+    content, last = flat(walk((20, 20)))
+    content["timeouts"] = last
+    assert lengths_of(put(tmp_path / "a.npz", content | {"pos": content["observations"]})).lengths.tolist() == [20, 20]
+    for pos, full in ((27.4, 0), (41, 0), (-1, 0), (np.nan, 1), (7, 2), (np.arange(2), 1)):
+        with pytest.raises(UserError, match="are not those of a replay buffer of 40 steps"):
+            lengths_of(put(tmp_path / "a.npz", content | {"pos": np.array(pos), "full": np.array(full)}))
+    with pytest.raises(UserError, match="the replay buffer is empty"):
+        lengths_of(put(tmp_path / "a.npz", content | {"pos": np.array(0), "full": np.array(False)}))
+
+
 def test_stacked_episodes(tmp_path):
     episodes = walk((20, 20, 20))
     content = {key: np.stack([part[key] for part in episodes]) for key in episodes[0]}
@@ -142,7 +155,13 @@ def test_stacked_episodes(tmp_path):
     content["next_observations"], content["observations"] = content["observations"][:, 1:], content["observations"][:, :-1]
     np.testing.assert_array_equal(lengths_of(put(path, content)).observations, t.observations)
     padded = {**content, "episode_lengths": np.array([20, 5, 8])}
+    padded["rewards"] = np.where(np.arange(20) < [[20], [5], [8]], padded["rewards"], np.nan)
     assert lengths_of(put(path, padded)).lengths.tolist() == [20, 5, 8]
+    for wrong in ([20, 5.5, 8], [20, np.nan, 8], [20, 0, 8], [20, 21, 8]):
+        with pytest.raises(UserError, match="episode_lengths must be integers from 1 to 20"):
+            lengths_of(put(path, {**content, "episode_lengths": np.array(wrong)}))
+    with pytest.raises(UserError, match=r"rewards have shape \(3, 20, 2\); one number per step is expected"):
+        lengths_of(put(path, {**content, "rewards": np.zeros((3, 20, 2))}))
     del content["next_observations"]
     with pytest.raises(UserError, match=r"which axis of its arrays .* is time"):
         lengths_of(put(path, content))
@@ -159,6 +178,9 @@ def test_rlds_and_explicit_ends(tmp_path):
     for name, ends in told.items():
         t = lengths_of(put(tmp_path / f"{name}.npz", content | ends), ENDING)
         assert t.lengths.tolist() == [20, 7, 13] and not t.infos["terminated"].any(), name
+    for ids in (np.tile([0, 1], 20), np.repeat([0, 1, 0], [20, 7, 13]), np.full(40, np.nan)):  # interleaved, used again, none
+        with pytest.raises(UserError, match="episode_ids come back"):
+            lengths_of(put(tmp_path / "a.npz", content | {"episode_ids": ids}))
     for ends in ([20, 41], [20, 20, 40], [20.5, 40], [0, 40]):
         with pytest.raises(UserError, match="ends do not rise from 1 to 40"):
             lengths_of(put(tmp_path / "a.npz", content | {"episode_ends": np.array(ends)}))
@@ -278,6 +300,17 @@ def test_an_observation_of_the_next_episode_is_refused(tmp_path):
     assert lengths_of(put(tmp_path / "a.npz", reset)).lengths.tolist() == [19, 19]
 
 
+@pytest.mark.parametrize("number", [np.inf, np.nan, 1e300])
+@pytest.mark.parametrize("key", ["observations", "actions", "rewards", "next_observations"])
+def test_numbers_that_float32_cannot_hold(tmp_path, recwarn, key, number):
+    content, last = flat(walk())
+    content[key] = content[key].astype(float)
+    content[key][9] = number
+    with pytest.raises(UserError, match=f"{key} of step 9 are not finite, or too large"):
+        lengths_of(put(tmp_path / "a.npz", content | {"timeouts": last}))
+    assert not list(recwarn)
+
+
 def test_names_that_contradict_each_other(tmp_path):
     content, last = flat(walk())
     with pytest.raises(UserError, match="terminals and terminations contradict each other"):
@@ -338,6 +371,71 @@ def test_lists_and_flat_arrays_of_many_tasks(tmp_path):
     parts[0]["task"] = 50
     with pytest.raises(UserError, match="holds episodes of task 50, and the environment has 50 tasks for data"):
         lengths_of(put(tmp_path / "a.pkl", parts), task_id=None)
+
+
+def test_what_the_options_of_a_trajectory_say(tmp_path):
+    (part,) = walk((20,), 3)
+    path = put(tmp_path / "a.pkl", [part | {"options": {"task": 3}}])
+    assert lengths_of(path, task_id=None).task_ids.tolist() == [3]
+    with pytest.raises(UserError, match="holds episodes of task 3, and --task_id says 7"):
+        lengths_of(path)
+    with pytest.raises(UserError, match="a trajectory has task 4, and its options say 3"):
+        lengths_of(put(tmp_path / "a.pkl", [part | {"options": {"task": 3}, "task": 4}]))
+    for more in ({"options": 3}, {"infos": [1]}):
+        with pytest.raises(UserError, match="infos and options of a trajectory must be dicts"):
+            lengths_of(put(tmp_path / "a.pkl", [part | more]))
+
+
+def test_a_task_beside_files_that_name_theirs_is_refused(tmp_path):
+    content, _ = flat(walk((20, 20), 0))
+    put(tmp_path / "dataset_task_0.pkl", content)
+    assert lengths_of(tmp_path, task_id=None).task_ids.tolist() == [0, 0]
+    with pytest.raises(UserError, match=r"--task_id 7: the files of .* say their tasks in their names"):
+        lengths_of(tmp_path)
+
+
+def test_episodes_that_are_missing_are_missed(tmp_path):
+    """A copy that was cut short: fewer episodes than the file says, or an episode without its arrays."""
+    content = {f"episode_{index}/{key}": values for index, part in enumerate(walk()) for key, values in part.items()}
+    path = tmp_path / "a.hdf5"
+
+    def changed(change):
+        with h5py.File(write_hdf5(path, content), "a") as file:
+            change(file)
+        return path
+
+    assert lengths_of(changed(lambda file: file.attrs.create("total_episodes", 3))).lengths.tolist() == [20, 7, 13]
+    cases = {
+        "it says that it has 5 episodes, and has 3": lambda file: file.attrs.create("total_episodes", 5),
+        "episode_1 has no actions": lambda file: file.__delitem__("episode_1/actions"),
+        "episode_1 has 7 actions, its total_steps is 9": lambda file: file["episode_1"].attrs.create("total_steps", 9),
+        "episode_2 has 13 actions, its num_samples is 9": lambda file: file["episode_2"].attrs.create("num_samples", 9),
+    }
+    for message, change in cases.items():
+        with pytest.raises(UserError, match=f"{message}: it is not complete"):
+            lengths_of(changed(change))
+    parts = {f"{key}_{index}": values for index, part in enumerate(walk()) for key, values in part.items()}
+    with pytest.raises(UserError, match="total_size says 5 episodes, there are 3"):
+        lengths_of(put(tmp_path / "a.npz", parts | {"total_size": np.array(5)}))
+
+
+def test_valid_files_that_are_not_called_damaged(tmp_path):
+    content, last = flat(walk())
+    content["timeouts"] = last
+    with zipfile.ZipFile(put(tmp_path / "a.NPZ", content), "a") as archive:
+        archive.writestr("readme.txt", "hello")
+        archive.writestr("folder/", "")
+    assert lengths_of(tmp_path / "a.NPZ").lengths.tolist() == [20, 7, 13]
+    with h5py.File(write_hdf5(tmp_path / "a.h5", content | {"nothing": h5py.Empty("f4")}), "a") as file:
+        file[b"\xff\xfe"] = np.zeros(3)
+    assert lengths_of(tmp_path / "a.h5").lengths.tolist() == [20, 7, 13]
+    for nothing in (h5py.Empty("f4"), np.array([b"yes"] * 40)):
+        with pytest.raises(UserError, match=r"a.h5: timeouts are no array of numbers$"):
+            lengths_of(write_hdf5(tmp_path / "a.h5", content | {"timeouts": nothing}))
+    with pytest.raises(UserError, match=r"a.npz: rewards are no array of numbers$"):
+        lengths_of(put(tmp_path / "a.npz", content | {"rewards": np.array(["a"] * 40)}))
+    with pytest.raises(UserError, match="has no arrays, but sets: arrays at its top, or one group of arrays per episode"):
+        lengths_of(write_hdf5(tmp_path / "a.h5", {f"sets/train/{key}": values for key, values in content.items()}))
 
 
 def test_a_range_of_the_tasks(tmp_path):

@@ -1,8 +1,9 @@
-"""The BOReL environments, the multi-episode wrapper and the reference returns, against values computed by hand.
+"""The BOReL environments, episodes in sequence and the reference returns, against values computed by hand.
 
 `defect N` in a test's docstring names a fault of the original code that must not come back.
 """
 
+import dataclasses
 import json
 import random
 import warnings
@@ -17,6 +18,7 @@ from gymnasium.utils.env_checker import check_env
 
 from baselines.borel import references
 from baselines.borel.gridworld_tours import optimal_tours
+from baselines.borel.problem import Problem, play
 from baselines.borel.references import DOMAINS, play_levels, play_repeated
 from envs.ant_semicircle import AntSemicircleDenseEnv, AntSemicircleSparseEnv
 from envs.borel_points import (
@@ -30,9 +32,10 @@ from envs.borel_points import (
 from envs.escape_room import EscapeRoomEnv, wall_contact
 from envs.gridworld import GoalBelief, GridworldEnv, cell_index, moves_towards
 from envs.mujoco_env import load_model
-from envs.multi_episode import MultiEpisodeBatch, MultiEpisodeEnv, scale_actions
-from envs.point_robot import PointRobotEnv
+from envs.multi_episode import scale_actions
 from envs.tasks import RULES, load_tasks
+from src.evaluation.agent import PolicyAgent
+from src.run.config import load_env
 
 ENVS = [
     GridworldEnv,
@@ -82,7 +85,6 @@ def test_gymnasium_checker(env_class):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unbounded observations are meant
         check_env(env_class(), skip_render_check=True)
-        check_env(MultiEpisodeEnv(env_class(), 2), skip_render_check=True)
 
 
 @every_env
@@ -167,7 +169,7 @@ def test_global_generators_are_left_alone(env_class):
     """Defect 20: nothing is drawn from global generators, and nothing depends on them."""
 
     def rollout():
-        batch = MultiEpisodeBatch(make_batch(env_class, [0, 1], start=widest_start(env_class)), 2, 3, env_class().action_space)
+        batch = make_batch(env_class, [0, 1], start=widest_start(env_class))
         observations = [batch.reset([5, 6])]
         observations += [batch.step(actions)[0] for actions in random_actions(env_class, (6, 2))]
         return np.array(observations)
@@ -400,7 +402,7 @@ def test_relabelling_inside_the_goal_pays_one():
     assert PointRobotSparseEnv.compute_rewards(inside, np.zeros((1, 2)), inside, {"goal": [[0, 1]]}).tolist() == [1]
 
 
-# ------------------------------------------------------------------------------------------------ multi-episode wrapper
+# ------------------------------------------------------------------------------------------------ episodes in sequence
 
 
 def test_boundary_of_episodes():
@@ -408,73 +410,28 @@ def test_boundary_of_episodes():
 
     The goal (2, 0) is two steps from the start; H = 3, K = 2.
     """
-    batch = MultiEpisodeBatch(GridworldEnv.batch_class({"goal": [[2, 0]]}), 2, 3, gym.spaces.Discrete(5))
-    observations = [batch.reset([0])[0].tolist()]
-    infos = []
-    for action in (2, 2, 0, 1, 1, 1):
-        observations.append(batch.step([action])[0][0].tolist())
-        infos.append({key: values[0].tolist() for key, values in batch.infos.items()})
-    assert observations == [[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 0, 0], [0, 1, 0], [0, 2, 0], [0, 3, 1]]
-    assert [info["next_observation"] for info in infos] == [
-        [1, 0, 0],
-        [2, 0, 0],
-        [2, 0, 1],
-        [0, 1, 0],
-        [0, 2, 0],
-        [0, 3, 1],
-    ]
-    assert [info["success"] for info in infos] == [False, True, True, False, False, False]
-    assert [info["episode"] for info in infos] == [0, 0, 0, 1, 1, 1]
-    assert [info["episode_end"] for info in infos] == [False, False, True, False, False, True]
-    assert [info["rollout_end"] for info in infos] == [False] * 5 + [True]
+    problem = Problem(dataclasses.replace(load_env("gridworld"), max_episode_steps=3), 2)
+    (task,) = np.flatnonzero((problem.tasks["goal"] == [2, 0]).all(1))
+    actions = iter((2, 2, 0, 1, 1, 1))
+    played = play(problem, [task], PolicyAgent(lambda observations: np.array([next(actions)])), (0, "test"))
+    assert played["obs"][0].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 0, 0], [0, 1, 0], [0, 2, 0]]
+    assert played["next_obs"][0].tolist() == [[1, 0, 0], [2, 0, 0], [2, 0, 1], [0, 1, 0], [0, 2, 0], [0, 3, 1]]
+    assert played["success"][0].tolist() == [False, True, True, False, False, False]
 
 
-@every_env
-def test_multi_episode_single_equals_batched(env_class):
-    """Also: nothing terminates (defect 5), and the start of each episode is drawn anew."""
-    start = widest_start(env_class)
-    env = MultiEpisodeEnv(env_class(start=start), 2)
-    horizon = env.env.max_episode_steps
-    batch = MultiEpisodeBatch(make_batch(env_class, [4], start=start), 2, horizon, env_class().action_space)
-    observation, _ = env.reset(seed=9, options={"task": 4})
-    assert observation in env.observation_space
-    observations = batch.reset([9])
-    starts = [observation]
-    assert np.array_equal(observation, observations[0])
-    env.action_space.seed(0)
-    for t in range(2 * horizon):
-        action = env.action_space.sample()
-        observation, reward, terminated, truncated, info = env.step(action)
-        observations, rewards = batch.step(np.asarray(action)[None])
-        assert np.array_equal(observation, observations[0]) and reward == rewards[0]
-        assert (terminated, truncated) == (False, t == 2 * horizon - 1)
-        assert info.keys() == batch.infos.keys()
-        for key, value in info.items():
-            assert np.array_equal(value, batch.infos[key][0]), key
-        if t == horizon - 1:
-            starts.append(observation)
-    assert np.array_equal(*starts) == (start == "fixed")
-    assert env.unwrapped.task == 4
-
-
-def test_one_episode_has_no_flag_and_foreign_batches_fit():
-    batch = MultiEpisodeBatch(PointRobotEnv.batch_class({"goal": [[0.5, 0.5]]}), 1, 20, PointRobotEnv().action_space)
-    assert batch.reset([0]).shape == (1, 2)
-    observations, rewards = batch.step([[1.0, -1.0]])
-    assert observations[0] == pytest.approx([0.1, -0.1])
-    assert rewards[0] == pytest.approx(-np.hypot(0.4, 0.6))
-    assert MultiEpisodeEnv(PointRobotEnv(), 1).observation_space.shape == (2,)
-    assert MultiEpisodeEnv(PointRobotEnv(), 3).observation_space.shape == (3,)
+def test_one_episode_has_no_flag():
+    assert [Problem(load_env("point_robot"), episodes).observation_size for episodes in (1, 3)] == [2, 3]
+    zeros = PolicyAgent(lambda observations: np.zeros((len(observations), 2)))
+    assert play(Problem(load_env("point_robot"), 1), [0], zeros, (0, "test"))["next_obs"].shape == (1, 20, 2)
 
 
 def test_random_actions_fill_the_inner_box():
-    """Defect 8: actions drawn from the wrapper's space reach the whole of ±0.1, not a tenth of it."""
-    env = MultiEpisodeEnv(PointRobotSparseEnv(), 2)
-    env.action_space.seed(0)
-    inner = scale_actions(np.array([env.action_space.sample() for _ in range(500)]), env.unwrapped.action_space)
+    """Defect 8: the policy's range [-1, 1] reaches the whole of the box of ±0.1, not a tenth of it."""
+    space = PointRobotSparseEnv().action_space
+    inner = scale_actions(np.random.default_rng(0).uniform(-1, 1, (500, 2)), space)
     assert inner.min() < -0.095 and inner.max() > 0.095 and abs(inner.mean()) < 0.01
-    assert scale_actions(np.array([-1.0, 0.0]), env.unwrapped.action_space) == pytest.approx([-0.1, 0])
-    assert scale_actions(np.array([3.0, -3.0]), env.unwrapped.action_space) == pytest.approx([0.1, -0.1])
+    assert scale_actions(np.array([-1.0, 0.0]), space) == pytest.approx([-0.1, 0])
+    assert scale_actions(np.array([3.0, -3.0]), space) == pytest.approx([0.1, -0.1])
     assert scale_actions(4, gym.spaces.Discrete(5)) == 4
 
 

@@ -1,5 +1,6 @@
 """An environment of the user's own: the example of the documentation, what is refused, and that no wrapper is left out."""
 
+import dataclasses
 import shutil
 
 import gymnasium as gym
@@ -9,13 +10,17 @@ import yaml
 from helpers import ROOT, SCRIPTS, shell
 
 from envs.point_robot import PointRobotEnv
+from src.behaviour.collect import join_tasks
 from src.behaviour.policies import make_frame, task_features
+from src.behaviour.store import Source, load_behaviour
 from src.data.relabel import EnvironmentRewards
+from src.data.trajectories import Trajectories
+from src.evaluation import references
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import EnvironmentLoop, make_batch
 from src.evaluation.rollout import rollout
 from src.run import environment as checks
-from src.run.config import read_env, read_yaml
+from src.run.config import is_published, read_env, read_yaml
 from src.run.errors import UserError
 
 EXAMPLE = ROOT / "examples" / "reach.yaml"
@@ -134,8 +139,37 @@ REFUSED = {
     "parameter of text": (TASKS, '{"mark": np.array(list("abcdefgh"))}', "'mark' is no array of numbers"),
     "parameter in a list": (TASKS, '{"mark": [[1], [2, 3]] * 4}', "'mark' is no array of numbers"),
     "parameter without rows": (TASKS, '{"mark": np.array(3.0)}', "'mark' must have a row per task"),
+    "masked parameter": (TASKS, '{"mark": np.ma.masked_array(np.ones(8), [1] + [0] * 7)}', "'mark' is no array of numbers"),
+    "parameters that change": (TASKS, '{"mark": np.random.rand(8)}', "another task table each time that it is made"),
     "infinite parameter": (TASKS, '{"mark": np.full(8, np.inf)}', "'mark' must have a row per task, of finite numbers"),
     "unequal parameters": (TASKS, '{"mark": np.linspace(-1, 1, 8), "mass": np.ones(7)}', r"unequal length \(mark 8, mass 7\)"),
+    "parameter with a line break": (TASKS, '{"a\\nb": np.linspace(-1, 1, 8)}', "has no usable name"),
+    "empty info": (END, 'self.steps >= 6, {"x": np.zeros(0)}', r"the info 'x' has shape \(0,\): give a number, or an array"),
+    "info of five axes": (END, 'self.steps >= 6, {"x": np.zeros((1, 1, 1, 1, 2))}', r"'x' has shape \(1, 1, 1, 1, 2\)"),
+    "no observations": (SEEN, "gym.spaces.Box(-1, 1, (0,))", "has no observations: a Box needs a number at least"),
+    "no actions": (BOX, "gym.spaces.Box(-1, 1, (0,))", "has no actions: a Box needs a number at least"),
+    "whole actions": (BOX, "gym.spaces.Box(-1, 1, (1,), np.int32)", "acts in a Box of int32, and policies give fractions"),
+    "actions without end": (BOX, "gym.spaces.Box(-3e38, 3e38, (1,))", "an action space without bounds"),
+    "one action": (BOX, "gym.spaces.Box(0, 0, (1,))", "without bounds: give its Box finite low and high"),
+    "an end that is an array": (END, "np.array([True, False]), {}", "step returned truncated that is not True or False"),
+    "an end that is a text": (END, '"no", {}', "step returned truncated that is not True or False"),
+    "an end that is nothing": (END, "None, {}", "step returned truncated that is not True or False"),
+    "a step of the old gym": ("reward, False, self.steps", "reward, self.steps", "step must return .observation, reward"),
+    "a reset of the old gym": ("float32), {}\n\n", "float32)\n\n", r"reset must return \(observation, info\)"),
+    "a reset without options": ("seed=None, options=None", "seed=None", r"reset fails .*TypeError: .*'options'"),
+    "a reset that fails": ("self.steps = 0", 'raise OSError("no engine")', r"reset fails \(refused_.*, line \d+: OSError: no"),
+    "a step that fails": ("self.steps += 1", "self.steps += 1 / 0", r"step fails \(refused_.*py, line \d+: ZeroDivisionError"),
+    "a step that fails later": ("self.steps += 1", 'self.steps += 1\n        assert self.steps < 3, "a\\nb"',
+                                r"step fails \(.* AssertionError: a b\)"),
+    "a reward of text": ("reward, False", '"a", False', "a reward at step 1 that is not one finite number"),
+    "a reward in a list": ("reward, False", "[reward], False", "a reward at step 1 that is not one finite number"),
+    "a reward beyond float32": ("reward, False", "1e39, False", "a reward at step 1 that is not one finite number"),
+    "an observation in a dict": ("self.state.astype(np.float32), reward", '{"a": 1}, reward', "no array of numbers"),
+    "a module that fails": ("import numpy as np", "import numpy as np\nnobody", r"made \(refused_.*, line 5: NameError"),
+    "a module that ends": ("import numpy as np", "import numpy as np\nraise SystemExit(0)", "cannot be made .*SystemExit: 0"),
+    "a class that fails": ("self.task = 0", "self.task = {}[0]", r"cannot be made \(refused_.*, line \d+: KeyError: 0\)"),
+    "a batch that fails": ("    def __init__(self):", "    batch_class = dict\n\n    def __init__(self):",
+                           "its batch_class fails"),
     "info called terminated": (END, 'self.steps >= 6, {"terminated": self.steps == 3}', "an info is named 'terminated'"),
     "info with a slash": (END, 'self.steps >= 6, {"a/b": 1.0}', "the info 'a/b' has no usable name"),
     "info at some steps": (END, 'self.steps >= 6, {"late": 1.0} if self.steps > 1 else {}', "'late' is reported at some steps"),
@@ -176,6 +210,61 @@ def test_what_cannot_be_used_is_named_in_one_line(tmp_path, monkeypatch, request
         env.make()  # as the scripts do, before anything is written
         play(env, make_batch(env, [0, 1]), lambda observations: np.zeros((2, 1)), [0, 1])
     assert "\n" not in str(error.value)
+
+
+def hooks_of(monkeypatch, **hooks):
+    """The example's environment with other hooks."""
+    environment = example_env().make()
+    for name, hook in hooks.items():
+        monkeypatch.setattr(type(environment), name, staticmethod(hook))
+    return environment
+
+
+def test_hooks_that_fail_are_named_in_one_line(monkeypatch):
+    env = example_env()
+    batch = play(env, make_batch(env, [0, 1]), lambda o: 0 * o[:, :2], [0, 1])
+    arrays = {name: batch[name] for name in ("observations", "actions", "rewards", "lengths", "infos")}
+    episodes = Trajectories(**arrays, task_ids=np.array([0, 1]))
+    for hook, message in (
+        (lambda *_: 1 / 0, r"compute_rewards fails \(test_own.*ZeroDivisionError.*leave --true_rewards out"),
+        (lambda *_: np.zeros(7), r"compute_rewards gives shape \(7,\) for one transition"),
+    ):
+        with pytest.raises(UserError, match=message):
+            EnvironmentRewards(hooks_of(monkeypatch, compute_rewards=hook), episodes)
+    for hook, message in (
+        (lambda tasks: tasks["x"], "task_features fails .*KeyError"),
+        (lambda _: np.ones(20), r"shape \(20,\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            task_features(hooks_of(monkeypatch, task_features=hook), range(16))
+    for hook in (lambda *_: 1 / 0, lambda *_: {"best_known": lambda observations, rows: observations[7000]}):
+        with pytest.raises(UserError, match=r"reference_policies fails .*(ZeroDivision|Index)Error"):
+            references.reference_levels(env, hooks_of(monkeypatch, reference_policies=hook), [0])
+
+
+def test_an_info_may_be_as_large_as_it_likes(recwarn):
+    episode = [np.zeros((1, 2, 1)), np.zeros((1, 1, 1)), np.zeros((1, 1)), np.ones(1, int), {"far": np.full((1, 1), 1e300)}, {}]
+    assert np.isinf(join_tasks(example_env(), {0: episode}, 0.5)[0].infos["far"]).all() and not list(recwarn)
+
+
+def test_what_is_stored_under_a_name_is_not_that_of_another_environment(monkeypatch):
+    """A settings file of one's own may be called as one of ours."""
+    path = ROOT / "configs" / "ant_dir.yaml"
+    ours = read_env(path, read_yaml(path))
+    assert is_published(ours) and not is_published(example_env())
+    document = read_yaml(EXAMPLE)
+    theirs = read_env(EXAMPLE.with_name("ant_dir.yaml"), document | {"train_tasks": [0, 16], "test_tasks": [16, 20]})
+    assert theirs.env_type == "ant_dir" and not is_published(theirs)
+    stored = read_yaml(ROOT / "configs" / "references" / "ant_dir.json")["per_task"]  # JSON is YAML
+    monkeypatch.setattr(references, "make_batch", lambda *_: None)
+    monkeypatch.setattr(references, "rollout", lambda agent, batch, seeds, steps: {"rewards": np.zeros((len(seeds), 1))})
+    levels = references.reference_levels(ours, ours.make(), [0, 1])
+    assert levels["best_known"] == stored["best_known"][:2] and levels["trivial"] == [0, 0]
+    assert references.reference_levels(ours, ours.make(), [0, 50])["best_known"] is None  # not measured on the fresh tasks
+    assert references.reference_levels(dataclasses.replace(ours, train_tasks=(0, 7)), ours.make(), [0, 1])["best_known"] is None
+    source = Source(ROOT / "behaviour" / "ant_dir", "committed")
+    with pytest.raises(UserError, match=r"trained in envs.ant:AntDirEnv, not in reach:ReachEnv: rename one of the two"):
+        load_behaviour(source, theirs, 0, "")
 
 
 def test_all_four_scripts_refuse_discrete_actions(tmp_path):

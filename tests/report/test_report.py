@@ -278,8 +278,8 @@ def test_files_that_cannot_be_shown_are_left_out_and_named(tmp_path, capsys):
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 5
     for path, reason in (
-        (copy, "key 'seed' repeats"), (good.with_name("seed_0.json"), "copy.json"), (deep, "nested too deep"),
-        (wrong, "key 'tasks.returns' must be"), (cut, "not readable as JSON"), (huge, "larger than"),
+        (copy, "key 'seed' repeats"), (good.with_name("seed_0.json"), "copy.json"), (deep, "nested too deeply"),
+        (wrong, "key 'tasks.returns' must be"), (cut, "is not valid JSON"), (huge, "more than 16 MiB"),
     ):  # fmt: skip
         assert any(str(path) in note and reason in note for note in notes) or path.name in ("copy.json", "seed_0.json")
     results, faults = read_results(root)

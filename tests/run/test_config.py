@@ -181,6 +181,9 @@ def test_negative_numbers_on_the_command_line():
         ({"recipes": {"odd": "train_context"}}, "recipes.odd must be a mapping of scripts to settings"),
         ("[" * 5000, "nested too deeply"),
         ({"entry_point": "envs.point_robot.PointRobotEnv"}, "entry_point must read package.module:Class"),
+        ({"options": ["push"]}, "options must be a mapping of the entry point's keywords to values"),
+        ({"options": {"max_episode_steps": 5}}, "options.max_episode_steps is given by the scripts"),
+        ({"options": {"name": ["push"]}}, r"options.name must be text, a number, true or false, not \['push'\]"),
         ({"max_episode_steps": "20"}, "max_episode_steps must be an integer"),
         ({"max_episode_steps": True}, "max_episode_steps must be an integer"),
         ({"train_tasks": [5, 5]}, r"train_tasks must be \[first, last \+ 1\]"),
@@ -286,6 +289,8 @@ def test_every_file_parses_with_every_script_and_recipe(path):
         for script in SCRIPTS:
             args = read(path, script, "--recipe", recipe)
             json.dumps(settings(args), allow_nan=False)
+    if env.entry_point.startswith("envs.meta_world:"):
+        pytest.importorskip("metaworld", reason="Meta-World is an optional install")
     environment = env.make(discrete=True)
     assert len(next(iter(environment.unwrapped.tasks.values()))) >= env.test_tasks[1]
     assert environment.observation_space.shape
@@ -387,3 +392,29 @@ def test_a_section_is_checked_as_its_flags_are():
     assert (parser.get_default("level"), parser.get_default("seed")) == (0.5, 4)
     with pytest.raises(UserError, match=r"toy.yaml: x.level: 0.25 is not one of 0.5, 1.0"):
         apply_section(parser, "toy.yaml", {"level": 0.25}, "x")
+
+
+@pytest.mark.parametrize("name", ["a b", "a'b", "x%s", "new\nline", "x" * 101, "a,b"])
+def test_names_that_no_result_can_have(tmp_path, name):
+    """A result of such a name was written after the training, and could not be read by the report."""
+    document = read_yaml(POINT_ROBOT)
+    with pytest.raises(UserError, match="a settings file cannot have that name: give up to 100 letters"):
+        read_env(tmp_path / f"{name}.yaml", document)
+    with pytest.raises(UserError, match=r"recipes: .* is not a name: give up to 100 letters"):
+        read_env(tmp_path / "own.yaml", document | {"recipes": {name: {}}})
+    for good in ("ü", "x+y", "1", "a.b-c"):
+        assert read_env(tmp_path / f"{good}.yaml", document | {"recipes": {good: {}}}).env_type == good
+
+
+@pytest.mark.parametrize(
+    ("flags", "start"),
+    [([], 20_000), (["--steps", "25000"], 5000), (["--steps", "3"], 0), (["--steps", "200000"], 20_000),
+     (["--steps", "25000", "--prompt_start_step", "20000"], 20_000), (["--steps", "25000", "--prompt-start-step=20000"], 20_000),
+     (["--steps", "6", "--recipe", "debug"], 2), (["--steps", "6", "--recipe", "fast"], 0)],
+)  # fmt: skip
+def test_a_smaller_budget_keeps_the_share_of_steps_without_prompts(flags, start):
+    import train_meta_dt
+
+    parser, argv = train_meta_dt.make_parser(), ["--env_type", "cheetah_vel", *flags]
+    args = parse_args(parser, "train_meta_dt", argv)
+    assert train_meta_dt.prompt_start(parser, args, argv) == start

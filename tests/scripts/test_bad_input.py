@@ -318,5 +318,5 @@ def test_a_report_without_results(tmp_path, capsys):
     (tmp_path / "taken").write_text("")
     refused(capsys, tmp_path, "tools.report", ["--output", tmp_path / "taken"], "taken is a file: name a folder")
     (tmp_path / "x.json").write_text("{")
-    mend = "x.json: not readable as JSON .*repeat the run that wrote it, or remove the file"
+    mend = "x.json is not valid JSON .*repeat the run that wrote it, or remove the file"
     refused(capsys, tmp_path, "tools.report", ["--results", tmp_path, "--output", tmp_path / "report"], mend)
