@@ -122,6 +122,7 @@ class WorldModelTraining:
                 require_finite(last, f"the validation loss at step {step}")
                 if last < min(former, default=math.inf) and distributed.leads():
                     save_tensors(directory / "best.safetensors", self.model.state_dict())
+        distributed.wait()  # for what the first process has written
         return loop
 
 
