@@ -415,6 +415,6 @@ def test_names_that_no_result_can_have(tmp_path, name):
 def test_a_smaller_budget_keeps_the_share_of_steps_without_prompts(flags, start):
     import train_meta_dt
 
-    parser, argv = train_meta_dt.make_parser(), ["--env_type", "cheetah_vel", *flags]
+    parser, argv = train_meta_dt.make_parser(), ["--env_type", "point_robot", *flags]
     args = parse_args(parser, "train_meta_dt", argv)
     assert train_meta_dt.prompt_start(parser, args, argv) == start
