@@ -87,7 +87,7 @@ def main(argv=None):
 def needs_no_training(run, chosen):
     """One line that says so, and what follows. Raises UserError where the family has no scripted policy."""
     environment = run.env.make()
-    chosen.of(environment)
+    chosen.of(run.env, environment)
     if not hasattr(environment, "scripted_policy"):
         raise UserError(f"{run.env_type} has no scripted policy: choose another --algo")
     follow = next_command(run, "get_datasets.py", "--data_type", "medium", *chosen.words())

@@ -48,7 +48,7 @@ def measure(name, blocks):
     actions = generator.uniform(-1, 1, (STEPS, ROWS, 4)).astype(np.float32)
     single = library().env_dict.ALL_V3_ENVIRONMENTS[f"{name}-v3"]()
     single._set_task_called, single._freeze_rand_vec, single._last_rand_vec = True, True, env.tasks["vector"][0]
-    act, _ = scripted(env, "expert", 0, ROWS, (0, 0), generator)
+    act, _ = scripted(env, "expert", np.zeros(ROWS, int), (0, 0), generator)
 
     def lean():
         batch.reset()
