@@ -17,9 +17,16 @@ The kinds of data:
              dynamics differ, so that z learns the body and not whose policy drives it
     random   uniform random actions; needs no stage 1
 
-Policies act stochastically, as they did in training. Where stage 1 was not run, the policies that come with the repository
-(behaviour/) play, for the families that have any. Writes datasets/<env_type>/<data_type>-v0, a Minari dataset with a
-card (README.md) that says who acted, on what knowledge; the format is described in datasets/README.md. Next: train_context.py.
+Policies act stochastically, as they did in training. Where stage 1 was not run, a family's scripted policy plays (Meta-World), or
+the policies that come with the repository (behaviour/). A scripted policy is told its task:
+
+    medium   wrong about it by --goal_error, acting with --action_noise
+    expert   right, noise 0.1
+    replay   from wrong (0.3 m) and wild (noise 1) to expert, evenly over the episodes; medium-replay: to medium
+    cross    half of the episodes as expert, each of the others told another training task
+
+Writes datasets/<env_type>/<data_type>-v0, a Minari dataset with a card (README.md) that says who acted, on what knowledge; the
+format is described in datasets/README.md. Next: train_context.py.
 """
 
 import dataclasses
@@ -30,6 +37,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from src.behaviour.collect import Collection, collect_task, join_tasks
+from src.behaviour.scripted import RULES
 from src.behaviour.store import SOURCES, find_source
 from src.data.importers import import_trajectories
 from src.data.qualities import QUALITIES, data_name
@@ -50,7 +58,7 @@ class Data:
         "medium", "kind of data, see above; with --import_from any name", data_name, flags=("--data_quality",)
     )  # fmt: skip
     behaviour: str = setting(
-        "auto", "whose policies: of sac or batched_sac, of multitask_sac, or the repository's; auto: what there is",
+        "auto", "whose policies: of sac or batched_sac, of multitask_sac, scripted, the repository's; auto: what there is",
         choices=SOURCES,
     )  # fmt: skip
     workers: int | None = setting(None, "processes, one per core at most (default: where it pays)", positive_int)
@@ -136,9 +144,11 @@ def collect(run, collection, tasks, source, command, workers=None):
     if failures:
         task, reason = min(failures.items())
         raise UserError(f"task {task}: {reason}" + (f" ({len(failures)} tasks failed)" if len(failures) > 1 else ""))
-    trajectories, facts = join_tasks(run.env, results, collection.medium_share)
+    trajectories, facts = join_tasks(run.env, results)
     actors = source.facts() if source else {"actors": "uniform random actions", "knowledge": "nothing"}
-    return trajectories, {**facts, "policies": source.kind if source else "uniform", **actors}
+    scripted = source and source.kind == "scripted"
+    rule = {"rule": RULES[run.data_quality]} if scripted else {"medium_share": collection.medium_share}
+    return trajectories, {**rule, **facts, "policies": source.kind if source else "uniform", **actors}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 
 from src.data.relabel import true_rewards
 from src.data.transitions import Decoding
-from src.evaluation.method import DataSettings, RunSettings, TrainingData, columns
+from src.evaluation.method import DataSettings, RunSettings, TrainingData, columns, training_facts
 from src.evaluation.results import DIAGNOSTICS, write_result
 from src.models.official import load_official_world_model
 from src.models.probe import diagnose
@@ -30,6 +30,7 @@ from src.models.world_model_training import (
     split_episodes,
     validate,
 )
+from src.run import distributed
 from src.run.config import next_command, parse_args, script_parser, settings
 from src.run.devices import keep_memory
 from src.run.directory import run_directory
@@ -63,6 +64,7 @@ def main(argv=None):
     model, decoding, optimisation = (pick(kind, args) for kind in (WorldModelSettings, Decoding, WorldModelOptimisation))
     check(model, decoding, optimisation)
     keep_memory()
+    distributed.join(run.device)
     config, relabelled = settings(args), decoding.decode == "relabelled"
     made_from, official = {}, None
     if args.import_from is not None:
@@ -88,6 +90,8 @@ def main(argv=None):
         errors = {name: value for name, value in errors.items() if config[f"{name.split('_')[0]}_weight"]}
         true = true_rewards(data.environment, data.episodes) if rewards else None
         made = diagnose(run, data.environment, best, held_out, data.test_tasks, true)
+        if not distributed.leads():
+            return
         learned = judge(rewards, true, data.episodes, run.seed) if rewards else {}
         path = write_result(
             run.output_dir, run.env_type, run.data_quality, method="context", recipe=run.recipe, ablation="none",
@@ -95,10 +99,7 @@ def main(argv=None):
             privileges=rewards.privileges if rewards else "none", measured={"embedding": made["embedding"]},
             errors={name: six_digits(value) for name, value in errors.items()}, probe=made["probe"],
             curve={name: [six_digits(value) for value in values] for name, values in columns(loop.curve).items()},
-            training={
-                "gradient_steps": loop.step, "wall_clock_s": round(loop.seconds, 1),
-                "parameters": sum(weights.numel() for weights in best.parameters()),
-            },
+            training=training_facts(loop, {"best": best}),
             made_from=made_from, config=config, directory=directory, **learned,
         )  # fmt: skip
     report(errors, made["probe"])

@@ -12,6 +12,8 @@ Three algorithms:
                    all tasks at once on a GPU
     multitask_sac  one agent that is told the task and learns every transition for other tasks too: a family in minutes
 
+Families with a scripted policy (Meta-World) need none of them: `--algo scripted`, their default, says so and trains nothing.
+
 Point-Robot, 50 tasks of 2,000 steps, on one core: 15 minutes with sac, 4 with batched_sac. A MuJoCo task of 500,000
 steps: 70 and 22 minutes on one core. A MuJoCo family by `--recipe fast` (multitask_sac): docs/large_runs.md has the
 minutes of each. The same command continues an interrupted run and retries what failed.
@@ -58,6 +60,8 @@ def make_parser():
 def main(argv=None):
     args = parse_args(make_parser(), "train_data_collection", argv)
     run, chosen, processes = pick(RunSettings, args), pick(TaskRange, args), pick(Processes, args)
+    if args.algo == "scripted":
+        return needs_no_training(run, chosen)
     agent, shared, checkpoints = pick(AgentSettings, args), pick(SharedSettings, args), pick(Checkpoints, args)
     tasks = chosen.of(run.env, run.env.make(), run.env.train_tasks if agent.algo == "multitask_sac" else None)
     check(run, agent)
@@ -78,6 +82,16 @@ def main(argv=None):
         measured = f", mean return {level:.4g} (random actions {random:.4g})"
     follow = next_command(run, "get_datasets.py", "--data_type", "medium", *chosen.words())
     print(f"behaviour policies of {len(tasks)} tasks in {where}{measured}; next: {follow}")
+
+
+def needs_no_training(run, chosen):
+    """One line that says so, and what follows. Raises UserError where the family has no scripted policy."""
+    environment = run.env.make()
+    chosen.of(run.env, environment)
+    if not hasattr(environment, "scripted_policy"):
+        raise UserError(f"{run.env_type} has no scripted policy: choose another --algo")
+    follow = next_command(run, "get_datasets.py", "--data_type", "medium", *chosen.words())
+    print(f"{run.env_type} needs no training: its scripted policy makes the data (--algo sac trains); next: {follow}")
 
 
 def check(run, agent):

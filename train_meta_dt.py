@@ -24,6 +24,7 @@ from src.models.meta_dt_agent import Adaptation
 from src.models.meta_dt_training import Imitation, MetaDTTraining, Prompting
 from src.models.reward_model import make_rewards
 from src.models.world_model import load_world_model
+from src.run import distributed
 from src.run.config import is_given, next_command, parse_args, settings
 from src.run.devices import keep_memory
 from src.run.errors import UserError, main_guard
@@ -75,6 +76,7 @@ def main(argv=None):
     prompts = not stage.zero_shot and adaptation.prompt_select != "none"
     check(run, stage, model, optimisation, imitation, prompting, adaptation, exploration, prompts)
     keep_memory()
+    distributed.join(run.device)
     run.env.make()  # refused first where it cannot be used
     world_model, context_config = open_world_model(run, stage)
     data = TrainingData(run)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from baselines.sequence import Cloning, Sequence, as_tensor, cloning_loss, episode_tensors, make_policy, run_method
+from baselines.sequence import Cloning, Sequence, as_tensor, blank_policy, cloning_loss, episode_tensors, make_policy, run_method
 from src.data.scales import clipped, scale_of
 from src.models.transformer import attention_bias
 from src.run.config import positive_int
@@ -137,7 +137,16 @@ def build(data, run, model, context, optimisation):
         steps = context_of(episodes, rows, reward_scale)
         return cloning_loss(policy, steps | {"imitated": steps["mask"]})
 
-    return Cloning(policy, run.seed, optimisation, loss, lambda: HistoryAgent(policy, count, length, reward_scale))
+    known = {"reward_scale": torch.stack(reward_scale)}
+    return Cloning(policy, run.seed, optimisation, loss, lambda: HistoryAgent(policy, count, length, reward_scale), known)
+
+
+def restore(saved):
+    """Saved -> (policy, function warmup -> Agent)."""
+    model, context = saved.pick(Sequence, Context)
+    count, length = context.context_episodes, saved.horizon
+    policy = saved.filled(blank_policy(saved.sizes, count * length, model, condition_size=1))
+    return policy, lambda warmup: HistoryAgent(policy, count, length, saved.tensor("reward_scale").unbind())
 
 
 @main_guard

@@ -14,6 +14,7 @@ what they reach with recorded contexts, and nothing here takes it away.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -54,8 +55,16 @@ class ContextSettings:
 class Normaliser(nn.Module):
     """Statistics of the training tasks' data (src/data/scales.py), with which every network is fed. Saved with the policy."""
 
-    def __init__(self, episodes, space):
+    def __init__(self, statistics):
         super().__init__()
+        for name, value in statistics.items():
+            self.register_buffer(name, value)
+
+    @classmethod
+    def of(cls, episodes, space):
+        """Of Trajectories and the Box of the actions."""
+        statistics = {"action_centre": torch.as_tensor((space.high + space.low) / 2)}
+        statistics["action_range"] = torch.as_tensor((space.high - space.low) / 2)
         inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
         before, after = episodes.observations[:, :-1][inside], episodes.observations[:, 1:][inside]
         for name, values in (
@@ -64,9 +73,15 @@ class Normaliser(nn.Module):
             ("reward", episodes.rewards[inside][:, None]),
         ):
             for part, value in zip(("mean", "std", "bound"), scale_of(torch.from_numpy(values)), strict=True):
-                self.register_buffer(f"{name}_{part}", value)
-        self.register_buffer("action_centre", torch.as_tensor((space.high + space.low) / 2))
-        self.register_buffer("action_range", torch.as_tensor((space.high - space.low) / 2))
+                statistics[f"{name}_{part}"] = value
+        return cls(statistics)
+
+    @classmethod
+    def blank(cls, sizes):
+        """For statistics that are loaded. sizes: (d_s, d_a)."""
+        counts = {"observation": sizes[0], "change": sizes[0], "reward": 1}
+        statistics = {f"{name}_{part}": torch.ones(count) for name, count in counts.items() for part in ("mean", "std", "bound")}
+        return cls(statistics | {f"action_{part}": torch.ones(sizes[1]) for part in ("centre", "range")})
 
     def observations(self, observations):
         """Standardised."""
@@ -317,14 +332,16 @@ class ContextRL:
         settings: dict of "contexts" (ContextSettings), "rl" (ActorCriticSettings) and "learner".
         learner: class (sizes (d_s, d_a), its settings, learning rate, ContextData) with `encoder`, `optimizers`, `parts`, and
             `update(tasks, features, mask)`, which takes its step and returns (dict of losses, codes of the transitions,
-            detached). It may have `agent(agent, warmup, space, seed)`, what the Agent does more than act on z; `variants` and
-            `measured`: names of settings that make results of their own, with weights of their own or with the same.
+            detached); `make_encoder(sizes, settings)` gives the untrained encoder. It may have `extended(agent, settings,
+            known, warmup, space, seed)`, what the Agent does more than act on z, with `kept()`, the {name: tensor} of `known`;
+            `variants` and `measured`: names of settings that make results of their own, with weights of their own or with the
+            same.
     """
 
     def __init__(self, data, settings, learner, device, seed, rewards=None):
         self.settings, self.rl, self.device, self.seed = settings["contexts"], settings["rl"], device, seed
         self.space = data.environment.action_space
-        normaliser = Normaliser(data.episodes, self.space).to(device)
+        normaliser = Normaliser.of(data.episodes, self.space).to(device)
         self.generator = torch_generator(seed, "batches")
         self.data = ContextData(data.episodes, normaliser, self.settings, device, self.generator, rewards)
         sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1]
@@ -358,9 +375,29 @@ class ContextRL:
 
     def agent(self, warmup):
         """The current policy as a new Agent that is to live `warmup` episodes before the evaluated one."""
-        agent = ContextAgent(self.policy, self.device)
-        more = getattr(self.learner, "agent", None)
-        return more(agent, warmup, self.space, self.seed) if more else agent
+        known, settings = self.known, self.learner.settings
+        return context_agent(self.policy, type(self.learner), settings, known, self.space, self.seed, warmup)
+
+    @property
+    def known(self):
+        """{name: tensor}, what acting needs beside the policy."""
+        return self.learner.kept() if hasattr(self.learner, "kept") else {}
+
+
+def context_agent(policy, learner, settings, known, space, seed, warmup):
+    """The Agent of a ContextPolicy and a class of learner."""
+    agent, more = ContextAgent(policy, policy.prior.device), getattr(learner, "extended", None)
+    return more(agent, settings, known, warmup, space, seed) if more else agent
+
+
+def restore_context_rl(saved, learner, learner_settings):
+    """Saved -> (ContextPolicy, function warmup -> Agent)."""
+    rl, settings = saved.pick(ActorCriticSettings, learner_settings)
+    encoder = learner.make_encoder(saved.sizes, settings)
+    actor = Actor(saved.sizes[0], encoder.size, saved.sizes[1], rl)
+    policy = saved.filled(ContextPolicy(Normaliser.blank(saved.sizes), encoder, actor))
+    known = {name: saved.tensor(name) for name in saved.known}
+    return policy, functools.partial(context_agent, policy, learner, settings, known, saved.space, saved.seed)
 
 
 def run_context_rl(name, docstring, learner, learner_settings, argv=None):

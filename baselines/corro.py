@@ -12,13 +12,14 @@ actor-critic had no conservatism (IQL or BRAC here, as in later re-runs of CORRO
 """
 
 import dataclasses
+import functools
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from baselines.actor_critic import mlp, step
-from baselines.context_rl import Encoder, run_context_rl
+from baselines.context_rl import Encoder, restore_context_rl, run_context_rl
 from src.run.config import nonnegative_float, positive_float, positive_int
 from src.run.errors import main_guard
 from src.run.settings import setting
@@ -84,13 +85,17 @@ class Corro:
     def __init__(self, sizes, settings, learning_rate, data):
         self.settings, self.data, self.known = settings, data, sum(sizes)  # (s, a) come first in the features
         s = settings
-        unit, pool = (lambda codes: F.normalize(codes, dim=-1)), AttentionPool(s.code_size)
-        self.encoder = Encoder(sizes, s.code_size, s.encoder_width, s.encoder_layers, unit, pool).to(data.device)
+        self.encoder = self.make_encoder(sizes, settings).to(data.device)
         self.cvae = CVAE(self.known, sizes[0] + 1, s.code_size, s.encoder_width).to(data.device)
         self.optimizer = torch.optim.Adam(self.encoder.body.parameters(), learning_rate, fused=True)
         self.cvae_optimizer = torch.optim.Adam(self.cvae.parameters(), learning_rate, fused=True)
         self.optimizers = [self.optimizer, self.cvae_optimizer]
         self.parts = {"cvae": self.cvae, "encoder_optimizer": self.optimizer, "cvae_optimizer": self.cvae_optimizer}
+
+    @staticmethod
+    def make_encoder(sizes, settings):
+        unit, pool = functools.partial(F.normalize, dim=-1), AttentionPool(settings.code_size)
+        return Encoder(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers, unit, pool)
 
     def update(self, tasks, features, mask):
         s, data = self.settings, self.data
@@ -121,6 +126,11 @@ class Corro:
 
     def _noise(self, *shape):
         return torch.randn(shape, generator=self.data.generator).to(self.data.device)
+
+
+def restore(saved):
+    """Saved -> (policy, function warmup -> Agent)."""
+    return restore_context_rl(saved, Corro, CorroSettings)
 
 
 @main_guard

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from baselines.actor_critic import mlp, step
-from baselines.context_rl import Encoder, run_context_rl
+from baselines.context_rl import Encoder, restore_context_rl, run_context_rl
 from baselines.focal import FocalSettings, metric_loss
 from src.run.config import nonnegative_float
 from src.run.errors import main_guard
@@ -44,7 +44,7 @@ class Csro:
     def __init__(self, sizes, settings, learning_rate, data):
         self.settings, self.known = settings, sum(sizes)  # (s, a) come first in the features
         s = settings
-        self.encoder = Encoder(sizes, s.code_size, s.encoder_width, s.encoder_layers).to(data.device)
+        self.encoder = self.make_encoder(sizes, settings).to(data.device)
         self.variational = mlp(self.known, s.encoder_width, s.encoder_layers, 2 * s.code_size).to(data.device)
         self.optimizer = torch.optim.Adam(self.encoder.body.parameters(), learning_rate, fused=True)
         self.variational_optimizer = torch.optim.Adam(self.variational.parameters(), learning_rate, fused=True)
@@ -54,6 +54,10 @@ class Csro:
             "encoder_optimizer": self.optimizer,
             "variational_optimizer": self.variational_optimizer,
         }
+
+    @staticmethod
+    def make_encoder(sizes, settings):
+        return Encoder(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers)
 
     def update(self, tasks, features, mask):
         codes = self.encoder(features)
@@ -71,9 +75,10 @@ class Csro:
         mean, raw = self.variational(features[..., : self.known]).chunk(2, -1)
         return mean.tanh(), F.softplus(raw) + SMALLEST_VARIANCE
 
-    def agent(self, agent, warmup, space, seed):
+    @staticmethod
+    def extended(agent, settings, known, warmup, space, seed):
         """`agent`, whose first half of `warmup` episodes are explored at random."""
-        explored = math.ceil(warmup / 2) if self.settings.non_prior else 0
+        explored = math.ceil(warmup / 2) if settings.non_prior else 0
         return NonPriorAgent(agent, explored, space, numpy_generator(seed, "non_prior"))
 
 
@@ -110,6 +115,11 @@ class NonPriorAgent:
     def act(self):
         actions = self.inner.act()
         return self.generator.uniform(self.space.low, self.space.high, actions.shape) if self.random else actions
+
+
+def restore(saved):
+    """Saved -> (policy, function warmup -> Agent)."""
+    return restore_context_rl(saved, Csro, CsroSettings)
 
 
 @main_guard

@@ -10,15 +10,19 @@ Left out of the original: its data script, which drops the last episode; other p
 (here the mean over the training tasks of the best return in each one's data).
 """
 
+import torch
+
 from baselines.sequence import (
     Cloning,
     Returns,
     WindowAgent,
     Windowed,
+    blank_policy,
     cloning_loss,
     make_policy,
     make_sampler,
     run_method,
+    target_of,
     target_return,
 )
 from src.run.errors import main_guard
@@ -34,7 +38,21 @@ def build(data, run, model, returns, optimisation):
         history, _ = sampler.draw(optimisation.batch_size, generator, with_prompt=False)
         return cloning_loss(policy, history)
 
-    return Cloning(policy, run.seed, optimisation, loss, lambda: WindowAgent(policy, model.history_length, target))
+    return Cloning(
+        policy,
+        run.seed,
+        optimisation,
+        loss,
+        lambda: WindowAgent(policy, model.history_length, target),
+        {"target": torch.tensor(target, dtype=torch.float64)},
+    )
+
+
+def restore(saved):
+    """Saved -> (policy, function warmup -> Agent)."""
+    model, returns = saved.pick(Windowed, Returns)
+    policy = saved.filled(blank_policy(saved.sizes, saved.horizon, model, returns.return_scale))
+    return policy, lambda warmup: WindowAgent(policy, model.history_length, target_of(saved))
 
 
 @main_guard

@@ -12,7 +12,7 @@ import dataclasses
 import torch
 
 from baselines.actor_critic import step
-from baselines.context_rl import Encoder, run_context_rl
+from baselines.context_rl import Encoder, restore_context_rl, run_context_rl
 from src.run.config import nonnegative_float, positive_int
 from src.run.errors import main_guard
 from src.run.settings import setting
@@ -48,15 +48,24 @@ class Focal:
 
     def __init__(self, sizes, settings, learning_rate, data):
         self.settings = settings
-        self.encoder = Encoder(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers).to(data.device)
+        self.encoder = self.make_encoder(sizes, settings).to(data.device)
         self.optimizer = torch.optim.Adam(self.encoder.body.parameters(), learning_rate, fused=True)
         self.optimizers, self.parts = [self.optimizer], {"encoder_optimizer": self.optimizer}
+
+    @staticmethod
+    def make_encoder(sizes, settings):
+        return Encoder(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers)
 
     def update(self, tasks, features, mask):
         codes = self.encoder(features)
         loss = self.settings.metric_weight * metric_loss(self.encoder.pool(codes, mask), tasks)
         step(self.optimizer, loss)
         return {"metric_loss": loss.detach()}, codes.detach()
+
+
+def restore(saved):
+    """Saved -> (policy, function warmup -> Agent)."""
+    return restore_context_rl(saved, Focal, FocalSettings)
 
 
 @main_guard

@@ -17,7 +17,18 @@ import functools
 import torch
 from torch import nn
 
-from baselines.sequence import Cloning, WindowAgent, Windowed, best_episode, cloning_loss, make_policy, make_sampler, run_method
+from baselines.sequence import (
+    Cloning,
+    WindowAgent,
+    Windowed,
+    best_episode,
+    blank_policy,
+    cloning_loss,
+    episode_tensors,
+    make_policy,
+    make_sampler,
+    run_method,
+)
 from src.data.scales import clipped, scale_of
 from src.models.transformer import Transformer, attention_bias
 from src.run.config import fraction, positive_int
@@ -39,12 +50,28 @@ class Statistic:
 class Categorical(nn.Module):
     """Φ_t, the histogram of the rewards r_t, r_t+1, ... of an episode as shares; nothing in it is trained."""
 
-    def __init__(self, episodes, model, settings):
+    def __init__(self, edges, typical):
         super().__init__()
+        self.size, self.edges, self.typical = len(typical), edges, typical  # (bins - 1,), (bins,)
+
+    @classmethod
+    def of(cls, episodes, model, settings):
+        """EpisodeTensors of training, Sequence, Statistic -> the statistic."""
         low, high = episodes.rewards[episodes.inside].aminmax()
-        self.size, self.edges = settings.bins, torch.linspace(low.item(), high.item(), settings.bins + 1)[1:-1].to(low.device)
+        edges = torch.linspace(low.item(), high.item(), settings.bins + 1)[1:-1].to(low.device)
+        made = cls(edges, edges.new_zeros(settings.bins))
         best = episodes.returns_to_go[:, 0].topk(max(1, round(settings.best_share * len(episodes.lengths)))).indices
-        self.typical = (self.counts(episodes.rewards) * episodes.inside[..., None])[best].sum(1).mean(0)  # (bins,)
+        made.typical = (made.counts(episodes.rewards) * episodes.inside[..., None])[best].sum(1).mean(0)
+        return made
+
+    def known(self, training):
+        """What it knows of the training data."""
+        return {"edges": self.edges, "typical": self.typical}
+
+    @classmethod
+    def restored(cls, saved, model, settings):
+        """(the statistic, what it has prepared of the training data)."""
+        return cls(saved.tensor("edges"), saved.tensor("typical")), None
 
     def counts(self, rewards):  # (...) -> (..., bins), 1 in the bin of each reward
         return nn.functional.one_hot(torch.bucketize(rewards.contiguous(), self.edges, right=True), self.size).float()
@@ -70,15 +97,33 @@ class Categorical(nn.Module):
 class Bidirectional(nn.Module):
     """Reads states backwards; what it makes of s_t and those after it is the statistic of step t."""
 
-    def __init__(self, episodes, model, settings):
+    def __init__(self, observation_size, steps, model, settings, scale):
         super().__init__()
         self.size, self.length = settings.statistic_size, 2 * model.history_length
-        self.states = nn.Linear(episodes.observations.shape[-1], model.width)
-        self.timesteps = nn.Embedding(episodes.rewards.shape[1], model.width)
+        self.states = nn.Linear(observation_size, model.width)
+        self.timesteps = nn.Embedding(steps, model.width)
         self.norm = nn.LayerNorm(model.width)
         self.transformer = Transformer(model.width, model.layers, model.heads, model.dropout)
         self.out = nn.Linear(model.width, self.size)
-        self.scale = scale_of(episodes.observations[:, :-1][episodes.inside])
+        self.scale = scale  # of observations, as `scale_of` gives it
+
+    @classmethod
+    def of(cls, episodes, model, settings):
+        """As Categorical.of."""
+        scale = scale_of(episodes.observations[:, :-1][episodes.inside])
+        return cls(episodes.observations.shape[-1], episodes.rewards.shape[1], model, settings, scale)
+
+    def known(self, training):
+        """As Categorical.known: the scale, and the episodes that `blind` reads."""
+        rows = self.examples(training)
+        arrays = {name: getattr(training, name)[rows] for name in ("observations", "actions", "rewards", "lengths")}
+        return arrays | {"scale": torch.stack(self.scale)}
+
+    @classmethod
+    def restored(cls, saved, model, settings):
+        """As Categorical.restored."""
+        training = episode_tensors(saved.known, saved.device)
+        return cls(saved.sizes[0], training.rewards.shape[1], model, settings, saved.tensor("scale").unbind()), training
 
     prepare = staticmethod(lambda episodes: episodes)
 
@@ -94,10 +139,14 @@ class Bidirectional(nn.Module):
 
     def blind(self, prepared, rewards, first):
         """As Categorical.blind: the mean over 64 training episodes, spread evenly through the data; rewards tell nothing."""
-        rows = torch.linspace(0, len(prepared.lengths) - 1, 64, device=rewards.device).long()
+        rows = self.examples(prepared)
         timesteps = torch.arange(first, rewards.shape[1] + 1, device=rewards.device)
         timesteps = torch.minimum(timesteps, prepared.lengths[rows, None] - 1)
         return self.read(prepared, rows, timesteps).mean(0).expand(len(rewards), -1, -1)
+
+    def examples(self, episodes):
+        """Rows of 64 episodes, spread evenly."""
+        return torch.linspace(0, len(episodes.lengths) - 1, 64, device=episodes.lengths.device).long()
 
 
 class StatisticAgent(WindowAgent):
@@ -124,9 +173,9 @@ class StatisticAgent(WindowAgent):
 def build(data, run, model, asked, optimisation):
     """TrainingData, RunSettings, Windowed, Statistic, Optimisation -> Method."""
     sampler = make_sampler(data, run, model)
-    kind, size = (Categorical, asked.bins) if asked.statistic == "categorical" else (Bidirectional, asked.statistic_size)
+    kind, size = kind_of(asked)
     policy = make_policy(data, run, model, condition_size=size)
-    statistic = kind(sampler.episodes, model, asked).to(run.device)
+    statistic = kind.of(sampler.episodes, model, asked).to(run.device)
     training = statistic.prepare(sampler.episodes)
 
     def loss(generator):
@@ -135,7 +184,23 @@ def build(data, run, model, asked, optimisation):
         return cloning_loss(policy, history | {"conditions": conditions})
 
     agent = functools.partial(StatisticAgent, policy, model.history_length, statistic, training)
-    return Cloning(nn.ModuleDict({"policy": policy, "statistic": statistic}), run.seed, optimisation, loss, agent)
+    both = nn.ModuleDict({"policy": policy, "statistic": statistic})
+    return Cloning(both, run.seed, optimisation, loss, agent, statistic.known(sampler.episodes))
+
+
+def kind_of(asked):
+    """(class of the statistic, its size)."""
+    return (Categorical, asked.bins) if asked.statistic == "categorical" else (Bidirectional, asked.statistic_size)
+
+
+def restore(saved):
+    """Saved -> (module, function warmup -> Agent)."""
+    model, asked = saved.pick(Windowed, Statistic)
+    kind, size = kind_of(asked)
+    statistic, training = kind.restored(saved, model, asked)
+    policy = blank_policy(saved.sizes, saved.horizon, model, condition_size=size)
+    both = saved.filled(nn.ModuleDict({"policy": policy, "statistic": statistic}))
+    return both, lambda warmup: StatisticAgent(policy, model.history_length, statistic, training)
 
 
 @main_guard

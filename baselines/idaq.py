@@ -13,13 +13,14 @@ disagreement is over time, not over members; time limits end a task.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import torch
 from torch import nn
 
 from baselines.actor_critic import step
-from baselines.context_rl import run_context_rl
+from baselines.context_rl import restore_context_rl, run_context_rl
 from baselines.focal import Focal, FocalSettings
 from baselines.in_distribution import AdaptationSettings, InDistributionAgent
 from src.evaluation.rollout import returns
@@ -64,10 +65,9 @@ class Idaq(Focal):
 
     def __init__(self, sizes, settings, learning_rate, data):
         super().__init__(sizes, settings, learning_rate, data)
-        self.data, self.known, self.decoders = data, sum(sizes), None
-        if settings.quantifier != "return":
-            shape = self.known + settings.code_size, 1 + sizes[0], settings.encoder_width, settings.encoder_layers
-            self.decoders = Ensemble(settings.ensemble, *shape).to(data.device)
+        self.data, self.known, self.decoders = data, sum(sizes), make_decoders(sizes, settings)
+        if self.decoders is not None:
+            self.decoders.to(data.device)
             self.decoder_optimizer = torch.optim.Adam(self.decoders.parameters(), learning_rate, fused=True)
             self.optimizers = [*self.optimizers, self.decoder_optimizer]
             self.parts = {**self.parts, "decoders": self.decoders, "decoder_optimizer": self.decoder_optimizer}
@@ -91,28 +91,54 @@ class Idaq(Focal):
         codes = self.encoder(self.data.features(rows, torch.arange(len(self.data.tasks))))
         return self.encoder.pool(codes, torch.ones(rows.shape, dtype=torch.bool, device=codes.device))
 
-    @torch.inference_mode()
-    def score(self, agent, episode, z):
-        """−Q (B,) of an Episode that was played on z (B, k): higher is more in-distribution."""
-        if self.settings.quantifier == "return":
-            return torch.from_numpy(returns(episode)).to(z)
-        features, mask = agent.features(episode)
-        known, told = features.split([self.known, features.shape[-1] - self.known], -1)
-        inputs = torch.cat([known, z[:, None].expand(-1, known.shape[1], -1)], -1)
-        guess = self.decoders(inputs.flatten(0, 1)).unflatten(1, inputs.shape[:2])  # (M, B, T, 1 + d_s)
-        error = (guess - told).square() if self.settings.quantifier == "error" else guess.var(0, unbiased=False)[None]
-        per_step = torch.stack([part.mean(-1) for part in error.split([1, error.shape[-1] - 1], -1)]).sum(0).mean(0)
-        per_step = per_step if self.settings.quantifier == "error" else per_step.sqrt()
-        return -(per_step * mask).sum(-1) / mask.sum(-1)
+    def kept(self):
+        """What acting needs beside the policy: the bank, and the decoders where there are some."""
+        decoders = {} if self.decoders is None else self.decoders.state_dict()
+        return {"bank": self.bank(), **{f"decoders.{name}": value for name, value in decoders.items()}}
 
-    def agent(self, agent, warmup, space, seed):
-        s = self.settings
-        if not warmup or s.adaptation == "plain":
+    @staticmethod
+    def extended(agent, settings, known, warmup, space, seed):
+        """`agent`, which adapts by some of its `warmup` episodes. known: of `kept`. Raises UserError."""
+        if not warmup or settings.adaptation == "plain":
             return agent
-        if s.reference_episodes >= warmup:
-            raise UserError(f"--reference_episodes {s.reference_episodes}: give fewer than --warmup_episodes {warmup}")
-        score = lambda episode, z: self.score(agent, episode, z)  # noqa: E731
-        return InDistributionAgent(agent, self.bank(), score, s, warmup, torch_generator(seed, "idaq"))
+        if settings.reference_episodes >= warmup:
+            raise UserError(f"--reference_episodes {settings.reference_episodes}: give fewer than --warmup_episodes {warmup}")
+        normaliser = agent.policy.normaliser
+        with torch.device("meta"):  # the tensors below take the place of what is made here
+            decoders = make_decoders((len(normaliser.observation_mean), len(normaliser.action_centre)), settings)
+        if decoders is not None:
+            decoders.load_state_dict({name: known[f"decoders.{name}"] for name in decoders.state_dict()}, assign=True)
+        scored = functools.partial(score, decoders, settings.quantifier, agent)
+        return InDistributionAgent(agent, known["bank"], scored, settings, warmup, torch_generator(seed, "idaq"))
+
+
+def make_decoders(sizes, settings):
+    """The untrained Ensemble for transitions of sizes (d_s, d_a), or None where Q is the return."""
+    if settings.quantifier == "return":
+        return None
+    inputs = sum(sizes) + settings.code_size
+    return Ensemble(settings.ensemble, inputs, 1 + sizes[0], settings.encoder_width, settings.encoder_layers)
+
+
+@torch.inference_mode()
+def score(decoders, quantifier, agent, episode, z):
+    """−Q (B,) of an Episode that was played on z (B, k): higher is more in-distribution. decoders: of `make_decoders`."""
+    if quantifier == "return":
+        return torch.from_numpy(returns(episode)).to(z)
+    features, mask = agent.features(episode)
+    outputs = agent.policy.normaliser.observation_mean.shape[0] + 1
+    known, told = features.split([features.shape[-1] - outputs, outputs], -1)
+    inputs = torch.cat([known, z[:, None].expand(-1, known.shape[1], -1)], -1)
+    guess = decoders(inputs.flatten(0, 1)).unflatten(1, inputs.shape[:2])  # (M, B, T, 1 + d_s)
+    error = (guess - told).square() if quantifier == "error" else guess.var(0, unbiased=False)[None]
+    per_step = torch.stack([part.mean(-1) for part in error.split([1, error.shape[-1] - 1], -1)]).sum(0).mean(0)
+    per_step = per_step if quantifier == "error" else per_step.sqrt()
+    return -(per_step * mask).sum(-1) / mask.sum(-1)
+
+
+def restore(saved):
+    """Saved -> (policy, function warmup -> Agent)."""
+    return restore_context_rl(saved, Idaq, IdaqSettings)
 
 
 @main_guard

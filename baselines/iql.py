@@ -11,6 +11,7 @@ few-shot it has read the warm-up episodes too.
 """
 
 import dataclasses
+import typing
 
 import numpy as np
 import torch
@@ -98,9 +99,11 @@ class HistoryAgent:
 class HistoryIQL:
     """A Method (src/evaluation/method.py)."""
 
+    known: typing.ClassVar = {}  # all that acts is among the weights
+
     def __init__(self, data, contexts, rl, history, device, seed, rewards=None):
         self.settings, self.rl, self.device = contexts, rl, device
-        normaliser = Normaliser(data.episodes, data.environment.action_space).to(device)
+        normaliser = Normaliser.of(data.episodes, data.environment.action_space).to(device)
         self.generator = torch_generator(seed, "batches")
         self.data = ContextData(data.episodes, normaliser, contexts, device, self.generator, rewards)
         sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1]
@@ -123,6 +126,13 @@ class HistoryIQL:
     def agent(self, warmup):
         """The current policy as a new Agent."""
         return HistoryAgent(self.policy, self.device)
+
+
+def restore(saved):
+    """Saved -> (HistoryPolicy, function warmup -> Agent)."""
+    rl, history = saved.pick(ActorCriticSettings, HistorySettings)
+    policy = saved.filled(HistoryPolicy(Normaliser.blank(saved.sizes), saved.sizes, history.memory_size, rl))
+    return policy, lambda warmup: HistoryAgent(policy, saved.device)
 
 
 @main_guard

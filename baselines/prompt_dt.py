@@ -14,6 +14,7 @@ other methods); switches that cannot be turned off; fine-tuning on the test task
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import torch
@@ -24,11 +25,13 @@ from baselines.sequence import (
     WindowAgent,
     Windowed,
     best_episode,
+    blank_policy,
     cloning_loss,
     episode_tensors,
     make_policy,
     make_sampler,
     run_method,
+    target_of,
     target_return,
 )
 from src.data import trajectories
@@ -57,9 +60,6 @@ def build(data, run, model, returns, prompts, optimisation):
     sampler = make_sampler(data, run, model, prompts.prompt_length, prompts.prompt_segment)
     target = target_return(data.episodes)
 
-    def cut(episodes, rows, generator):
-        return episodes.prompts(rows, prompts.prompt_length, 1, prompts.prompt_segment, generator)
-
     expert = load_expert(run, data.train_tasks).select(data.train_tasks) if prompts.prompt_source == "expert" else None
     if expert is not None:
         shown = episode_tensors(expert, run.device)
@@ -70,15 +70,32 @@ def build(data, run, model, returns, prompts, optimisation):
         history, prompt = sampler.draw(optimisation.batch_size, generator, prompted)
         if prompted and expert is not None:
             rows = draw_of_tasks(expert, tasks[history["episodes"].cpu()].numpy(), generator)
-            prompt = cut(shown, torch.from_numpy(rows).to(run.device), generator)
+            prompt = cut(prompts, shown, torch.from_numpy(rows).to(run.device), generator)
         return cloning_loss(policy, history, prompt)
 
-    def make_prompt(episodes):
-        best = best_episode(episodes, run.device)
-        rows = torch.arange(len(best.lengths), device=run.device)
-        return cut(best, rows, torch_generator(run.seed, "prompt", len(episodes)))
+    make_prompt = functools.partial(own_prompt, prompts, run.seed, run.device)
+    agent = functools.partial(WindowAgent, policy, model.history_length, target, make_prompt)
+    return Cloning(policy, run.seed, optimisation, loss, agent, {"target": torch.tensor(target, dtype=torch.float64)})
 
-    return Cloning(policy, run.seed, optimisation, loss, lambda: WindowAgent(policy, model.history_length, target, make_prompt))
+
+def cut(prompts, episodes, rows, generator):
+    """The prompt segments of the episodes `rows` (B,) of EpisodeTensors."""
+    return episodes.prompts(rows, prompts.prompt_length, 1, prompts.prompt_segment, generator)
+
+
+def own_prompt(prompts, seed, device, episodes):
+    """Prompts from the best of the episodes that were lived."""
+    best = best_episode(episodes, device)
+    rows = torch.arange(len(best.lengths), device=device)
+    return cut(prompts, best, rows, torch_generator(seed, "prompt", len(episodes)))
+
+
+def restore(saved):
+    """Saved -> (policy, function warmup -> Agent); prompts are its own, also where it learned by an expert's."""
+    model, returns, prompts = saved.pick(Windowed, Returns, Prompts)
+    policy = saved.filled(blank_policy(saved.sizes, saved.horizon, model, returns.return_scale, prompted=True))
+    make_prompt = functools.partial(own_prompt, prompts, saved.seed, saved.device)
+    return policy, lambda warmup: WindowAgent(policy, model.history_length, target_of(saved), make_prompt)
 
 
 # -------------------------------------------------------------------------------------------- the original's expert prompts

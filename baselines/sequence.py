@@ -84,11 +84,16 @@ def make_policy(data, run, model, return_scale=1.0, max_steps=None, **options):
         options: see MetaDT.
     """
     torch.manual_seed(derive(run.seed, "policy"))
-    sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1], max_steps or run.env.max_episode_steps
-    sizes = (*sizes, return_scale, model.width, model.layers, model.heads, model.dropout)
-    policy = MetaDT(*sizes, **{"context": False, "prompted": False} | options)
+    sizes = data.episodes.observations.shape[-1], data.episodes.actions.shape[-1]
+    policy = blank_policy(sizes, max_steps or run.env.max_episode_steps, model, return_scale, **options)
     policy.set_normaliser(*(torch.from_numpy(values) for values in observation_statistics(data.episodes)))
     return policy.to(run.device)
+
+
+def blank_policy(sizes, max_steps, model, return_scale=1.0, **options):
+    """As `make_policy`, untrained and without a normaliser. sizes: (d_s, d_a)."""
+    shape = (*sizes, max_steps, return_scale, model.width, model.layers, model.heads, model.dropout)
+    return MetaDT(*shape, **{"context": False, "prompted": False} | options)
 
 
 def make_sampler(data, run, model, prompt_length=1, prompt_segment="last"):
@@ -110,9 +115,11 @@ class Cloning:
         model: module with all that is trained. seed: of the run.
         optimisation: Optimisation. loss: function of a torch.Generator -> scalar tensor.
         make_agent: function without arguments -> Agent of the model.
+        known: {name: tensor}, what the agent needs of the training data beside the weights, see src/evaluation/saved.py.
     """
 
-    def __init__(self, model, seed, optimisation, loss, make_agent):
+    def __init__(self, model, seed, optimisation, loss, make_agent, known):
+        self.known = known
         self.model, self.optimisation, self.loss, self.make_agent = model, optimisation, loss, make_agent
         self.optimizer = optimisation.optimizer(model.parameters())
         self.generator = torch_generator(seed, "batches")
@@ -134,6 +141,11 @@ class Cloning:
 
 
 # ----------------------------------------------------------------------------------------------------------------- acting
+
+
+def target_of(saved):
+    """The return that a Saved policy asks for."""
+    return saved.known["target"].item()
 
 
 def target_return(episodes):

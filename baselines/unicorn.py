@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from baselines.actor_critic import mlp, step
-from baselines.context_rl import Encoder, run_context_rl
+from baselines.context_rl import Encoder, restore_context_rl, run_context_rl
 from baselines.focal import metric_loss
 from src.run.config import nonnegative_float, positive_int
 from src.run.errors import main_guard
@@ -60,7 +60,7 @@ class Unicorn:
     def __init__(self, sizes, settings, learning_rate, data):
         self.settings, self.known, self.generator = settings, sum(sizes), data.generator  # (s, a) come first in the features
         s = settings
-        self.encoder = Encoder(sizes, s.code_size, s.encoder_width, s.encoder_layers).to(data.device)
+        self.encoder = self.make_encoder(sizes, settings).to(data.device)
         inputs, shape = self.known + s.code_size, (s.encoder_width, s.encoder_layers)
         self.decoders = nn.ModuleList(GaussianDecoder(inputs, outputs, *shape) for outputs in (1, sizes[0])).to(data.device)
         self.log_variance = nn.ParameterList([torch.zeros(s.code_size)]).to(data.device)
@@ -68,6 +68,10 @@ class Unicorn:
         self.optimizer = torch.optim.Adam(parameters, learning_rate, fused=True)
         self.optimizers = [self.optimizer]
         self.parts = {"decoders": self.decoders, "log_variance": self.log_variance, "encoder_optimizer": self.optimizer}
+
+    @staticmethod
+    def make_encoder(sizes, settings):
+        return Encoder(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers)
 
     def update(self, tasks, features, mask):
         mean = self.encoder.body(features)
@@ -85,6 +89,11 @@ class Unicorn:
         }
         step(self.optimizer, sum(losses.values()))
         return {name: loss.detach() for name, loss in losses.items()}, codes.detach()
+
+
+def restore(saved):
+    """Saved -> (policy, function warmup -> Agent)."""
+    return restore_context_rl(saved, Unicorn, UnicornSettings)
 
 
 @main_guard

@@ -49,8 +49,19 @@ paper-point_robot) # the paper's full recipe: world model of 301 epochs, 100,000
     echo "$item: status $?"
     tar cf "$out/$item-$quality-${SEED:-0}.tar" -C "runs/$item" results
     ;;
+processes) # one training in several processes: on the cores, and on the GPUs where there are several
+    python3 -m benchmarks.processes | tee "$out/processes.md"
+    gpus=$(nvidia-smi -L 2>/dev/null | wc -l)
+    [ "$gpus" -lt 2 ] && exit 0
+    flags="--env_type point_robot --recipe fast --data_quality random --no-tensorboard --output_dir runs/$item"
+    python3 get_datasets.py $flags --device cpu || exit 1
+    for count in 1 "$gpus"; do # the curves of both are compared by eye: metrics.jsonl
+        timeout -s TERM -k 40 "$seconds" torchrun --nproc_per_node "$count" train_context.py $flags --steps 2000 --no-resume
+        cp "runs/$item/saves/point_robot/random/context+fast/seed_0/metrics.jsonl" "$out/processes-$count.jsonl"
+    done
+    ;;
 *)
-    echo "unknown item $item: multitask, paper-point_robot, or batched-FAMILY with FAMILY one of $families" >&2
+    echo "unknown item $item: multitask, paper-point_robot, processes, or batched-FAMILY with FAMILY one of $families" >&2
     exit 2
     ;;
 esac

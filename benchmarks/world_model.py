@@ -9,7 +9,7 @@ import torch
 from benchmarks.shapes import HORIZON, STEPS, make_arrays, make_world_model
 from benchmarks.timing import durations, matmul_peak, record, run
 from src.data.transitions import TransitionSampler
-from src.models.world_model_training import losses
+from src.models.world_model_training import DecodingErrors, losses
 from src.run.seeding import torch_generator
 
 EPISODES, TASKS = 450, 45
@@ -34,12 +34,13 @@ def flop_per_sample(model):
 def make_step(horizon, batch):
     """The function that makes one update, as train_context.py does."""
     model = make_world_model(horizon)
+    errors = DecodingErrors(model)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.0, fused=True)
     sampler = TransitionSampler(*make_arrays(EPISODES), torch.arange(EPISODES) % TASKS, horizon)
     generator = torch_generator(0, "benchmark")
 
     def step():
-        reward_loss, state_loss = losses(model, sampler.draw(batch, generator), torch.device("cpu"))
+        reward_loss, state_loss = losses(errors, sampler.draw(batch, generator), torch.device("cpu"))
         optimizer.zero_grad()
         (reward_loss + state_loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

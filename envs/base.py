@@ -20,6 +20,7 @@ for: an inner reward function would not know of the wrapper's. A wrapper that le
     compute_rewards(observations (..., d_s), actions (..., d_a), next_observations (..., d_s), tasks, infos=None)
                          -> (...,) float32, what other tasks would pay for these transitions; arrays broadcast, tasks:
                          parameter -> (..., ...); infos is given where the dataset holds infos
+    hidden_parameters    tuple: the keys of `tasks` that an agent has to infer, for the probe of what it infers (default: all)
     info_keys            tuple: the entries of `info` on which rewards depend beside the transition, whatever the task: given to
                          compute_rewards as infos: key -> (..., ...), and read by learned rewards (src/models/reward_model.py)
     compute_success(next_observations (..., d_s), tasks) -> (...,) bool: is the goal reached here?
@@ -27,6 +28,8 @@ for: an inner reward function would not know of the wrapper's. A wrapper that le
     task_frame(tasks)    -> an object with observe(observations (N, d_s)) and act(actions (N, d_a)): a symmetry through which all
                          tasks look alike to a behaviour agent
     simulator            a text: what computes the physics, and its version ("mujoco 3.3.0"); part of every dataset's SHA-256
+    scripted_policy(observations (B, d_s), task ids (B,), errors (B, 3)) -> actions (B, d_a): an expert made by hand, wrong about
+                         its task by so many metres; makes data without any training. scripted_name: its name for the record
     reference_policies(tasks, train_ids) -> {"trivial" | "task_blind" | "best_known": function (observations (B, d_s), task ids
                          (B,)) -> actions (B, d_a)}: reference levels; task_blind may use the training tasks alone
     reference_levels(tasks, train_ids)   -> {name: returns (N,)}: levels that are known by a formula, "explicit_inference" for one

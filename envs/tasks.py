@@ -1,10 +1,12 @@
 """Task lists are data: one JSON file per environment in `configs/tasks/`, written once from the published seeds.
 
 `{"env_type": "point_robot", "source": "...", "tasks": [{"goal": [x, y]}, ...]}`: entry i is task id i, its keys are the
-task parameters. Run `python -m envs.tasks` to regenerate the files that a written rule determines.
+task parameters. Run `python -m envs.tasks` to regenerate the files that a written rule determines, and `python -m
+envs.meta_world` those of Meta-World.
 
 Tasks 50 to 99 of a family are fresh: drawn by the same rule from another seed (FRESH_SEED) and kept for final figures, so that no
-setting was ever chosen by them. Families whose tasks are all there are (Cheetah-Dir: two directions) have none.
+setting was ever chosen by them. Families whose tasks are all there are (Cheetah-Dir: two directions) have none, and Meta-World's
+lists are those of others.
 """
 
 import json
@@ -139,10 +141,14 @@ RULES = {
 
 
 def write_tasks(env_type, path):
-    """Write the list that the rule of `env_type` makes, one task per line."""
+    """Write the list that the rule of `env_type` makes."""
     rule = RULES[env_type]
-    tasks = rule()
-    text = json.dumps({"env_type": env_type, "source": " ".join(rule.__doc__.split()), "tasks": []}, indent=1)
+    write_list(path, env_type, " ".join(rule.__doc__.split()), rule())
+
+
+def write_list(path, env_type, source, tasks):
+    """Write a task list, one task per line. source: where it comes from."""
+    text = json.dumps({"env_type": env_type, "source": source, "tasks": []}, indent=1)
     lines = ",\n".join("  " + json.dumps(task) for task in tasks)
     path.write_text(text.replace('"tasks": []', f'"tasks": [\n{lines}\n ]') + "\n")
     print(f"{path}: {len(tasks)} tasks")

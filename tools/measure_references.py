@@ -15,6 +15,11 @@ the shared agent told what the rewards of the running episode say, and the avera
 Choices are made on other episodes than those reported. Of the experts the eight that serve every third training task best
 are played on all tasks. Needs behaviour policies: those of stage 1, else the committed ones. Writes
 configs/references/<env_type>.json, which every later result of the family shows. A few minutes of one core.
+
+Where the environment brings its own best known policies (Meta-World: the scripted ones), its reference policies are played
+instead, and on validation, test and fresh tasks those of the training tasks: the best of them is the explicit choice.
+
+    python -m tools.measure_references --env_type metaworld_reach --eval_episodes 1
 """
 
 import itertools
@@ -27,8 +32,10 @@ from src.behaviour.policies import BehaviourPolicies, task_features
 from src.behaviour.store import SHARED, SOURCES, find_source, load_behaviour, pooled, read_curve
 from src.data.qualities import choose_checkpoints
 from src.data.scales import clipped, scale_of
+from src.evaluation import references
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
+from src.evaluation.evaluate import successes
 from src.evaluation.rollout import returns, rollout
 from src.run.config import CONFIG_DIR, next_command, num_tasks, parse_args, positive_int, script_parser
 from src.run.errors import main_guard
@@ -57,6 +64,9 @@ def main(argv=None):
     environment = args.env.make()
     space, tasks = environment.action_space, np.arange(num_tasks(environment))
     training = np.arange(*args.env.train_tasks)
+    written = getattr(environment, "reference_policies", lambda *_: {})(environment.unwrapped.tasks, training)
+    if "best_known" in written:
+        return measure_written(args, environment, written, tasks)
     command = next_command(args, "train_data_collection.py")
     source = find_source(args, args.behaviour, command)
     experts = [expert(source, args.env, int(task), command) for task in tasks]
@@ -103,15 +113,52 @@ def main(argv=None):
         "task_blind": {"chosen": chosen, "training_tasks": scores},
         "best_known": best,
         "per_task": per_task,
-        **provenance(),
     }
+    print(f"{write_levels(args, document)}; task-blind is the {chosen}")
+
+
+def write_levels(args, document):
+    """Write a family's file and print the means on test and fresh tasks; returns its path."""
     path = CONFIG_DIR / "references" / f"{args.env_type}.json"
-    write_json(path, document)
+    write_json(path, {**document, **provenance()})
     for kind in ("test", "fresh"):
         ids = range(*(getattr(args.env, f"{kind}_tasks") or (0, 0)))
-        means = ", ".join(f"{name} {np.mean([values[task] for task in ids]):.4g}" for name, values in per_task.items() if ids)
+        levels = document["per_task"].items()
+        means = ", ".join(f"{name} {np.mean([values[task] for task in ids]):.4g}" for name, values in levels if ids)
         print(f"{kind} tasks: {means or 'there are none'}")
-    print(f"{path}: task-blind is the {chosen}")
+    return path
+
+
+def measure_written(args, environment, policies, tasks):
+    """The levels of policies that the environment brings, by code: returns, and success where it is reported.
+
+    The explicit choice is measured where tasks differ in their rewards alone: elsewhere it is no other policy than the task's.
+    """
+    rows, count = np.repeat(tasks, args.eval_episodes), args.eval_episodes
+    per_task, success = {}, {}
+    for name, policy in policies.items():
+        episode = references.play(args.env, policy, rows, count)
+        per_task[name] = returns(episode).reshape(-1, count).mean(1).tolist()
+        if "success" in episode["infos"]:
+            success[name] = successes(episode).reshape(-1, count).mean(1).tolist()
+    if hasattr(environment, "compute_rewards"):
+        chosen = [explicit_choice(args, policies["best_known"], task) for task in tasks]
+        per_task[references.EXPLICIT_CHOICE], success[references.EXPLICIT_CHOICE] = map(list, zip(*chosen, strict=True))
+    document = {"env_type": args.env_type, "max_episode_steps": args.env.max_episode_steps, "eval_episodes": count}
+    print(write_levels(args, {**document, "per_task": per_task, "success": success}))
+
+
+def explicit_choice(args, policy, task):
+    """(return, success) of the best policy of another training task on `task`; Nones where it is only a training task."""
+    if not any(task in range(*(ids or (0, 0))) for ids in (args.env.validation_tasks, args.env.test_tasks, args.env.fresh_tasks)):
+        return None, None
+    count, others = args.eval_episodes, [other for other in range(*args.env.train_tasks) if other != task]
+    told = np.repeat(others, count)  # every candidate starts where the reported levels do
+    episode = references.play(args.env, policy, np.full(len(told), task), count, told)
+    scores = returns(episode).reshape(-1, count).mean(1)
+    best = int(np.argmax(scores))
+    reached = successes(episode).reshape(-1, count).mean(1)[best] if "success" in episode["infos"] else None
+    return float(scores[best]), None if reached is None else float(reached)
 
 
 def expert(source, env, task, command):

@@ -41,7 +41,9 @@ from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
 from baselines.online_dt.training import Learner, Trainer, evaluate_policy
 from src.data.qualities import data_name
 from src.data.trajectories import load, observation_statistics
+from src.evaluation.method import note_results
 from src.evaluation.results import write_result
+from src.evaluation.saved import save_known
 from src.run.config import (
     Parser,
     find_device,
@@ -275,6 +277,8 @@ def main(argv=None):
     with run_directory(folder, settings(args), args.resume, volatile):
         trainer, seconds = train(args, learner, trajectories, folder, scale)
         result_file = save_result(args, trainer, seconds, trajectories, levels, scale, folder)
+        save_known(folder, "online_dt", {})
+        note_results(folder, args.output_dir, [result_file])
     follow = ""
     if not args.online_training:
         words = ["--dataset", args.dataset, "--online_training", "--pretrained_model", str(folder)]

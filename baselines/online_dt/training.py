@@ -1,5 +1,6 @@
 """Both phases: gradient steps on a trajectory buffer and, online, one roll-out before each round of them."""
 
+import argparse
 import copy
 from functools import partial
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 
 from baselines.online_dt.lamb import Lamb
-from baselines.online_dt.policy import Agent
+from baselines.online_dt.policy import Agent, Policy
 from baselines.online_dt.replay import delayed
 from src.evaluation.batch import make_batch
 from src.evaluation.evaluate import evaluate
@@ -214,7 +215,22 @@ class Trainer:
 
 def evaluate_policy(policy, args):
     """Returns (and lengths) of the evaluation episodes, always from the same start states; see `evaluate`."""
+    return evaluate(measured_agent(policy, args), args.env, [0], args.num_eval_episodes, 0, evaluation_seed(args.seed))
+
+
+def evaluation_seed(seed):
+    """Of the resets of an evaluation."""
+    return derive(seed, "evaluate")
+
+
+def measured_agent(policy, args):
+    """The Agent that is evaluated."""
     means = args.use_action_means or not policy.stochastic
     generator = None if means else torch_generator(args.seed, "act")
-    agent = Agent(policy, args.eval_rtg, args.eval_context, generator, spend=args.mode == "normal")
-    return evaluate(agent, args.env, [0], args.num_eval_episodes, 0, derive(args.seed, "evaluate"))
+    return Agent(policy, args.eval_rtg, args.eval_context, generator, spend=args.mode == "normal")
+
+
+def restore(saved):
+    """Saved (src/evaluation/saved.py) -> (Policy, function warmup -> Agent)."""
+    policy = saved.filled(Policy(*saved.sizes, saved.settings, saved.horizon))
+    return policy, lambda warmup: measured_agent(policy, argparse.Namespace(**saved.settings))

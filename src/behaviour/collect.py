@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from src.behaviour.policies import BehaviourPolicies, uniform_actions
+from src.behaviour.scripted import scripted
 from src.behaviour.store import load_behaviour
 from src.data.qualities import choose_checkpoints, choose_players
 from src.data.trajectories import Trajectories, task_parameters
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
-from src.run.config import fraction, positive_int
+from src.run.config import fraction, nonnegative_float, positive_int
 from src.run.seeding import derive, numpy_generator, torch_generator
 from src.run.settings import setting
 
@@ -22,7 +23,13 @@ class Collection:
     """collection"""
 
     capacity: int = setting(20_000, "transitions per task (or somewhat more, where lengths vary)", positive_int)
-    medium_share: float = setting(0.5, "level of medium between random (0) and expert (1)", fraction)
+    medium_share: float = setting(0.5, "level of medium between random (0) and expert (1), of trained policies", fraction)
+    goal_error: float = setting(
+        0.1, "medium of a scripted policy: standard deviation of what it is wrong about its task, metres", nonnegative_float
+    )  # fmt: skip
+    action_noise: float = setting(
+        0.3, "medium of a scripted policy: standard deviation of its noise, in half ranges of an action", nonnegative_float
+    )  # fmt: skip
 
 
 def collect_task(run, collection, source, command, task, report=None):
@@ -40,10 +47,13 @@ def collect_task(run, collection, source, command, task, report=None):
     episodes = collection.capacity // env.max_episode_steps
     space = env.make().action_space
     names = (run.seed, "get_datasets", quality, task)
+    players = choose_players(quality, task, range(*env.train_tasks), episodes, numpy_generator(*names, "players"))
     if quality == "random":
         act, facts = uniform_actions(space, numpy_generator(*names)), {}
+    elif source.kind == "scripted":
+        medium = collection.goal_error, collection.action_noise
+        act, facts = scripted(env.make(), quality, players, medium, numpy_generator(*names))
     else:
-        players = choose_players(quality, task, range(*env.train_tasks), episodes, numpy_generator(*names, "players"))
         act, facts = _behaviour(run, collection.medium_share, source, command, task, players, torch_generator(*names))
     played, parts = np.zeros(episodes, int), []
     while (active := np.flatnonzero(played < env.max_episode_steps)).size:
@@ -117,8 +127,8 @@ def _measured(curve, row):
     return round(float(np.mean(curve["stochastic_returns"][row])), 4)
 
 
-def join_tasks(env, results, medium_share):
-    """{task: what collect_task returned} -> (Trajectories in the order of task ids, facts to record)."""
+def join_tasks(env, results):
+    """{task: what collect_task returned} -> (Trajectories in the order of task ids, {"behaviour": {task: facts}})."""
     tasks = sorted(results)
     observations, actions, rewards, lengths, infos, facts = zip(*(results[task] for task in tasks), strict=True)
     with np.errstate(over="ignore"):  # an info may be as large as it likes
@@ -133,4 +143,4 @@ def join_tasks(env, results, medium_share):
         infos=infos,
     )
     behaviour = {task: fact for task, fact in zip(tasks, facts, strict=True) if fact}
-    return trajectories, {"medium_share": medium_share, "behaviour": behaviour}
+    return trajectories, {"behaviour": behaviour}

@@ -6,6 +6,8 @@ another task would have paid for a transition (`compute_rewards`), part of every
 list. Behaviour policies may know their task, test tasks included: they make data, they are not what is compared.
 """
 
+import math
+
 import numpy as np
 import torch
 
@@ -53,7 +55,7 @@ class Family:
         if agent.buffer_size < shared.num_envs:
             raise UserError(f"--buffer_size {agent.buffer_size} holds less than one step of --num_envs {shared.num_envs} tasks")
         self.space = self.environment.action_space
-        self.info_keys = tuple(getattr(self.environment, "info_keys", ()))
+        self.info_shapes = info_shapes(run.env, getattr(self.environment, "info_keys", ()))
         size, actions = self.environment.observation_space.shape[0], self.space.shape[0]
         self.learner = StackedSAC(
             1, size + self.features.shape[1], actions, agent.hidden_sizes, learning_rate=agent.learning_rate, gamma=agent.gamma,
@@ -61,7 +63,7 @@ class Family:
             generators=[torch_generator(run.seed, "multitask_sac", "init")],
         )  # fmt: skip
         columns = {"observations": size, "actions": actions, "rewards": 1, "next_observations": size, "task": 1}
-        columns |= {key: 1 for key in self.info_keys}
+        columns |= {key: math.prod(shape) for key, shape in self.info_shapes.items()}
         self.round = shared.num_envs * run.env.max_episode_steps  # environment steps
         capacity = min(agent.buffer_size, agent.num_steps + self.round)
         self.replay = Replay(1, capacity, columns)
@@ -107,7 +109,7 @@ class Family:
             played = unscale(actions, self.space.low, self.space.high)
             following, rewards = batch.step(frame.act(played) if frame else played)
             following = frame.observe(following) if frame else following
-            infos = [batch.infos[key] for key in self.info_keys]
+            infos = [batch.infos[key] for key in self.info_shapes]
             columns = (observations, actions, rewards, following, ids, *infos)
             self.replay.add(*(np.reshape(column, (1, len(ids), -1)) for column in columns))
             observations, total = following, total + float(rewards.sum())
@@ -165,7 +167,8 @@ class Family:
         part = {name: values[moved].numpy() for name, values in rows.items()}
         tasks = {key: values[ids] for key, values in self.environment.unwrapped.tasks.items()}
         actions = unscale(part["actions"], self.space.low, self.space.high)
-        infos = ({key: part[key][:, 0] for key in self.info_keys},) if self.info_keys else ()
+        infos = {key: part[key].reshape(-1, *shape) for key, shape in self.info_shapes.items()}
+        infos = (infos,) if infos else ()
         return self.environment.compute_rewards(part["observations"], actions, part["next_observations"], tasks, *infos)
 
     def keep_checkpoint(self, step):
@@ -177,3 +180,13 @@ class Family:
         returns = measure(self.run, self.tasks, step, stacked, self.checkpoints.eval_episodes, frame=frame)
         self.history.add(step, weights, {"stochastic_returns": returns.tolist()})
         return {"eval/return": float(returns.mean()), "eval/worst_task": float(returns.mean(1).min())}
+
+
+def info_shapes(env, keys):
+    """{key: shape of one row} of the infos of a step, in the order of `keys`."""
+    if not keys:
+        return {}
+    batch = make_batch(env, [0])
+    batch.reset([0])
+    batch.step(np.zeros((1, *batch.action_space.shape), np.float32))
+    return {key: np.shape(batch.infos[key])[1:] for key in keys}

@@ -21,7 +21,7 @@ def entropy(value):
 class AgentSettings:
     """agent (defaults: the paper's)"""
 
-    algo: str = setting("sac", "see above", choices=["sac", "batched_sac", "multitask_sac"])
+    algo: str = setting("sac", "see above", choices=["sac", "batched_sac", "multitask_sac", "scripted"])
     num_steps: int = setting(500_000, f"environment steps{PER_TASK}", positive_int)
     learning_starts: int = setting(2000, f"uniform random steps at first{PER_TASK}", natural)
     buffer_size: int = setting(10_000, f"transitions in the replay buffer{PER_TASK}", positive_int)

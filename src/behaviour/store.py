@@ -15,7 +15,7 @@ from src.run.errors import UserError
 from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
 from src.run.provenance import provenance as provenance_record
 
-SOURCES = ("auto", "per_task", "multitask", "committed")  # whose policies play, see find_source
+SOURCES = ("auto", "per_task", "multitask", "scripted", "committed")  # whose policies play, see find_source
 COMMITTED = CONFIG_DIR.parent / "behaviour"
 SHARED = "multitask"  # folder of the one agent that knows the task, beside the folders task_007 of single agents
 
@@ -115,6 +115,8 @@ def is_finished(directory):
 def made_by(run, *settings):
     """Everything that weights depend on, of RunSettings and settings: config.json of a folder, compared when a run resumes."""
     facts = {"env_type": run.env_type, "entry_point": run.env.entry_point, "max_episode_steps": run.env.max_episode_steps}
+    if run.env.options:
+        facts["options"] = dict(run.env.options)
     for values in settings:
         facts |= dataclasses.asdict(values)
     del facts["save_seconds"]
@@ -135,10 +137,10 @@ def open_task(run, agent, checkpoints, task):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent."""
+    """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent, or the environment itself."""
 
     directory: Path
-    kind: str  # "per_task", "multitask", or "committed": either of them, come with the repository
+    kind: str  # "per_task", "multitask", "scripted" (the environment's), "committed": one of the first, come with the repository
 
     @property
     def shared(self):
@@ -150,6 +152,11 @@ class Source:
 
     def facts(self):
         """For a dataset's card: who acts, on what knowledge, and the SHA-256 of a shared agent's checkpoints."""
+        if self.kind == "scripted":
+            return {
+                "actors": "the environment's scripted policy",
+                "knowledge": "it is told its task, as wrongly as the levels say",
+            }
         origin = "that comes with the repository" if self.kind == "committed" else f"of {self.directory.name}/ under saves/"
         if not self.shared:
             return {
@@ -180,7 +187,8 @@ class Source:
 
 
 def find_source(run, kind, command):
-    """Choose the behaviour policies of an environment by `kind`, one of SOURCES; auto: those in saves/, else the committed ones.
+    """Choose the behaviour policies of an environment by `kind`, one of SOURCES; auto: those in saves/, else the environment's
+    scripted ones, else the committed ones.
 
     Raises UserError when there are none (naming `command`, which makes them) or, with auto, two kinds in saves/.
     """
@@ -188,12 +196,15 @@ def find_source(run, kind, command):
     found = {
         "per_task": any(saved.glob("task_*")),
         "multitask": (saved / SHARED).exists(),
+        "scripted": hasattr(run.env.make(), "scripted_policy"),
         "committed": is_finished(committed / SHARED) or any(committed.glob("task_*")),
     }
     if kind == "auto":
         if found["per_task"] and found["multitask"]:
             raise UserError(f"{saved} holds agents of single tasks and a shared one: choose --behaviour per_task or multitask")
         kind = next((kind for kind, exists in found.items() if exists), "auto")
+    if kind == "scripted" and not found[kind]:
+        raise UserError(f"{run.env_type} has no scripted policy: leave --behaviour scripted out")
     if kind == "committed" and not found[kind]:
         raise UserError(f"no behaviour policies of {run.env_type} come with the repository: leave --behaviour committed out")
     if not found.get(kind):

@@ -42,10 +42,21 @@ def _entry(entry):
     if "policies_sha256" in entry:
         yield f"- SHA-256 of the policies: `{entry['policies_sha256']}`"
     if entry.get("behaviour"):
-        yield _levels(list(entry["behaviour"].values()))
+        facts = list(entry["behaviour"].values())
+        yield _scripted(facts) if entry.get("policies") == "scripted" else _levels(facts)
     if "command" in entry:
         yield f"- Made by `{entry['command']}`, seed {entry['seed']}, commit {entry['commit']}, {entry['hardware']}"
         yield "- Versions: " + ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
+
+
+def _scripted(facts):
+    """The line about scripted policies: how wrong they were about their task, and how noisily they acted."""
+    names = ", ".join(sorted({fact["policy"] for fact in facts}))
+    error, noise = ([value for fact in facts for value in fact[key]] for key in ("goal_error", "action_noise"))
+    return (
+        f"- Levels of {names}, standard deviations: wrong about its task by {min(error):.4g} to {max(error):.4g} m per axis, "
+        f"noise of {min(noise):.4g} to {max(noise):.4g} half ranges of an action"
+    )
 
 
 def _levels(facts):

@@ -60,11 +60,12 @@ class EnvironmentRewards:
                 paid = self(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
         except UserError as error:
             raise UserError(
-                f"relabelling by true rewards: {error}; make the dataset again if it lacks these, or leave --true_rewards out"
+                f"relabelling by true rewards: {error}; make the dataset again if it lacks what that needs, or leave "
+                "--true_rewards out"
             ) from None
         if paid.shape != (1,):
             raise UserError(
-                f"compute_rewards gives shape {paid.shape} for one transition, not (1,): mend it, or leave --true_rewards out"
+                f"relabelling by true rewards: compute_rewards gives shape {paid.shape} for one transition, not (1,): mend it"
             )
 
     def __call__(self, observations, actions, next_observations, infos, tasks):

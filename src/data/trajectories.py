@@ -386,6 +386,7 @@ def _metadata(trajectories, env, quality, entries, description, simulator):
         "action_shape": list(t.actions.shape[2:]),
         "info_shapes": {key: list(values.shape[2:]) for key, values in t.infos.items()},
         "entry_point": env.entry_point,
+        "options": dict(env.options),
         "env_name": env.env_name,
         "max_episode_steps": env.max_episode_steps,
         "description": description,
@@ -422,7 +423,7 @@ def _write(directory, t):
 def _minari_metadata(t):
     """The keys that Minari asks for (its dataset standard); gymnasium can make the environment from the env_spec."""
     metadata = t.metadata
-    environment = EnvSpec(metadata["env_name"], entry_point=metadata["entry_point"])
+    environment = EnvSpec(metadata["env_name"], entry_point=metadata["entry_point"], kwargs=metadata["options"])
     spaces = environment.make()
     return {
         "dataset_id": f"{metadata['env_type']}/{metadata['quality']}-v0",

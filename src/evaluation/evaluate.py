@@ -9,11 +9,12 @@ import numpy as np
 
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import returns, rollout
+from src.run import distributed
 from src.run.seeding import derive
 
 
 def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, watch=None):
-    """Returns of an Agent on `task_ids`.
+    """Returns of an Agent on `task_ids`; several processes (src/run/distributed.py) take a part of the tasks each.
 
     Args:
         env: EnvConfig. episodes: M evaluated episodes per task. warmup: N warm-up episodes, 0 for zero-shot.
@@ -25,6 +26,19 @@ def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, 
     such episodes; lengths (tasks, M) where episodes can end on their own; success (tasks, M) where the environment reports it, 1
     where any step of the episode was one; trajectories where `keep`.
     """
+    own = distributed.share(list(task_ids))
+    options = {"warmup": warmup, "seed": seed, "later": later, "keep": keep}
+    options["watch"] = watch if distributed.leads() else None
+    parts = distributed.collected(_evaluate(agent, env, own, episodes, **options) if own else {})
+    result = {}
+    for part in parts:
+        for key, values in part.items():
+            former = result.get(key, type(values)())
+            result[key] = former | values if isinstance(values, dict) else former + values
+    return result
+
+
+def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
     rows = np.repeat(np.asarray(task_ids), episodes)
     batch = make_batch(env, rows)
     lived = []

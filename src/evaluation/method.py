@@ -18,10 +18,12 @@ from src.data.qualities import data_name
 from src.evaluation.evaluate import evaluate
 from src.evaluation.references import reference_levels
 from src.evaluation.results import write_result
+from src.evaluation.saved import save_known
+from src.run import distributed
 from src.run.config import natural, next_command, positive_int, report_command, script_parser
 from src.run.directory import run_directory
 from src.run.errors import UserError
-from src.run.files import load_tensors
+from src.run.files import load_tensors, read_json, write_json
 from src.run.loop import Loop
 from src.run.paths import policy_directory
 from src.run.settings import add_settings, setting
@@ -78,6 +80,8 @@ class Method(Protocol):
 
     parts: {name: object}, what must go on after an interruption: modules, optimisers, torch generators (see Loop).
     weights: {"model": module}, what acts; kept as <name>.safetensors.
+    known: {name: tensor}, what an agent needs of the training data beside the weights (src/evaluation/saved.py). A method without
+        it, or with a `save` of its own, is not kept for use elsewhere, or keeps itself.
     """
 
     parts: dict
@@ -191,23 +195,38 @@ def train_and_measure(
             train(loop, method, run, evaluation, data, protocol, max(regimes.values()), prompted)
         for key, module in method.weights.items():
             module.load_state_dict(load_tensors(directory / f"{key}.safetensors"))
+        if not save and hasattr(method, "known") and distributed.leads():
+            save_known(directory, name, method.known)
         written = []
         for number, (regime, warmup) in enumerate(regimes.items()):
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn
             measured = protocol.final(method.agent(warmup), warmup, keep, watch if number == 0 else None)
+            if not distributed.leads():
+                continue
             written.append(
                 write_result(
                     run.output_dir, run.env_type, run.data_quality, method=name, recipe=run.recipe, ablation=ablation,
                     regime=regime, protocol=protocol.name, privileges=privileges, seed=run.seed, task_ids=tasks,
                     measured=measured, reference=reference, curve=columns(loop.curve),
                     task_parameters=trajectories.task_parameters(data.environment, tasks),
-                    training=training_facts(loop, method), made_from=made_from, config=config, validation=run.validation,
+                    training=training_facts(loop, method.weights), made_from=made_from, config=config, validation=run.validation,
                     fresh=evaluation.fresh, variant=variant, directory=directory, **(facts(method) if facts else {}),
                 )
             )  # fmt: skip
             report(label, regime, protocol.name, measured, reference, written[-1])
+        first = read_json(directory / "config.json")
+        as_trained = all(first.get(key) == config.get(key) for key in volatile)  # measured as the folder says
+        if distributed.leads() and as_trained and not evaluation.fresh:
+            note_results(directory, run.output_dir, written)
     print(f"policy in {directory}; next: {report_command(Path(run.output_dir) / 'results')}")
     return written
+
+
+def note_results(directory, output_dir, paths):
+    """Add result files to results.json of the run's folder: whoever exports the policy finds what was measured of it."""
+    file = directory / "results.json"
+    known = read_json(file) if file.exists() else {}
+    write_json(file, known | {path.parent.name: path.relative_to(output_dir).as_posix() for path in paths})
 
 
 def check_fresh(run, protocol):
@@ -235,10 +254,11 @@ def train(loop, method, run, evaluation, data, protocol, warmup, prompted=None):
             loop.record(**scalars, train_return=mean_return(seen), **{name: mean_return(new)})
 
 
-def training_facts(loop, method):
-    """What the training cost, for the result file."""
-    parameters = sum(value.numel() for module in method.weights.values() for value in module.parameters())
-    return {"gradient_steps": loop.step, "wall_clock_s": round(loop.seconds, 1), "parameters": parameters}
+def training_facts(loop, modules):
+    """What the training cost, for the result file. modules: {name: module} of what was trained."""
+    parameters = sum(value.numel() for module in modules.values() for value in module.parameters())
+    facts = {"gradient_steps": loop.step, "wall_clock_s": round(loop.seconds, 1), "parameters": parameters}
+    return facts if distributed.size() == 1 else {**facts, "processes": distributed.size()}
 
 
 def columns(curve):

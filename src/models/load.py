@@ -12,6 +12,7 @@ import torch
 from gymnasium.spaces import Box
 
 from src.evaluation.exploration import Exploration, exploring
+from src.evaluation.saved import halved
 from src.models.meta_dt import MetaDT, ModelSettings
 from src.models.meta_dt_agent import Adaptation, MetaDTAgent
 from src.models.world_model import WorldModel, WorldModelSettings
@@ -61,10 +62,11 @@ class Acting:
         )  # fmt: skip
         return exploring(agent, self.exploration, self.action_space, warmup, self.seed)
 
-    def save(self, directory, world_model):
-        """agent.safetensors, with the world model, and then agent.json, which vouches for it."""
+    def save(self, directory, world_model, half=False):
+        """agent.safetensors, with the world model, and then agent.json, which vouches for it. half: see `halved`."""
         tensors = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
-        tensors |= {f"world_model.{name}": value for name, value in world_model.state_dict().items()}
+        state = halved(world_model) if half else world_model.state_dict()
+        tensors |= {f"world_model.{name}": value for name, value in state.items()}
         document = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in ARRAYS}
         document |= {name: dataclasses.asdict(document[name]) for name in ("model", "adaptation", "exploration")}
         document["world_model"] = {
@@ -127,6 +129,12 @@ def load_agent(directory, device="cpu", warmup=None):
         warmup: episodes that explore and try before the one that counts (default: as it was measured; 0: zero-shot).
     Its `agent` is the Agent itself, for `evaluate`. Raises UserError where the folder holds no such policy, or a damaged one.
     """
+    acting, policy, world_model = read_agent(directory, find_device(device))
+    return GymnasiumAgent(acting.agent(policy, world_model, warmup), acting.action_space)
+
+
+def read_agent(directory, device):
+    """(Acting, MetaDT, WorldModel) of a folder, frozen, on a torch.device. Raises UserError as `load_agent`."""
     directory = Path(directory)
     document, tensors, weights = (
         read(directory / name)
@@ -148,6 +156,5 @@ def load_agent(directory, device="cpu", warmup=None):
         policy.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise UserError(f"{directory} holds no agent of train_meta_dt.py: give its command again, with --no-resume") from None
-    device = find_device(device)
     policy, world_model = (module.to(device).eval().requires_grad_(False) for module in (policy, world_model))
-    return GymnasiumAgent(acting.agent(policy, world_model, warmup), acting.action_space)
+    return acting, policy, world_model

@@ -192,15 +192,24 @@ class MetaDT(nn.Module):
 
 
 def action_loss(predicted, actions, mask, scale, absolute=False):
-    """What `MetaDT.forward` predicted against actions (B, K, d_a), averaged over the positions of mask (B, K) -> scalar.
+    """What `MetaDT.forward` predicted against actions (B, K, d_a), averaged over the positions of mask (B, K) -> scalar; see
+    `action_errors`."""
+    return masked_mean(action_errors(predicted, actions, scale, absolute), mask)
+
+
+def masked_mean(errors, mask):
+    """Mean of errors (B, K) over the True positions of mask (B, K)."""
+    return (errors * mask).sum() / mask.sum()
+
+
+def action_errors(predicted, actions, scale, absolute=False):
+    """Errors (B, K) of what `MetaDT.forward` predicted of actions (B, K, d_a).
 
     In units of the action scale: squared error, or with `absolute` the absolute one (ours), averaged over action dimensions;
     negative log density of a stochastic policy. The absolute error is least at the median of the actions, which a behaviour
     policy's noise, cut off at the bounds, does not draw towards the middle as it does their mean.
     """
     if isinstance(predicted, ActionDistribution):
-        errors = -predicted.log_prob(actions / scale)
-    else:
-        errors = (predicted - actions) / scale
-        errors = (errors.abs() if absolute else errors.square()).mean(-1)
-    return (errors * mask).sum() / mask.sum()
+        return -predicted.log_prob(actions / scale)
+    errors = (predicted - actions) / scale
+    return (errors.abs() if absolute else errors.square()).mean(-1)

@@ -9,9 +9,10 @@ from src.data import trajectories
 from src.data.relabel import with_best_of_other_tasks
 from src.data.windows import BatchSampler
 from src.models.load import Acting
-from src.models.meta_dt import MetaDT, action_loss
+from src.models.meta_dt import MetaDT, action_errors, masked_mean
 from src.models.meta_dt_agent import build_episodes, return_bounds, training_errors
 from src.models.world_model import episode_contexts
+from src.run import distributed
 from src.run.config import fraction, natural
 from src.run.devices import autocast_dtype
 from src.run.seeding import derive, numpy_generator, torch_generator
@@ -47,6 +48,25 @@ class Prompting:
         20_000, "steps before prompts are switched on; where --steps is lowered its share of them", natural
     )
     prompt_dropout: float = setting(0.0, "share of batches without prompts after that (ours)", fraction)
+
+
+class ActionErrors(torch.nn.Module):
+    """The errors (B, K) of a policy on a batch: what the processes of a training compute each of their own rows."""
+
+    def __init__(self, policy, median):
+        super().__init__()
+        self.policy, self.median = policy, median
+
+    def forward(self, history, prompt, dtype):
+        """dtype: of the matrix products, None for float32."""
+        with torch.autocast(history["actions"].device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            predicted = self.policy(history, prompt)
+        return action_errors(predicted, history["actions"], self.policy.action_scale, self.median)
+
+
+def own_rows(batch):
+    """This process's rows of a dict of tensors (B, ...), or of None."""
+    return batch and {name: distributed.share(values) for name, values in batch.items()}
 
 
 class MetaDTTraining:
@@ -92,6 +112,8 @@ class MetaDTTraining:
         self.policy = MetaDT.from_settings(*sizes, run.env.max_episode_steps, model, self.action_space)
         self.policy.set_normaliser(*(torch.from_numpy(values) for values in trajectories.observation_statistics(training)))
         self.policy.to(run.device)
+        self.errors = distributed.parallel(ActionErrors(self.policy, model.head == "median"), some_unused=True)
+        distributed.require_rows(optimisation.batch_size, "--batch_size")
         self.optimizer = optimisation.optimizer(self.policy.parameters())
         self.generator = torch_generator(run.seed, "policy_batches")
         self.parts = {"policy": self.policy, "optimizer": self.optimizer, "generator": self.generator}
@@ -104,10 +126,8 @@ class MetaDTTraining:
         prompted = self.prompts and step > self.prompting.prompt_start_step
         prompted = prompted and torch.rand(1, generator=self.generator).item() >= self.prompting.prompt_dropout
         history, prompt = self.sampler.draw(self.optimisation.batch_size, self.generator, prompted)
-        with torch.autocast(self.run.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
-            predicted = self.policy(history, prompt)
-        median = self.settings.head == "median"
-        loss = action_loss(predicted, history["actions"], history["imitated"], self.policy.action_scale, median)
+        errors = distributed.gathered(self.errors(own_rows(history), own_rows(prompt), self.dtype))
+        loss = masked_mean(errors, history["imitated"])
         self.optimisation.descend(self.optimizer, self.policy.parameters(), loss)
         return {"loss": loss.detach()}
 
@@ -127,7 +147,7 @@ class MetaDTTraining:
 
     def save(self, directory, warmup):
         """What `load_agent` reads beside the policy's weights. It stays as it was when the training began."""
-        if not (directory / "agent.json").exists():
+        if distributed.leads() and not (directory / "agent.json").exists():
             self.acting(warmup).save(directory, self.world_model)
 
     def known_contexts(self):

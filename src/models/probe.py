@@ -13,10 +13,12 @@ from src.run.seeding import derive, numpy_generator, torch_generator
 
 
 def task_matrix(environment, task_ids):
-    """Task parameters as a matrix (N, P) float32 without constant columns; an angle becomes its cosine and sine."""
-    columns = []
-    for name, values in environment.unwrapped.tasks.items():
-        values = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+    """Task parameters as a matrix (N, P) float32 without constant columns; an angle becomes its cosine and sine.
+
+    Where the environment names its `hidden_parameters`, those alone."""
+    columns, tasks = [], environment.unwrapped.tasks
+    for name in getattr(environment, "hidden_parameters", tasks):
+        values = np.asarray(tasks[name], dtype=np.float64).reshape(len(tasks[name]), -1)
         columns += [np.cos(values), np.sin(values)] if name == "angle" else [values]
     matrix = np.concatenate(columns, 1)
     return torch.as_tensor(matrix[:, matrix.std(0) > 1e-9][np.asarray(task_ids)], dtype=torch.float32)

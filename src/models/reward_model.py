@@ -17,6 +17,7 @@ from torch import nn
 
 from src.data.relabel import EnvironmentRewards, rewards_on
 from src.data.scales import clipped, statistics
+from src.run import distributed
 from src.run.config import num_tasks
 from src.run.devices import schedule_factor
 from src.run.errors import UserError
@@ -284,11 +285,13 @@ def learned_rewards(run, data):
     keys = [key for key in getattr(data.environment, "info_keys", ()) if key in data.episodes.infos]
     source = {"dataset_sha256": data.sha256, "task_ids": sorted(data.train_tasks), "info_keys": keys, "seed": run.seed}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked_file(path.with_name(".lock")):  # another run may be training it
-        if not (run.resume and path.exists()):
-            model, errors = train_reward_model(data.episodes, keys, run.seed)
-            save_state(path, {**source, "errors": errors, "model": model.state_dict()})
-        state = load_state(path, *source, "errors", "model")
+    if distributed.leads():
+        with locked_file(path.with_name(".lock")):  # another run may be training it
+            if not (run.resume and path.exists()):
+                model, errors = train_reward_model(data.episodes, keys, run.seed)
+                save_state(path, {**source, "errors": errors, "model": model.state_dict()})
+    distributed.wait()
+    state = load_state(path, *source, "errors", "model")
     for key, value in source.items():
         if state[key] != value:
             raise UserError(f"{path} was learned from another {key}: delete it, or pass --no-resume to start again")

@@ -8,6 +8,7 @@ import torch
 
 from src.data.transitions import make_sampler
 from src.models.world_model import WorldModel, balanced, reward_changes
+from src.run import distributed
 from src.run.config import fraction, nonnegative_float, positive_float, positive_int
 from src.run.errors import UserError, require_finite
 from src.run.files import save_tensors
@@ -70,6 +71,7 @@ class WorldModelTraining:
         if model.standardise:
             self.model.set_normaliser(*flat_transitions(episodes))
         self.model.to(run.device)
+        self.errors = distributed.parallel(DecodingErrors(self.model))
         self.optimizer = optimisation.optimizer(self.model.parameters())
         self.generator = torch_generator(run.seed, "context_batches")
         self.parts = {"model": self.model, "optimizer": self.optimizer, "generator": self.generator}
@@ -91,7 +93,7 @@ class WorldModelTraining:
         """One gradient step, number `step` from 1; returns the losses."""
         self.optimisation.schedule(self.optimizer, step)
         batch = self.sampler.draw(self.optimisation.batch_size, self.generator)
-        reward, state = losses(self.model, batch, self.device, self.optimisation.balance_steps)
+        reward, state = losses(self.errors, batch, self.device, self.optimisation.balance_steps)
         loss = self.optimisation.weighted(reward, state)
         self.optimisation.descend(self.optimizer, self.model.parameters(), loss)
         return {"loss": loss.detach(), "reward_loss": reward.detach(), "state_loss": state.detach()}
@@ -104,7 +106,8 @@ class WorldModelTraining:
         """
         loop = Loop(directory, self.optimisation.steps, every, self.parts, self.weights, tensorboard)
         if not loop.total:
-            save_tensors(directory / "best.safetensors", self.model.state_dict())
+            if distributed.leads():
+                save_tensors(directory / "best.safetensors", self.model.state_dict())
             loop.save()
         for step in loop.steps():
             values = self.update(step)
@@ -115,8 +118,9 @@ class WorldModelTraining:
                 loop.record(**{f"train/{name}": value.item() for name, value in values.items()}, **scores)
                 *former, last = (self.optimisation.weighted(point["reward_loss"], point["state_loss"]) for point in loop.curve)
                 require_finite(last, f"the validation loss at step {step}")
-                if last < min(former, default=math.inf):
+                if last < min(former, default=math.inf) and distributed.leads():
                     save_tensors(directory / "best.safetensors", self.model.state_dict())
+        distributed.wait()  # for what the first process has written
         return loop
 
 
@@ -143,12 +147,37 @@ def flat_transitions(episodes):
     return [*(torch.from_numpy(array[inside]) for array in arrays), changes[torch.from_numpy(inside)]]
 
 
-def losses(model, batch, device, balance_steps=False):
+class DecodingErrors(torch.nn.Module):
+    """The errors of a world model on a batch: what the processes of a training compute each of their own rows."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, window, transition):
+        return self.model.errors(*transition, self.model.contexts(*window))
+
+
+def losses(errors, batch, device, balance_steps=False):
     """Losses (reward, state) of a batch of TransitionSampler: mean squared errors in standardised units; with `balance_steps` the
-    reward's is `balanced` over the time steps."""
+    reward's is `balanced` over the time steps. errors: DecodingErrors."""
     window, transition = ([value.to(device) for value in part] for part in batch)
-    reward, state = model.errors(*transition, model.contexts(*window))
+    reward, state = map(distributed.gathered, errors(*own_rows(window, transition)))
     return balanced(reward, window[3]) if balance_steps else reward.mean(), state.mean()
+
+
+def own_rows(window, transition):
+    """This process's part of a batch: consecutive windows, and the transitions that belong to them."""
+    if distributed.size() == 1:
+        return window, transition
+    distributed.require_rows(len(window[0]), "--batch_size")
+    if len(transition[0]) == len(window[0]):
+        ends = torch.arange(len(window[0]) + 1)
+    else:  # whole episodes, with a transition for each of their steps
+        ends = torch.nn.functional.pad(window[3].sum(1).cumsum(0), (1, 0))
+    rows = distributed.share(range(len(window[0])))
+    first, last = ends[rows.start], ends[rows.stop]
+    return [values[rows.start : rows.stop] for values in window], [values[first:last] for values in transition]
 
 
 @torch.inference_mode()
@@ -157,21 +186,25 @@ def validate(model, sampler, device, chunk=8192):
 
     reward_std and state_std are the errors of predicting the mean: what a decoder that learned nothing reaches.
     """
-    sums, count, known = torch.zeros(2, dtype=torch.float64), 0, {}
-    for batch in sampler.chunks(chunk):
+    parts = []
+    for number, batch in enumerate(sampler.chunks(chunk)):
+        if number % distributed.size() != distributed.rank():
+            continue
         window, (observations, actions, rewards, after) = ([value.to(device) for value in part] for part in batch)
         contexts = model.contexts(*window)
-        sums += torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(rewards)
+        own = torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(rewards)
         reward, state = model.decode(observations, actions, after, contexts)
-        guesses = {"reward": reward * model.reward_std + model.reward_mean, "state": model.next_observations(observations, state)}
-        for name, truth in (("reward", rewards.double()), ("state", after.double())):
-            origin = known.setdefault(f"{name}_origin", truth[0])  # keeps the squares well conditioned
-            parts = (guesses[name] - truth).square().sum(0), (truth - origin).sum(0), (truth - origin).square().sum(0)
-            known[name] = [a + b for a, b in zip(known.get(name, (0, 0, 0)), parts, strict=True)]
-        count += len(rewards)
+        guesses = reward * model.reward_std + model.reward_mean, model.next_observations(observations, state)
+        parts.append((number, own, *(value.cpu() for value in (*guesses, rewards, after))))
+    parts = sorted((part for some in distributed.collected(parts) for part in some), key=lambda part: part[0])
+    sums, predicted, true = torch.zeros(2, dtype=torch.float64), [], []
+    for _, own, *guesses_and_truth in parts:
+        sums += own
+        predicted.append(guesses_and_truth[:2])
+        true.append(guesses_and_truth[2:])
     scores = dict(zip(("reward_loss", "state_loss"), (sums / sampler.size).tolist(), strict=True))
-    for name in ("reward", "state"):
-        errors, total, squares = (value / count for value in known[name])
-        scores[f"{name}_rmse"] = errors.mean().sqrt().item()
-        scores[f"{name}_std"] = (squares - total**2).clamp_min(0).mean().sqrt().item()
+    for position, name in enumerate(("reward", "state")):
+        guess, truth = (torch.cat([pair[position] for pair in pairs]).double() for pairs in (predicted, true))
+        scores[f"{name}_rmse"] = (guess - truth).square().mean().sqrt().item()
+        scores[f"{name}_std"] = (truth - truth.mean(0)).square().mean().sqrt().item()
     return scores

@@ -26,6 +26,7 @@ LEVELS = (
     "dataset_mean",
     "dataset_best",
     "expert",
+    "explicit_choice",
     "best_known",
 )  # in display order; others follow
 REGIMES = ("few_shot", "few_shot_policy_no_prompt", "zero_shot", "bamdp", "finetuned", "pretrained")  # in display order

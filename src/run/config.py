@@ -8,6 +8,7 @@ anything is written.
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import shlex
 import sys
@@ -45,6 +46,7 @@ class EnvConfig:
     validation_tasks: tuple[int, int]
     fresh_tasks: tuple[int, int] | None = None
     terminates: bool = False  # episodes may end before max_episode_steps
+    options: tuple = ()  # (keyword, value) pairs of the entry point, sorted
 
     def make(self, render_mode=None, discrete=False):
         """A fresh environment; see `make_environment`."""
@@ -259,6 +261,8 @@ def settings(args, exclude=()):
     env.pop("fresh_tasks")  # no training depends on them
     if not args.env.terminates:
         env.pop("terminates")  # so that runs from before this key continue
+    if not args.env.options:
+        env.pop("options")
     return {**values, "device": str(args.device), "env": env}
 
 
@@ -393,7 +397,7 @@ def read_env(path, document):
         if not is_name(name):
             raise UserError(f"{path}: recipes: {shortened(repr(name), 120)} is not a name: {NAMES}")
         check_recipe(path, recipe, f"recipes.{name}")
-    values = {"validation_tasks": document.get("train_tasks"), "fresh_tasks": None, "terminates": False}
+    values = {"validation_tasks": document.get("train_tasks"), "fresh_tasks": None, "terminates": False, "options": {}}
     values |= {key: document[key] for key in fields & document.keys()}
     for key in sorted(fields - values.keys()):
         raise UserError(f"{path}: the key {key} is missing")
@@ -406,6 +410,7 @@ def read_env(path, document):
         raise UserError(f"{path}: env_name {values['env_name']!r} is no name of an environment ({error})") from None
     if ":" not in values["entry_point"]:
         raise UserError(f"{path}: entry_point must read package.module:Class, not {values['entry_point']!r}")
+    values["options"] = _read_options(path, values["options"])
     if type(values["max_episode_steps"]) is not int or values["max_episode_steps"] < 1:
         raise UserError(f"{path}: max_episode_steps must be an integer of at least 1, not {values['max_episode_steps']!r}")
     _check_ranges(path, values)
@@ -413,6 +418,18 @@ def read_env(path, document):
     if folder not in sys.path:
         sys.path.append(folder)  # behind ours, so that nothing there takes the place of a module of the project
     return EnvConfig(env_type=Path(path).stem, **values)
+
+
+def _read_options(path, options):
+    """Keywords of the entry point as sorted pairs, texts and numbers. Raises UserError for another kind of value."""
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        raise UserError(f"{path}: options must be a mapping of the entry point's keywords to values")
+    for key, value in options.items():
+        if key in ("render_mode", "max_episode_steps"):
+            raise UserError(f"{path}: options.{key} is given by the scripts: remove it")
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{path}: options.{key} must be text, a number, true or false, not {value!r}")
+    return tuple(sorted(options.items()))
 
 
 def _check_ranges(path, values):
@@ -535,7 +552,9 @@ def _nearest(word, candidates):
 
 
 def find_device(name):
-    """'auto' or a torch device name -> torch.device that exists here. Raises UserError."""
+    """'auto' or a torch device name -> torch.device that exists here; a GPU for each process of torchrun. Raises UserError."""
+    if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

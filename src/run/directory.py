@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+from src.run import distributed
 from src.run.errors import UserError
 from src.run.files import locked_file, read_json, system_reason, write_json
 
@@ -13,6 +14,15 @@ NOTES = {".lock", "config.json", "metrics.jsonl", "tensorboard"}  # what lies in
 
 @contextlib.contextmanager
 def run_directory(path, config, resume, volatile=(), elsewhere=None):
+    """As `owned_directory`; of several processes (src/run/distributed.py) the first one owns the folder, and the others wait."""
+    if distributed.wanted() != distributed.size():
+        raise UserError("this script runs in one process: start it by python, without torchrun")
+    with distributed.leader_first(lambda: owned_directory(path, config, resume, volatile, elsewhere)):
+        yield Path(path)
+
+
+@contextlib.contextmanager
+def owned_directory(path, config, resume, volatile=(), elsewhere=None):
     """Own a run's folder: locks it, checks that what lies there was made with the same settings, else writes config.json.
 
     A run that ends in an error before its first artifact leaves no settings behind, and settings without an artifact bind nobody:

@@ -27,7 +27,7 @@ def make_environment(env, render_mode=None, discrete=False):
     with blamed(f"{where} cannot be made"):
         module, name = env.entry_point.split(":")
         entry_point = getattr(importlib.import_module(module), name)
-        options = {"render_mode": render_mode} if render_mode else {}
+        options = dict(env.options) | ({"render_mode": render_mode} if render_mode else {})
         if "max_episode_steps" in inspect.signature(entry_point).parameters:
             options["max_episode_steps"] = env.max_episode_steps
         environment = entry_point(**options)

@@ -19,11 +19,13 @@ import time
 
 import torch
 
+from src.run import distributed
 from src.run.config import natural, nonnegative_float, positive_float, positive_int
 from src.run.devices import schedule_factor
 from src.run.errors import require_finite
 from src.run.files import load_state, save_state, save_tensors
-from src.run.logger import Logger
+from src.run.logger import Logger, NoLogger
+from src.run.seeding import derive
 from src.run.settings import setting
 
 OWN_STATE = ("step", "total", "seconds", "curve", "torch_generator")  # of state.pt, beside the parts
@@ -51,15 +53,16 @@ class Optimisation:
             group["lr"] = self.learning_rate * schedule_factor(step - 1, self.steps, self.lr_warmup_steps, self.lr_schedule)
 
     def descend(self, optimizer, parameters, loss):
-        """One step down the gradient of `loss`, its norm clipped."""
+        """One step down the gradient of `loss`, its norm clipped. In several processes the loss is that of the global batch, and
+        was computed by what `distributed.parallel` gives."""
         optimizer.zero_grad()
-        loss.backward()
+        (loss if distributed.size() == 1 else loss * distributed.size()).backward()
         torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         optimizer.step()
 
 
 class Loop:
-    """One training run in its folder.
+    """One training run in its folder. In several processes (src/run/distributed.py) all do the same steps, and one writes.
 
     Args:
         directory: holds state.pt, from which the same command goes on, the weights, and the logs.
@@ -81,6 +84,9 @@ class Loop:
         self.save_every, self.save_seconds = save_every or every, save_seconds
         self.parts, self.weights = parts, weights or {}
         self._open_logger = logger or (lambda step: Logger(directory, total, step, unit=unit, tensorboard=tensorboard))
+        if not distributed.leads():
+            self._open_logger = lambda step: NoLogger()
+        self.seed = torch.initial_seed()  # of dropout where there are several processes
         self.step, self.at, self.seconds, self.curve, self.loss, self.due = 0, 0, 0.0, [], None, False
         if (directory / "state.pt").exists():
             self._restore(load_state(directory / "state.pt", *OWN_STATE, *parts))
@@ -102,15 +108,20 @@ class Loop:
             while self.step < self.total:
                 self.at = self.step + length(self.step)
                 self.due, due_save = self._reaches(self.every), self._reaches(self.save_every)
+                if distributed.size() > 1:  # dropout of each process is a function of the step: nothing of it is saved
+                    torch.manual_seed(derive(self.seed, "dropout", self.at, distributed.rank()))
                 yield self.at
                 done, self.step, self.seconds = self.at - self.step, self.at, time.time() - began
                 self.logger.advance(done)
+                self.stop.agree()
                 if due_save or self.stop.received or time.monotonic() - saved > self.save_seconds:
                     self.save()
                     saved = time.monotonic()
                 if self.stop.received:
+                    distributed.wait()  # until it is saved
                     self.logger.close()
                     self.stop.exit(self.step)
+        distributed.wait()  # for what the first process has written last
 
     def _reaches(self, every):
         """Whether the round reaches or passes a multiple of `every`, or the end."""
@@ -136,6 +147,8 @@ class Loop:
     def save(self):
         """Weights, and everything from which the same command goes on."""
         self._check_loss(self.step)
+        if not distributed.leads():
+            return
         for name, source in self.weights.items():
             save_tensors(self.directory / f"{name}.safetensors", source.state_dict())
         own = {"step": self.step, "total": self.total, "seconds": self.seconds, "curve": self.curve}
@@ -176,6 +189,11 @@ class StopSignal:
     def __exit__(self, *exception):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def agree(self):
+        """All processes stop where one was told to."""
+        if distributed.size() > 1:
+            self.received = distributed.largest(self.received or 0) or None
 
     def exit(self, step):
         print(f"stopped at step {step}, saved; the same command continues", file=sys.stderr)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
 def provenance():
     """Where a number comes from: {"command", "commit", "hardware", "versions"}."""
-    packages = ("torch", "numpy", "gymnasium", "mujoco", "minari", "stable-baselines3")
+    packages = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "minari", "stable-baselines3")
     versions = {"python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -29,7 +29,9 @@ def command_line():
     """The command that started this process, with the script's path as the user would type it from the repository."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     script = f"-m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
-    return shlex.join(["python", *script.split(), *sys.argv[1:]])
+    processes = os.environ.get("WORLD_SIZE", "1")
+    start = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
+    return shlex.join([*start, *script.split(), *sys.argv[1:]])
 
 
 @functools.lru_cache

@@ -216,7 +216,7 @@ def test_contexts_begin_with_whole_episodes_of_one_task():
     episodes = data.episodes
     names = 100.0 * np.arange(len(episodes))[:, None] + np.arange(20)
     episodes = dataclasses.replace(episodes, rewards=names.astype(np.float32))
-    normaliser = Normaliser(episodes, data.environment.action_space)
+    normaliser = Normaliser.of(episodes, data.environment.action_space)
     settings = ContextSettings(tasks_per_step=200, context_size=30, context_episodes=2)
     sampler = ContextData(episodes, normaliser, settings, "cpu", torch_generator(0))
     tasks = sampler.draw_tasks()
@@ -246,7 +246,7 @@ def test_relabelled_contexts_pay_as_their_task_does_and_half_of_them_are_others(
     goals = data.environment.unwrapped.tasks["goal"]
     paid = -np.linalg.norm(data.episodes.observations[:, 1:] - goals[data.episodes.task_ids][:, None], axis=-1)
     data.episodes = dataclasses.replace(data.episodes, rewards=paid.astype(np.float32))
-    normaliser = Normaliser(data.episodes, data.environment.action_space)
+    normaliser = Normaliser.of(data.episodes, data.environment.action_space)
     settings = ContextSettings(tasks_per_step=300, context_size=30, batch_size=4, relabel=True)
     relabel = EnvironmentRewards(data.environment, data.episodes)
     sampler = ContextData(data.episodes, normaliser, settings, "cpu", torch_generator(0), relabel)

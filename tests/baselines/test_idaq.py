@@ -8,7 +8,7 @@ from test_context_rl import listing, run, training_data, weights
 
 from baselines.actor_critic import ActorCriticSettings
 from baselines.context_rl import ContextRL, ContextSettings
-from baselines.idaq import Ensemble, Idaq, IdaqSettings
+from baselines.idaq import Ensemble, Idaq, IdaqSettings, score
 from baselines.in_distribution import AdaptationSettings, InDistributionAgent, farthest
 from src.run.errors import UserError
 from src.run.files import read_json
@@ -121,12 +121,14 @@ def test_quantifiers_by_hand():
         parameter.data.zero_()
     told = agent.features(episode)[0][0, :7, 4:]  # reward and change, in their units
     expected = told[:, :1].square().mean() + told[:, 1:].square().mean()
-    assert method.learner.score(agent, episode, z).item() == pytest.approx(-expected.item(), rel=1e-5)
+    assert score(method.learner.decoders, "error", agent, episode, z).item() == pytest.approx(-expected.item(), rel=1e-5)
     method = tiny("disagreement", ensemble=2)
     for parameter in method.learner.decoders.parameters():
         parameter.data.zero_()
     method.learner.decoders.offsets[-1].data[0] += 2  # both outputs of the first member: variance 1 in reward and in change
-    assert method.learner.score(method.agent(0), episode, z).item() == pytest.approx(-(2**0.5), rel=1e-5)
+    assert score(method.learner.decoders, "disagreement", method.agent(0), episode, z).item() == pytest.approx(
+        -(2**0.5), rel=1e-5
+    )
 
 
 def test_every_member_of_the_ensemble_learns_and_return_needs_none():

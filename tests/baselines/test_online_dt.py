@@ -22,12 +22,14 @@ from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
 from baselines.online_dt.training import Learner, Trainer
 from get_datasets import main as get_datasets
 from src.data.trajectories import load
+from src.evaluation.evaluate import evaluate
 from src.evaluation.results import label, read_result
 from src.models.heads import TEMPERATURE_RANGE, ActionDistribution, GaussianHead, Temperature
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors, save_state, save_tensors, write_json
 from src.run.loop import Loop
 from src.run.seeding import torch_generator
+from tools import models
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = (
@@ -421,6 +423,20 @@ def test_published_commands_run(tmp_path, capsys):
         and tuned["normalisation"]["maximum"] > 2000
     )
     main([*follow, *short, "--no-resume"])
+
+
+@pytest.mark.parametrize("words", [[], ["--use_action_means"]], ids=["samples", "means"])
+def test_a_policy_is_exported_and_measured_again(words, toy, capsys):
+    """Restored without data, the full weights earn what the result says; half precision earns what the folder says."""
+    flags, folder = toy
+    main([*flags, "--num_eval_episodes", "3", "--num_steps_per_iter", "3", "--max_iters", "1", *words])
+    run, own = folder / "saves/balance/random/online_dt/pretrained/seed_0", folder / "balance.yaml"
+    out = models.save_pretrained(run, folder / "out", own)
+    assert models.measure(out, own)
+    config = json.loads((out / "config.json").read_text())
+    env = models.find_env(config, own)
+    trained = models.read_trained(run, "online_dt", env, torch.device("cpu"), config["settings"])
+    assert evaluate(trained.agent(0), env, [0], 3, 0, models.evaluation_seed(0))["returns"] == result(folder)["returns"]
 
 
 def test_a_deterministic_policy_explores_with_noise(toy):

@@ -107,7 +107,7 @@ def test_histograms_by_hand():
     rewards = torch.tensor([[0.0, 1.0, 4.0, 9.0], [2.0, 3.0, 4.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     episodes = EpisodeTensors(torch.zeros(3, 5, 2), torch.zeros(3, 4, 2), rewards, torch.tensor([3, 4, 4]))
     settings = generalized_dt.Statistic(bins=4, best_share=0.34)  # one of three, the second
-    histograms = generalized_dt.Categorical(
+    histograms = generalized_dt.Categorical.of(
         episodes, MODEL, settings
     )  # bins [0, 1), [1, 2), [2, 3), [3, 4]; 9 lies beyond an end
     table = histograms.prepare(episodes)

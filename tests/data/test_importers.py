@@ -248,7 +248,7 @@ def test_terminations_are_kept_without_next_observations(tmp_path):
 def test_minari_in_another_shape(tmp_path):
     with h5py.File(tmp_path / "hopper.hdf5", "w") as file:
         file.create_group("episode_0")
-    with pytest.raises(UserError, match=r"hopper.hdf5 has no observations"):
+    with pytest.raises(UserError, match=r"hopper.hdf5 has no arrays"):
         import_trajectories(tmp_path / "hopper.hdf5", ENV, range(50), 7)
     (tmp_path / "set" / "data").mkdir(parents=True)
     (tmp_path / "set" / "data" / "metadata.json").write_text(json.dumps({"data_format": "arrow"}))

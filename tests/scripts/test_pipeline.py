@@ -23,7 +23,7 @@ from src.data import trajectories
 from src.data.relabel import with_best_of_other_tasks
 from src.evaluation.results import read_pictures, read_result
 from src.models import meta_dt_training
-from src.models.meta_dt import action_loss
+from src.models.meta_dt import masked_mean
 from src.report.results import read_results
 from src.run.files import load_state, load_tensors, read_json, write_json
 from src.run.logger import Logger, read_metrics
@@ -470,15 +470,15 @@ def test_best_steps_reach_the_relabelled_episodes_and_the_loss(models, monkeypat
     """Windows of whole episodes: without the flag every step of a batch is learned, with it some of each window."""
     masks, chosen = [], []
 
-    def noted_loss(predicted, actions, mask, *rest):
+    def noted_mean(errors, mask):
         masks.append(mask)
-        return action_loss(predicted, actions, mask, *rest)
+        return masked_mean(errors, mask)
 
     def noted_choice(*given):
         chosen.append(given[-1])
         return with_best_of_other_tasks(*given)
 
-    monkeypatch.setattr(meta_dt_training, "action_loss", noted_loss)
+    monkeypatch.setattr(meta_dt_training, "masked_mean", noted_mean)
     monkeypatch.setattr(meta_dt_training, "with_best_of_other_tasks", noted_choice)
     short = ["--steps", "4", "--eval_every", "4", "--eval_episodes", "1", "--prompt_start_step", "0", "--history_length", "20"]
     short += ["--full_windows", "--other_tasks", "training", "--top_share", "0.3"]

@@ -23,7 +23,7 @@ def finished(root):
     planned = reproduce(root, "--dry_run").splitlines()
     assert reproduce(root, "--dry_run", "--seeds", "0", "0").splitlines() == planned
     assert [command.split()[1] for command in planned] == ["get_datasets.py", "train_context.py", *["train_meta_dt.py"] * 7]
-    assert "0 of 8 runs are finished already" in reproduce(root)
+    assert "0 of 9 runs are finished already" in reproduce(root)
 
 
 def nothing_runs_twice(finished):

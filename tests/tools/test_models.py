@@ -1,0 +1,200 @@
+"""Trained policies that people load: exported, measured again to the last digit, pushed, pulled, and refused where damaged."""
+
+import importlib
+import inspect
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers import POLICY, assert_refused, listing, point_robot
+
+from src.evaluation.evaluate import evaluate
+from src.evaluation.results import read_result
+from src.run.errors import UserError
+from src.run.files import load_tensors, read_json
+from tools import models
+
+TINY = ["--env_type", "point_robot", "--recipe", "debug", "--data_quality", "random", "--no-tensorboard", "--steps", "3"]
+TINY += ["--eval_every", "3", "--eval_episodes", "2", "--curve_episodes", "1", "--later_episodes", "1"]
+METHODS = {
+    **{name: [] for name in models.BASELINES},
+    "generalized_dt, bidirectional": ["--statistic", "bidirectional"],
+    "focal, brac": ["--rl", "brac"],
+    "idaq, error": ["--quantifier", "error", "--ensemble", "2"],
+}
+
+
+@pytest.fixture(scope="module")
+def exported(policy_root, tmp_path_factory):
+    """The folder of a tiny Meta-DT."""
+    return models.save_pretrained(policy_root / POLICY, tmp_path_factory.mktemp("models") / "meta_dt")
+
+
+def test_a_meta_dt_is_whole_and_small(exported, policy_root, capsys):
+    assert {path.name for path in exported.iterdir()} == set(models.FILES)
+    stored, trained = load_tensors(exported / "model.safetensors"), load_tensors(policy_root / POLICY / "model.safetensors")
+    assert {value.dtype for name, value in stored.items() if name.startswith("transformer")} == {torch.float16}
+    assert stored["observation_mean"].dtype == torch.float32 and torch.equal(
+        stored["observation_mean"], trained["observation_mean"]
+    )
+    world_model = {
+        name: value for name, value in load_tensors(exported / "agent.safetensors").items() if "world_model.gru" in name
+    }
+    assert world_model and {value.dtype for value in world_model.values()} == {torch.float16}
+    assert models.measure(exported)
+    out, config = capsys.readouterr().out, read_json(exported / "config.json")
+    assert set(config["regimes"]) == set(read_json(exported / "results.json")) and out.count("every return as recorded") >= 2
+    assert config["regimes"]["few_shot"] == {key: config["settings"][f"{key}_episodes"] for key in ("warmup", "later")}
+
+
+def test_the_card_says_what_it_is(exported, policy_root):
+    text, config = (exported / "README.md").read_text(), read_json(exported / "config.json")
+    assert text.startswith("---\nlicense: mit\n")
+    for words in ("point_robot", "random data", config["made_from"]["dataset_sha256"], "privileges", "strict", "licence | MIT"):
+        assert words in text
+    result = read_result(policy_root / "results/point_robot/random/meta_dt+debug/few_shot-strict/seed_0.json")
+    measured = read_json(exported / "results.json")["few_shot"]["returns"]
+    (row,) = re.findall(r"^\| few_shot \| (\S+), 1 seed \| (\S+) \|$", text, re.M)
+    assert row == (f"{np.mean(result['returns']):.2f}", f"{np.mean(measured):.6g}")
+
+
+def test_the_lines_of_the_card(exported):
+    (lines,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(lines.replace("FOLDER", str(exported)), names)
+    assert names["episode"] == 3 and names["done"] and np.isfinite(names["reward"]) and len(names["agent"].lived) == 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_acts_from_its_folder_as_it_was_measured(name, data_root, tmp_path):
+    """Restored without any data, the full weights earn what the result file says, digit by digit; then half precision."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "datasets").symlink_to(data_root / "datasets")
+    method = name.split(",")[0]
+    paths = importlib.import_module(f"baselines.{method}").main([*TINY, "--output_dir", str(root), *METHODS[name]])
+    (folder,) = [path.parent for path in (root / "saves").rglob("agent.json")]
+    trained = models.read_trained(folder, method, point_robot(), torch.device("cpu"), read_json(folder / "config.json"))
+    for path in paths:
+        result = read_result(path)
+        warmup = len(result["warmup_returns"][0][0]) if "warmup_returns" in result else 0
+        later = 1 if warmup else 0
+        again = evaluate(trained.agent(warmup), point_robot(), result["task_ids"], 2, warmup, 0, later)
+        assert {key: result[key] for key in again} == again
+    out = models.save_pretrained(folder, tmp_path / "out")
+    assert models.measure(out) and read_json(out / "config.json")["method"] == method
+    agent = models.from_pretrained(out)
+    agent.start(np.zeros(2))
+    assert agent.action_space.contains(agent.act())
+
+
+# ------------------------------------------------------------------------------------------------------- push and pull
+
+
+def test_folders_are_pushed_and_pulled(exported, tmp_path):
+    models.main(["push", str(exported), str(tmp_path / "shelf/policy")])
+    models.main(["pull", str(tmp_path / "shelf/policy"), str(tmp_path / "mine")])
+    assert listing(tmp_path / "mine") == listing(exported)
+    models.main(["pull", str(exported), str(tmp_path / "mine")])  # the same again
+
+
+class Hub:
+    """A folder in the place of the hub. Every call must fit the real client's signature."""
+
+    folder = real = None
+
+    def __getattr__(self, name):
+        real = inspect.signature(getattr(Hub.real, name))
+        return lambda *args, **options: getattr(Hub, f"_{name}")(
+            **dict(list(real.bind(self, *args, **options).arguments.items())[1:])
+        )
+
+    @staticmethod
+    def _create_repo(repo_id, repo_type, exist_ok):
+        (Hub.folder / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+
+    @staticmethod
+    def _upload_folder(repo_id, folder_path, repo_type, allow_patterns):
+        for name in allow_patterns:
+            shutil.copy(f"{folder_path}/{name}", Hub.folder / repo_id)
+
+    @staticmethod
+    def _snapshot_download(repo_id, repo_type, local_dir, allow_patterns):
+        if not (Hub.folder / repo_id).exists():
+            raise OSError("404 Client Error")
+        for name in allow_patterns:
+            shutil.copy(Hub.folder / repo_id / name, local_dir)
+
+
+def test_the_hub(exported, tmp_path, monkeypatch, capsys):
+    hub = pytest.importorskip("huggingface_hub")
+    Hub.folder = tmp_path / "hub"
+    Hub.real = hub.HfApi
+    monkeypatch.setattr(hub, "HfApi", Hub)
+    models.main(["push", str(exported), "hf://me/policy"])
+    models.main(["pull", "hf://me/policy", str(tmp_path / "mine")])
+    assert listing(tmp_path / "mine") == listing(exported)
+    assert models.from_pretrained("hf://me/policy").action_space == models.from_pretrained(exported).action_space
+    assert_refused(capsys, models, ["pull", "hf://me/other", str(tmp_path / "other")], "hf://me/other cannot be read (404")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("address", ["hf://", "hf://me", "hf://me/a/b", "hf:///a"])
+def test_a_wrong_address_of_the_hub(address, tmp_path, capsys):
+    assert_refused(capsys, models, ["pull", address, str(tmp_path / "x")], "give hf://name/model")
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def change(folder, name, **values):
+    document = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(document | values))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda f: (f / "agent.json").unlink(), "it lacks agent.json"),
+        (lambda f: change(f, "config.json", schema=2), "this version reads 1"),
+        (lambda f: change(f, "config.json", method="os"), "a policy of os, which cannot be loaded"),
+        (lambda f: change(f, "config.json", env_type="mine"), "which configs/ does not have: give its settings file"),
+        (lambda f: change(f, "config.json", env_type="cheetah_vel"), "of another cheetah_vel than the settings file here"),
+        (lambda f: flip(f / "model.safetensors"), "is damaged"),
+        (lambda f: change(f, "agent.json", sha256="0" * 64), "holds no agent"),
+    ],
+)
+def test_what_is_no_policy_is_refused(harm, message, exported, tmp_path, capsys):
+    folder = shutil.copytree(exported, tmp_path / "policy")
+    harm(folder)
+    if not (folder / "agent.json").exists():
+        return assert_refused(capsys, models, ["push", str(folder), str(tmp_path / "x")], message)
+    return assert_refused(capsys, models, ["measure", str(folder)], message)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_other_weights_are_noticed(exported, tmp_path, capsys):
+    folder = shutil.copytree(exported, tmp_path / "policy")
+    recorded = read_json(folder / "results.json")
+    recorded["few_shot"]["returns"][0][0] += 1e-6
+    (folder / "results.json").write_text(json.dumps(recorded))
+    with pytest.raises(SystemExit) as end:
+        models.main(["measure", str(folder)])
+    assert end.value.code == 1 and "largest difference 1e-06" in capsys.readouterr().out
+
+
+def test_nothing_is_written_over(exported, tmp_path, policy_root, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    for argv in (["pull", str(exported), str(tmp_path)], ["export", str(policy_root / POLICY), str(tmp_path)]):
+        assert_refused(capsys, models, argv, "holds other files: name a new folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(UserError, match="give the run's command with --eval_only"):
+        models.save_pretrained(tmp_path, tmp_path / "x")

@@ -1,0 +1,119 @@
+"""A grid of runs: which commands it becomes, that none runs twice, and that no two write the same file."""
+
+import shlex
+
+import numpy as np
+import pytest
+from helpers import assert_refused, listing, shell
+
+from src.evaluation.results import read_result
+from tools import sweep
+
+TINY = ("--qualities", "random", "--recipes", "debug")
+
+
+def planned(capsys, tmp_path, *flags):
+    capsys.readouterr()
+    sweep.main([*TINY, "--output_dir", str(tmp_path), "--dry_run", *flags])
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def flag(words, name):
+    """Value of a flag in a command, None where it is not given."""
+    pairs = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    return pairs.get(name, words[words.index(f"--{name}") + 1] if f"--{name}" in words else None)
+
+
+def test_every_combination_is_one_command(tmp_path, capsys):
+    commands = planned(
+        capsys, tmp_path, "--env_types", "point_robot", "cheetah_vel", "--methods", "focal", "dt", "--seeds", "0", "3"
+    )
+    runs = [words for words in commands if "-m" in words]
+    assert len(commands) == 2 + len(runs) and [words[1] for words in commands if "-m" not in words] == ["get_datasets.py"] * 2
+    found = {(words[2], flag(words, "env_type"), flag(words, "seed")) for words in runs}
+    names = ("baselines.focal", "baselines.dt")
+    assert found == {(m, e, s) for m in names for e in ("point_robot", "cheetah_vel") for s in ("0", "3")} and len(runs) == 8
+    assert {flag(words, "output_dir") for words in runs} == {str(tmp_path)}
+
+
+def test_settings_are_a_grid_and_have_folders_of_their_own(tmp_path, capsys):
+    grid = ["context.context_horizon=0,4", "meta_dt.learning_rate=1e-4,3e-4", "meta_dt.zero_shot=True"]
+    commands = planned(capsys, tmp_path, "--methods", "meta_dt", "focal", "--set", *grid)
+    policies = [words for words in commands if words[1] == "train_meta_dt.py"]
+    models = [words for words in commands if words[1] == "train_context.py"]
+    assert len(policies) == 4 and len(models) == 2  # each world model serves the policies of both learning rates
+    assert len({flag(words, "output_dir") for words in policies + models}) == 6
+    for words in policies:
+        (model,) = [m for m in models if flag(words, "world_model").startswith(flag(m, "output_dir") + "/")]
+        assert f"context_horizon={flag(model, 'context_horizon')}" in flag(words, "output_dir")
+        assert flag(words, "zero_shot") == "True" and flag(words, "learning_rate") in ("1e-4", "3e-4")
+    (focal,) = [words for words in commands if "baselines.focal" in words]
+    assert flag(focal, "output_dir") == str(tmp_path) and flag(focal, "learning_rate") is None
+
+
+def test_a_file_says_the_same(tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text(
+        "methods: [focal]\nseeds: [1, 2]\nsettings: {focal.metric_weight: [0, 1.5], focal.relabel: True}\n"
+    )
+    flags = ["--methods", "focal", "--seeds", "1", "2", "--set", "focal.metric_weight=0,1.5", "focal.relabel=True"]
+    assert planned(capsys, tmp_path, "--grid", str(tmp_path / "grid.yaml")) == planned(capsys, tmp_path, *flags)
+    commands = planned(capsys, tmp_path, "--grid", str(tmp_path / "grid.yaml"), "--seeds", "7")
+    assert {flag(words, "seed") for words in commands if "-m" in words} == {"7"}  # flags win
+
+
+def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys):
+    commands = planned(capsys, tmp_path, "--qualities", "medium", "--methods", "dt")
+    ranges = [
+        (int(flag(w, "task_id_start")), int(flag(w, "task_id_end"))) for w in commands if w[1] == "train_data_collection.py"
+    ]
+    assert [task for first, end in ranges for task in range(first, end)] == list(range(50)) and len(ranges) == 13
+    assert [words[1] for words in commands[-2:]] == ["get_datasets.py", "-m"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "focal.relabel=True"], "focal is none of the methods of this sweep: context, meta_dt"),
+        (["--set", "learning_rate=1"], "give method.setting=value,value"),
+        (["--set", "meta_dt.learning_rate=1,,2"], "give method.setting=value,value"),
+        (["--set", "meta_dt.seed=1,2"], "has a flag of its own"),
+        (["--set", "meta_dt.width=1", "meta_dt.width=2"], "meta_dt.width is given twice"),
+        (["--env_types", "point_robt"], "did you mean point_robot?"),
+        (["--recipes", "fst"], "has no recipe 'fst'"),
+        (["--qualities", "mine"], "there is no dataset mine of point_robot: import it first"),
+        (["--gpus", "1"], "have no effect with --backend local"),
+        (["--backend", "slurm", "--slurm", "gpu"], "give name=value, for example partition=gpu"),
+        (["--grid", "nowhere.yaml"], "cannot read nowhere.yaml"),
+    ],
+)
+def test_bad_input(flags, message, tmp_path, capsys):
+    dry = [] if {"--gpus", "--slurm"} & set(flags) else ["--dry_run"]
+    assert_refused(capsys, sweep, [*TINY, *dry, "--output_dir", str(tmp_path), *flags], message)
+    assert not (tmp_path / "sweep").exists() and not (tmp_path / "results").exists()
+
+
+def test_a_sweep_runs_resumes_and_shows_what_came_out(tmp_path):
+    """Two learning rates of Meta-DT on one world model."""
+
+    def run(*values):
+        rates = f"meta_dt.learning_rate={','.join(values)}"
+        done = shell("-m tools.sweep", *TINY, "--output_dir", tmp_path, "--set", rates)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    out = run("1e-3", "1e-1")
+    assert "0 of 4 runs are finished already" in out and out.count("done in") == 4
+    found = {name: read_result(tmp_path / name) for name in listing(tmp_path) if "/meta_dt+debug/few_shot-strict/" in name}
+    found = {name: result for name, result in found.items() if name.startswith("sweep/")}
+    assert sorted(result["config"]["learning_rate"] for result in found.values()) == [1e-3, 1e-1]
+    for name, result in found.items():
+        rate = "0.1" if result["config"]["learning_rate"] == 0.1 else "0.001"
+        assert f"mean return {np.mean(result['returns']):.4g} over 1 seeds" in out, (name, rate)
+    before = listing(tmp_path / "sweep")
+    assert "2 of 2 runs are finished already" in run("1e-3", "1e-1") and listing(tmp_path / "sweep") == before
+
+
+def test_a_run_that_fails_says_why(data_root, tmp_path):
+    (tmp_path / "datasets").symlink_to(data_root / "datasets")
+    done = shell("-m tools.sweep", *TINY, "--output_dir", tmp_path, "--methods", "dt", "--set", "dt.widht=8")
+    assert done.returncode == 2 and "1 runs failed" in done.stderr and "unknown argument --widht=8" in done.stdout

@@ -1,0 +1,373 @@
+"""Trained policies as folders that people load: export, measure again, push and pull.
+
+    python -m tools.models export saves/point_robot/medium/meta_dt+fast/few_shot/seed_0 models/point_robot-medium
+    python -m tools.models measure models/point_robot-medium
+    python -m tools.models push models/point_robot-medium hf://me/meta-dt-point-robot
+    python -m tools.models pull hf://me/meta-dt-point-robot models/point_robot-medium
+
+In Python: `agent = from_pretrained("models/point_robot-medium")`, or "hf://me/meta-dt-point-robot"; see docs/large_runs.md.
+
+A folder holds the weights in half precision (model.safetensors, with the normaliser; agent.safetensors: the world model, and what
+a method needs of its training data), config.json, results.json (what these very weights earned on the test tasks) and README.md,
+the model card. `measure` plays the same episodes again and says whether the returns are those of results.json, digit by digit.
+Every method of the tables can be exported. hf:// needs a package: pip install huggingface_hub.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from baselines.online_dt.training import evaluation_seed
+from src.evaluation.evaluate import evaluate
+from src.evaluation.results import label, read_result
+from src.evaluation.saved import MISFITS, halved, read_saved, save_known
+from src.models.load import GymnasiumAgent, read_agent
+from src.report import statistics
+from src.run.config import Parser, find_device, known_env_types, load_env, read_env, read_yaml
+from src.run.errors import UserError, main_guard
+from src.run.files import atomic_path, read_json, save_tensors, write_json
+from src.run.provenance import provenance
+from tools.sweep import BASELINES
+
+SCHEMA = 1
+MODULES = {name: f"baselines.{name}" for name in BASELINES} | {"online_dt": "baselines.online_dt.training"}  # with `restore`
+FILES = ("config.json", "agent.json", "agent.safetensors", "model.safetensors", "results.json", "README.md")  # of a folder
+FACTS = ("method", "env_type", "quality", "recipe", "ablation", "privileges", "protocol", "validation", "seed", "made_from")
+HUB = "hf://"
+
+
+# -------------------------------------------------------------------------------------------------------------- loading
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained policy. model: the module of model.safetensors. agent: function warm-up episodes -> Agent. save: function that
+    writes the three files of the weights, in half precision, to a folder."""
+
+    model: object
+    agent: object
+    action_space: object
+    save: object
+
+
+def read_trained(directory, method, env, device, settings):
+    """The Trained of a folder. settings: {name: value} of its training. Raises UserError."""
+    directory = Path(directory)
+    if method == "meta_dt":
+        acting, policy, world_model = read_agent(directory, device)
+        acting = dataclasses.replace(acting, precision="float32")  # what a processor would choose changes the digits
+
+        def save(folder):
+            save_tensors(folder / "model.safetensors", halved(policy))
+            acting.save(folder, world_model, half=True)
+
+        return Trained(policy, lambda warmup: acting.agent(policy, world_model, warmup), acting.action_space, save)
+    if method not in MODULES:
+        raise UserError(f"{directory} holds a policy of {method}, which cannot be loaded: the methods are {', '.join(MODULES)}")
+    saved = read_saved(directory, env, device, settings)
+    try:
+        model, agent = importlib.import_module(MODULES[method]).restore(saved)
+    except MISFITS:
+        raise UserError(f"{directory}: its weights do not fit its settings: export the policy again") from None
+
+    def save(folder):
+        save_tensors(folder / "model.safetensors", halved(model))
+        save_known(folder, method, saved.known)
+
+    return Trained(model, agent, saved.space, save)
+
+
+def read_config(folder):
+    """config.json of an exported folder. Raises UserError."""
+    keys = ("schema", *FACTS, "task_ids", "episodes", "regimes", "settings")
+    config = read_json(
+        Path(folder) / "config.json", *keys, mend="it is no exported policy: python -m tools.models export makes one"
+    )
+    if config["schema"] != SCHEMA:
+        raise UserError(f"{folder} has schema {config['schema']}, this version reads {SCHEMA}: export the policy again")
+    return config
+
+
+def find_env(config, settings_file=None):
+    """EnvConfig of an exported policy, of configs/ or of one's own settings file. Raises UserError where it is another one."""
+    if settings_file:
+        env = read_env(Path(settings_file), read_yaml(settings_file))
+    elif config["env_type"] in known_env_types():
+        env = load_env(config["env_type"])
+    else:
+        raise UserError(f"this policy is of {config['env_type']}, which configs/ does not have: give its settings file, --config")
+    told = config["settings"].get("env", {})
+    if (env.env_type, env.env_name, env.max_episode_steps) != (
+        config["env_type"], told.get("env_name"), told.get("max_episode_steps"),
+    ):  # fmt: skip
+        raise UserError(f"this policy is of another {config['env_type']} than the settings file here")
+    return env
+
+
+def from_pretrained(source, warmup=None, device="cpu", settings_file=None):
+    """The policy of an exported folder, or of hf://name/model, as a GymnasiumAgent (src/models/load.py).
+
+    Args:
+        warmup: episodes that explore and try before the one that counts (default: as its table row; 0: zero-shot).
+        device: as --device. settings_file: of an environment of one's own.
+    Raises UserError where it is no such folder, or a damaged one.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = source
+        if str(source).startswith(HUB):
+            folder = pull(source, Path(temporary, "policy"))
+        config = read_config(folder)
+        trained = read_trained(folder, config["method"], find_env(config, settings_file), find_device(device), config["settings"])
+    warmup = max(regime["warmup"] for regime in config["regimes"].values()) if warmup is None else warmup
+    return GymnasiumAgent(trained.agent(warmup), trained.action_space)
+
+
+# ------------------------------------------------------------------------------------------------------------ exporting
+
+
+def save_pretrained(directory, folder, settings_file=None):
+    """Export the finished run in `directory` (below saves/) to a new folder: weights, settings, what they earn, model card.
+
+    Raises UserError where the run has no results, or `folder` holds something else. Returns the folder.
+    """
+    directory, folder = Path(directory), Path(folder)
+    if folder.exists() and any(entry.name not in FILES for entry in folder.iterdir()):
+        raise UserError(f"{folder} holds other files: name a new folder")
+    results, paths = find_results(directory)
+    first = next(iter(results.values()))
+    settings = read_json(directory / "config.json", "env", "seed", "output_dir")
+    regimes = {
+        name: {"warmup": _count(result, "warmup_returns"), "later": _count(result, "later_returns")}
+        for name, result in results.items()
+    }
+    config = {"schema": SCHEMA, **{key: first[key] for key in FACTS}, "task_ids": first["task_ids"]}
+    config |= {"episodes": len(first["returns"][0]), "regimes": regimes, "training": first["training"], "settings": settings}
+    env = find_env(config, settings_file)
+    trained = read_trained(directory, config["method"], env, find_device("cpu"), settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained.save(folder)
+    write_json(folder / "config.json", config | {"provenance": provenance()})
+    measured = play(folder, config, env)
+    write_json(folder / "results.json", measured)
+    rows = {name: table_row(paths[name]) for name in results}
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text(card(config, env, measured, rows))
+    return folder
+
+
+def find_results(directory):
+    """({regime: result}, {regime: path}) that a run's folder names, of the strict protocol. Raises UserError."""
+    named = read_json(directory / "results.json", mend="give the run's command with --eval_only: it notes what it measured")
+    root = next((parent.parent for parent in directory.resolve().parents if parent.name == "saves"), None)
+    if root is None or not isinstance(named, dict):
+        raise UserError(f"{directory} is no run's folder below saves/: name one, for example saves/…/few_shot/seed_0")
+    results, paths = {}, {}
+    for name in named.values():
+        path = root / str(name)
+        result = read_result(path)
+        if result["protocol"] == "strict":
+            results[result["regime"]], paths[result["regime"]] = result, path
+    if not results:
+        raise UserError(f"{directory} has no result of the strict protocol: give its command with --eval_only")
+    return results, paths
+
+
+def _count(result, key):
+    """How many episodes a result has under `key`."""
+    return len(result[key][0][0]) if key in result else 0
+
+
+def table_row(path):
+    """{"mean", "low", "high", "seeds"}: mean return and its 95 % interval over the seeds beside a result file."""
+    results = [read_result(file) for file in sorted(path.parent.glob("seed_*.json"))]
+    same = [result for result in results if result["task_ids"] == results[0]["task_ids"]]
+    scores = statistics.score_matrix([result["returns"] for result in same])
+    low, high = statistics.bootstrap_interval(statistics.mean, scores) if len(scores) > 1 else (None, None)
+    return {"mean": float(statistics.mean(scores)), "low": low, "high": high, "seeds": len(scores)}
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+def play(folder, config, env):
+    """{regime: what `evaluate` returns} of the weights in the folder: the episodes of its table row."""
+    trained, seed = read_trained(folder, config["method"], env, find_device("cpu"), config["settings"]), config["seed"]
+    if config["method"] == "online_dt":
+        seed = evaluation_seed(seed)
+    return {
+        name: evaluate(
+            trained.agent(regime["warmup"]), env, config["task_ids"], config["episodes"], regime["warmup"], seed,
+            regime["later"],
+        )
+        for name, regime in config["regimes"].items()
+    }  # fmt: skip
+
+
+def measure(folder, settings_file=None):
+    """Play the episodes of an exported policy again and print what they earn; returns whether all returns are as recorded."""
+    config = read_config(folder)
+    env = find_env(config, settings_file)
+    recorded, same = read_json(Path(folder) / "results.json", *config["regimes"]), True
+    for name, result in play(folder, config, env).items():
+        equal = result == recorded[name]
+        same &= equal
+        found, told = (np.array(values["returns"]) for values in (result, recorded[name]))
+        beside = (
+            "every return as recorded"
+            if equal
+            else f"recorded {told.mean():.6g}, largest difference {np.abs(found - told).max():.3g}"
+        )
+        print(f"{label(config)} on {config['env_type']}, {name}: return {found.mean():.6g}; {beside}")
+    return same
+
+
+# ------------------------------------------------------------------------------------------------------------ the card
+
+
+def card(config, env, measured, rows):
+    """The model card, Markdown with the header that the Hugging Face hub reads."""
+    made, training = config["made_from"], config["training"]
+    lines = [
+        "---", "license: mit", "library_name: offline-meta-rl", "pipeline_tag: reinforcement-learning",
+        "tags: [offline-rl, meta-reinforcement-learning, decision-transformer]", "---", "",
+        f"# {label(config)} on {config['env_type']}, {config['quality']} data, seed {config['seed']}", "",
+        f"A trained policy of `{config['method']}` (recipe `{config['recipe']}`) for the task family `{env.env_name}`.", "",
+        "| | |", "|---|---|",
+        f"| task family | {config['env_type']}: {describe_tasks(env)} |",
+        f"| tested on | tasks {', '.join(map(str, config['task_ids']))}"
+        f"{' (validation tasks, left out of training)' if config['validation'] else ''} |",
+        f"| trained on | {config['quality']} data, SHA-256 `{made.get('dataset_sha256')}` |",
+        f"| privileges in training | {config['privileges']} |",
+        f"| protocol | {config['protocol']}: {config['episodes']} adaptations per task; few-shot after "
+        f"{max(regime['warmup'] for regime in config['regimes'].values())} warm-up episodes of its own |",
+        f"| training | {training.get('gradient_steps')} gradient steps, {training.get('parameters')} parameters |",
+        "| licence | MIT |", "",
+        "| regime | table row: mean return, [95 % interval over seeds and tasks] | this policy, as stored |", "|---|---|---|",
+    ]  # fmt: skip
+    for name in config["regimes"]:
+        row, own = rows[name], np.mean(measured[name]["returns"])
+        interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+        lines.append(f"| {name} | {row['mean']:.2f}{interval}, {seeds} | {own:.6g} |")
+    lines += [
+        "", "Weights are stored in half precision, and the last column was measured with them. To measure it again:", "",
+        "```shell", "python -m tools.models measure FOLDER", "```", "", "To act in the environment:", "",
+        "```python", "from src.run.config import load_env", "from tools.models import from_pretrained", "",
+        'agent = from_pretrained("FOLDER")', f'env = load_env("{config["env_type"]}").make()',
+        "for episode in range(4):  # the agent adapts to what it lives",
+        f'    observation, _ = env.reset(seed=episode, options={{"task": {config["task_ids"][0]}}})',
+        "    agent.start(observation)", "    done = False", "    while not done:",
+        "        observation, reward, terminated, truncated, _ = env.step(agent.act())",
+        "        agent.observe(reward, observation)", "        done = terminated or truncated", "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def describe_tasks(env):
+    """The task ranges of a family in words."""
+    (first, end), (test, last) = env.train_tasks, env.test_tasks
+    return f"training tasks {first} to {end - 1}, test tasks {test} to {last - 1}, episodes of {env.max_episode_steps} steps"
+
+
+# ------------------------------------------------------------------------------------------------------- push and pull
+
+
+def push(folder, target):
+    """Copy an exported policy to a folder, or to hf://name/model, which is made where it is missing. Raises UserError."""
+    check(folder)
+    if not target.startswith(HUB):
+        return copy(folder, target)
+    hub, name = open_hub(target)
+    try:
+        hub.create_repo(name, repo_type="model", exist_ok=True)
+        hub.upload_folder(repo_id=name, repo_type="model", folder_path=str(folder), allow_patterns=list(FILES))
+    except (OSError, ValueError) as error:  # the hub's errors are of these kinds
+        raise UserError(f"{target} cannot be written ({_reason(error)}): log in (hf auth login), and mend the name") from None
+    return target
+
+
+def pull(source, folder):
+    """Copy an exported policy from a folder, or from hf://name/model, to a folder. Raises UserError; returns the folder."""
+    if not str(source).startswith(HUB):
+        check(source)
+        return copy(source, folder)
+    hub, name = open_hub(source)
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            hub.snapshot_download(name, repo_type="model", local_dir=temporary, allow_patterns=list(FILES))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{source} cannot be read ({_reason(error)}): mend the name, or log in (hf auth login)") from None
+        check(temporary)
+        return copy(temporary, folder)
+
+
+def _reason(error):
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def open_hub(address):
+    """(client of the Hugging Face hub, name of the repository there). Raises UserError."""
+    name = address.removeprefix(HUB)
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise UserError(f"{address}: give hf://name/model")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(f"{address} needs a package: pip install huggingface_hub") from None
+    return huggingface_hub.HfApi(), name
+
+
+def check(folder):
+    """Whether a folder holds a whole policy that loads. Raises UserError."""
+    missing = [name for name in FILES if not (Path(folder) / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is no exported policy: it lacks {missing[0]}; python -m tools.models export makes one")
+    read_json(Path(folder) / "results.json", *read_config(folder)["regimes"])
+
+
+def copy(source, folder):
+    """The files of a policy, each under its name at once; returns the folder."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(entry.name not in FILES for entry in folder.iterdir())):
+        raise UserError(f"{folder} holds other files: name a new folder")
+    for name in FILES:
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(Path(source) / name, temporary)
+    return folder
+
+
+@main_guard
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    for name, words in (
+        ("export", ("run", "folder")), ("measure", ("folder",)), ("push", ("folder", "target")), ("pull", ("source", "folder")),
+    ):  # fmt: skip
+        command = commands.add_parser(name)
+        for word in words:
+            command.add_argument(word)
+        if name in ("export", "measure"):
+            command.add_argument("--config", help="settings file of an environment of your own")
+    args = parser.parse_args(argv)
+    if args.command == "export":
+        folder = save_pretrained(args.run, args.folder, args.config)
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        print(f"{folder}: {size:.1f} MB; next: python -m tools.models measure {folder}")
+    elif args.command == "measure":
+        if not measure(args.folder, args.config):
+            print("another processor, or another version of a package, has other last bits (see config.json)", file=sys.stderr)
+            sys.exit(1)
+    else:
+        where = push(args.folder, args.target) if args.command == "push" else pull(args.source, args.folder)
+        print(where)
+
+
+if __name__ == "__main__":
+    main()
