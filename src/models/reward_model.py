@@ -34,6 +34,7 @@ EMBEDDING_LEARNING_RATE, EMBEDDING_NOISE = 2e-2, 0.1
 HELD_OUT = 0.1  # of each task's episodes
 NEIGHBOURS = 4  # training tasks that an imagined one lies between
 TRUSTED = 0.8  # R² on held-out episodes below which relabelled rewards may mislead
+FEW = 5  # training tasks, below which nothing shows what one of them would pay where only the others have been
 DIFFERENT = 0.02  # of R²: by so much another task's rewards must be worse, or all tasks pay alike
 COMPARED_EPISODES, COMPARED_TASKS, PICKED = 1000, 10, 0.1  # see `compare`
 CHUNK = 1 << 12  # transitions at once
@@ -295,26 +296,30 @@ def learned_rewards(run, data):
     for key, value in source.items():
         if state[key] != value:
             raise UserError(f"{path} was learned from another {key}: delete it, or pass --no-resume to start again")
-    check(state["errors"])
+    check(state["errors"], len(source["task_ids"]))
     model = RewardModel(len(state["model"]["input_mean"]), len(source["task_ids"]))
     model.load_state_dict(state["model"])
     facts, made_from = {"learned_reward": state["errors"]}, {"reward_model_sha256": digest(state["model"])}
     return LearnedRewards(model, source["task_ids"], keys, num_tasks(data.environment), facts, made_from)
 
 
-def check(errors):
-    """Print what a reward model is worth. Raises UserError where the tasks do not differ in their rewards."""
+def check(errors, tasks):
+    """Print what a reward model of so many tasks is worth. Raises UserError where these do not differ in their rewards."""
     own, wrong = errors["held_out_r2"], errors["wrong_task_r2"]
     shown = ["-" if value is None else f"{value:.4g}" for value in (own, wrong)]
     print(f"learned rewards: R² {shown[0]} on held-out episodes of their tasks ({shown[1]} for another task's)")
-    if own is None or own < TRUSTED:
-        print(
-            f"warning: relabelled rewards may mislead, R² is not above {TRUSTED}: compare with --decode own in stage 3, "
-            "--other_tasks none in stage 4, --no-relabel in a baseline",
-            file=sys.stderr,
-        )
-    elif wrong is not None and wrong > own - DIFFERENT:
+    if wrong is not None and own >= TRUSTED and wrong > own - DIFFERENT:
         raise UserError(
             f"all tasks pay alike (R² {own} for the task's own rewards, {wrong} for another task's): they differ in their "
             "dynamics and must not be relabelled; choose another --decode in stage 3, --other_tasks none in stage 4"
+        )
+    poor = own is None or own < TRUSTED
+    if poor or tasks < FEW:
+        reason = (
+            f"R² is not above {TRUSTED}" if poor else f"{tasks} training tasks may be too few to learn from one what another pays"
+        )
+        print(
+            f"warning: relabelled rewards may mislead ({reason}): compare with --decode own in stage 3, --other_tasks none in "
+            "stage 4, --no-relabel in a baseline",
+            file=sys.stderr,
         )

@@ -151,14 +151,16 @@ def test_its_bits_depend_on_the_data_and_the_seed_alone(episodes, trained):
 
 
 def test_tasks_of_one_reward_are_refused_and_a_poor_model_is_named(capsys):
-    reward_model.check({"held_out_r2": 0.9, "wrong_task_r2": 0.5})
+    reward_model.check({"held_out_r2": 0.9, "wrong_task_r2": 0.5}, 45)
     shown = capsys.readouterr()
     assert "R² 0.9 on held-out episodes of their tasks (0.5 for another task's)" in shown.out and not shown.err
     for poor in (0.3, None):
-        reward_model.check({"held_out_r2": poor, "wrong_task_r2": 0.3})
-        assert "warning: relabelled rewards may mislead" in capsys.readouterr().err
+        reward_model.check({"held_out_r2": poor, "wrong_task_r2": 0.3}, 45)
+        assert "warning: relabelled rewards may mislead (R² is not above 0.8)" in capsys.readouterr().err
+    reward_model.check({"held_out_r2": 0.9, "wrong_task_r2": 0.5}, 2)
+    assert "may mislead (2 training tasks may be too few" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"pay alike .*dynamics.*another --decode.*--other_tasks none"):
-        reward_model.check({"held_out_r2": 0.99, "wrong_task_r2": 0.985})
+        reward_model.check({"held_out_r2": 0.99, "wrong_task_r2": 0.985}, 45)
 
 
 # -------------------------------------------------------------------------------------------------------------- the file
