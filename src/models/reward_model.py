@@ -308,16 +308,14 @@ def check(errors, tasks):
     own, wrong = errors["held_out_r2"], errors["wrong_task_r2"]
     shown = ["-" if value is None else f"{value:.4g}" for value in (own, wrong)]
     print(f"learned rewards: R² {shown[0]} on held-out episodes of their tasks ({shown[1]} for another task's)")
-    if wrong is not None and own >= TRUSTED and wrong > own - DIFFERENT:
+    poor = own is None or own < TRUSTED
+    if not poor and wrong is not None and wrong > own - DIFFERENT:
         raise UserError(
             f"all tasks pay alike (R² {own} for the task's own rewards, {wrong} for another task's): they differ in their "
             "dynamics and must not be relabelled; choose another --decode in stage 3, --other_tasks none in stage 4"
         )
-    poor = own is None or own < TRUSTED
     if poor or tasks < FEW:
-        reason = (
-            f"R² is not above {TRUSTED}" if poor else f"{tasks} training tasks may be too few to learn from one what another pays"
-        )
+        reason = f"R² is not above {TRUSTED}" if poor else f"{tasks} training tasks may be too few to learn what another pays"
         print(
             f"warning: relabelled rewards may mislead ({reason}): compare with --decode own in stage 3, --other_tasks none in "
             "stage 4, --no-relabel in a baseline",
