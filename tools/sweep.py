@@ -95,7 +95,7 @@ def data_jobs(env_type, env, quality, recipe, output_dir):
 
 def behaviour_jobs(env, flags):
     """Stage 1; each run finds out itself which of its tasks are finished."""
-    args = parse_args(train_data_collection.make_parser(), "train_data_collection", flags)
+    args = parse_args(train_data_collection.make_parser(), "train_data_collection", flags, notes=False)
     tasks, ranges = TaskRange().of(env, env.make()), [()]
     if args.algo != "multitask_sac" and len(tasks) > TASKS_PER_RUN:
         edges = [*range(0, len(tasks), TASKS_PER_RUN), len(tasks)]

@@ -202,11 +202,12 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 # -------------------------------------------------------------------------------------------------------------- parsing
 
 
-def parse_args(parser, script, argv=None):
+def parse_args(parser, script, argv=None, notes=True):
     """Two passes: find the environment's YAML, make its values the defaults, then parse in full.
 
     Args:
         script: name of the YAML section, with dots where it is nested: "train_context", "baselines.borel.online_training".
+        notes: say where a recipe has nothing for the script.
 
     Returns the namespace with `env` (EnvConfig), `env_type`, `env_name`, `suffix` ("" for the paper's recipe, "+fast" for
     another; "-validation" behind it with --validation) and a checked torch device in `device`. Raises UserError.
@@ -226,7 +227,7 @@ def parse_args(parser, script, argv=None):
     if chosen.recipe not in (None, "paper"):
         layers = recipe_layers(path, document, chosen.recipe)
         sections = [(file, find_section(recipe, script), f"{name}{script}") for file, recipe, name in layers]
-        if not any(section for _, section, _ in sections) and script.startswith(("train_", "baselines.")):
+        if notes and script.startswith(("train_", "baselines.")) and not any(section for _, section, _ in sections):
             print(
                 f"note: recipe {chosen.recipe} of {path.name} sets nothing for {script}: sizes are those without it",
                 file=sys.stderr,
