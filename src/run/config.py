@@ -186,12 +186,15 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """The docstring's layout is kept, and every flag shows its default; mostly one line for a flag."""
 
     def __init__(self, prog):
-        super().__init__(prog, max_help_position=34, width=160)
+        super().__init__(prog, max_help_position=42, width=160)
 
     def _get_default_metavar_for_optional(self, action):
         return {"an integer": "N", "a number": "X", "a finite": "X"}.get(
             " ".join(getattr(action.type, "__name__", "").split()[:2]), "NAME"
         )
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)  # the help says what None means
 
     def _format_action_invocation(self, action):
         if isinstance(action, BooleanFlag):  # --no-x, --x True and --x False work too
