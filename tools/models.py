@@ -1,19 +1,21 @@
 """Trained policies as folders that people load: export, measure again, push and pull.
 
+    python -m tools.models measure trained/point_robot/replay/iql+compare
     python -m tools.models export saves/point_robot/medium/meta_dt+fast/few_shot/seed_0 models/point_robot-medium
-    python -m tools.models measure models/point_robot-medium
     python -m tools.models push models/point_robot-medium hf://me/meta-dt-point-robot
     python -m tools.models pull hf://me/meta-dt-point-robot models/point_robot-medium
 
 In Python: `agent = from_pretrained("models/point_robot-medium")`, or "hf://me/meta-dt-point-robot"; see docs/large_runs.md.
 
-A folder holds the weights in half precision (model.safetensors, with the normaliser; agent.safetensors: the world model, and what
-a method needs of its training data), config.json, results.json (what these very weights earned on the test tasks) and README.md,
-the model card. `measure` plays the same episodes again and says whether the returns are those of results.json, digit by digit.
-Every method of the tables can be exported. hf:// needs a package: pip install huggingface_hub.
+A folder holds the weights as they were trained (model.safetensors, with the normaliser; agent.safetensors: the world model, and
+what a method needs of its training data), config.json, results.json (what these very weights earned on the test tasks) and
+README.md, the model card. `measure` plays the same episodes again, without any dataset, and says whether the returns are those of
+results.json, and those of the policy's row under results/, digit by digit. `export --half` stores half precision: half the size,
+returns of its own. Every method of the tables can be exported. hf:// needs a package: pip install huggingface_hub.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import shutil
@@ -22,14 +24,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from baselines.online_dt.training import evaluation_seed
 from src.evaluation.evaluate import evaluate
-from src.evaluation.results import label, read_result
+from src.evaluation.results import label, read_result, result_path
 from src.evaluation.saved import MISFITS, halved, read_saved, save_known
 from src.models.load import GymnasiumAgent, read_agent
 from src.report import statistics
 from src.run.config import Parser, find_device, known_env_types, load_env, read_env, read_yaml
+from src.run.devices import autocast_dtype
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json, save_tensors, write_json
 from src.run.provenance import provenance
@@ -47,8 +51,8 @@ HUB = "hf://"
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained policy. model: the module of model.safetensors. agent: function warm-up episodes -> Agent. save: function that
-    writes the three files of the weights, in half precision, to a folder."""
+    """A trained policy. model: the module of model.safetensors. agent: function warm-up episodes -> Agent. save: function
+    (folder, half) that writes the three files of the weights; half: see `halved`."""
 
     model: object
     agent: object
@@ -61,11 +65,13 @@ def read_trained(directory, method, env, device, settings):
     directory = Path(directory)
     if method == "meta_dt":
         acting, policy, world_model = read_agent(directory, device)
-        acting = dataclasses.replace(acting, precision="float32")  # what a processor would choose changes the digits
+        if acting.precision == "auto":  # what another processor would choose changes the digits
+            chosen = autocast_dtype("auto", device) or torch.float32
+            acting = dataclasses.replace(acting, precision=str(chosen).removeprefix("torch."))
 
-        def save(folder):
-            save_tensors(folder / "model.safetensors", halved(policy))
-            acting.save(folder, world_model, half=True)
+        def save(folder, half):
+            save_tensors(folder / "model.safetensors", halved(policy) if half else policy.state_dict())
+            acting.save(folder, world_model, half)
 
         return Trained(policy, lambda warmup: acting.agent(policy, world_model, warmup), acting.action_space, save)
     if method not in MODULES:
@@ -76,8 +82,8 @@ def read_trained(directory, method, env, device, settings):
     except MISFITS:
         raise UserError(f"{directory}: its weights do not fit its settings: export the policy again") from None
 
-    def save(folder):
-        save_tensors(folder / "model.safetensors", halved(model))
+    def save(folder, half):
+        save_tensors(folder / "model.safetensors", halved(model) if half else model.state_dict())
         save_known(folder, method, saved.known)
 
     return Trained(model, agent, saved.space, save)
@@ -85,7 +91,7 @@ def read_trained(directory, method, env, device, settings):
 
 def read_config(folder):
     """config.json of an exported folder. Raises UserError."""
-    keys = ("schema", *FACTS, "task_ids", "episodes", "regimes", "settings")
+    keys = ("schema", *FACTS, "task_ids", "episodes", "regimes", "weights", "rows", "settings")
     config = read_json(
         Path(folder) / "config.json", *keys, mend="it is no exported policy: python -m tools.models export makes one"
     )
@@ -118,21 +124,39 @@ def from_pretrained(source, warmup=None, device="cpu", settings_file=None):
         device: as --device. settings_file: of an environment of one's own.
     Raises UserError where it is no such folder, or a damaged one.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = source
-        if str(source).startswith(HUB):
-            folder = pull(source, Path(temporary, "policy"))
+    with folder_of(source) as folder:
         config = read_config(folder)
         trained = read_trained(folder, config["method"], find_env(config, settings_file), find_device(device), config["settings"])
     warmup = max(regime["warmup"] for regime in config["regimes"].values()) if warmup is None else warmup
     return GymnasiumAgent(trained.agent(warmup), trained.action_space)
 
 
+@contextlib.contextmanager
+def folder_of(source):
+    """The folder of a policy; what hf:// names is there for as long as the context lasts."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield pull(source, Path(temporary, "policy")) if str(source).startswith(HUB) else Path(source)
+
+
+def describe(folder):
+    """{"method", "env_type", "seed", "warmup", "settings"} of an exported policy, or of a run's folder. Raises UserError."""
+    document = read_json(Path(folder) / "config.json", mend="name a folder of an exported policy, or of a run below saves/")
+    if "schema" in document:
+        config = read_config(folder)
+        return config | {"warmup": max(regime["warmup"] for regime in config["regimes"].values())}
+    settings = read_json(Path(folder) / "config.json", "env", "env_type", "seed", mend="it is no run's folder")
+    agent = read_json(Path(folder) / "agent.json", mend="give the run's command with --eval_only: it keeps what acting needs")
+    found = {"method": agent.get("method", "meta_dt"), "warmup": agent.get("warmup", settings.get("warmup_episodes", 0))}
+    return {"env_type": settings["env_type"], "seed": settings["seed"], **found, "settings": settings}
+
+
 # ------------------------------------------------------------------------------------------------------------ exporting
 
 
-def save_pretrained(directory, folder, settings_file=None):
+def save_pretrained(directory, folder, settings_file=None, half=False):
     """Export the finished run in `directory` (below saves/) to a new folder: weights, settings, what they earn, model card.
+
+    half: the weights in half precision. As they were trained, they earn what the run's result files say, digit by digit.
 
     Raises UserError where the run has no results, or `folder` holds something else. Returns the folder.
     """
@@ -147,15 +171,19 @@ def save_pretrained(directory, folder, settings_file=None):
         for name, result in results.items()
     }
     config = {"schema": SCHEMA, **{key: first[key] for key in FACTS}, "task_ids": first["task_ids"]}
-    config |= {"episodes": len(first["returns"][0]), "regimes": regimes, "training": first["training"], "settings": settings}
+    config |= {
+        "episodes": len(first["returns"][0]), "regimes": regimes, "weights": "float16" if half else "float32",
+        "rows": {name: result_path("", result, "").as_posix() for name, result in results.items()},  # below results/
+        "training": first["training"], "settings": settings,
+    }  # fmt: skip
     env = find_env(config, settings_file)
     trained = read_trained(directory, config["method"], env, find_device("cpu"), settings)
     folder.mkdir(parents=True, exist_ok=True)
-    trained.save(folder)
+    trained.save(folder, half)
     write_json(folder / "config.json", config | {"provenance": provenance()})
     measured = play(folder, config, env)
     write_json(folder / "results.json", measured)
-    rows = {name: table_row(paths[name]) for name in results}
+    rows = {name: table_row(path) | {"same": is_row(measured[name], path)} for name, path in paths.items()}
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(card(config, env, measured, rows))
     return folder
@@ -209,8 +237,11 @@ def play(folder, config, env):
     }  # fmt: skip
 
 
-def measure(folder, settings_file=None):
-    """Play the episodes of an exported policy again and print what they earn; returns whether all returns are as recorded."""
+def measure(folder, settings_file=None, results="results"):
+    """Play the episodes of an exported policy again and print what they earn; returns whether all returns are as recorded.
+
+    results: the folder of the result files: where the policy's row lies there, it is compared, too.
+    """
     config = read_config(folder)
     env = find_env(config, settings_file)
     recorded, same = read_json(Path(folder) / "results.json", *config["regimes"]), True
@@ -224,7 +255,16 @@ def measure(folder, settings_file=None):
             else f"recorded {told.mean():.6g}, largest difference {np.abs(found - told).max():.3g}"
         )
         print(f"{label(config)} on {config['env_type']}, {name}: return {found.mean():.6g}; {beside}")
+        row = Path(results, config["rows"][name])
+        if row.is_file():
+            print(f"  {row}: {'the same' if is_row(result, row) else 'other'} returns")
     return same
+
+
+def is_row(result, path):
+    """Whether `evaluate`'s result is what the result file says: every return of every episode, to the last digit."""
+    row = read_result(path)
+    return all(row.get(key) == result.get(key) for key in ("returns", "warmup_returns", "later_returns"))
 
 
 # ------------------------------------------------------------------------------------------------------------ the card
@@ -247,17 +287,21 @@ def card(config, env, measured, rows):
         f"| protocol | {config['protocol']}: {config['episodes']} adaptations per task; few-shot after "
         f"{max(regime['warmup'] for regime in config['regimes'].values())} warm-up episodes of its own |",
         f"| training | {training.get('gradient_steps')} gradient steps, {training.get('parameters')} parameters |",
+        f"| weights | {config['weights']} |",
         "| licence | MIT |", "",
-        "| regime | table row: mean return, [95 % interval over seeds and tasks] | this policy, as stored |", "|---|---|---|",
+        "| regime | table row when this was made: mean return, [95 % interval over seeds and tasks] | this policy |",
+        "|---|---|---|",
     ]  # fmt: skip
+    as_rows = all(rows[name]["same"] for name in rows)
+    whose = f", and is the row of seed {config['seed']} under results/ to the last digit" if as_rows else ""
     for name in config["regimes"]:
         row, own = rows[name], np.mean(measured[name]["returns"])
         interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
         seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
         lines.append(f"| {name} | {row['mean']:.2f}{interval}, {seeds} | {own:.6g} |")
     lines += [
-        "", "Weights are stored in half precision, and the last column was measured with them. To measure it again:", "",
-        "```shell", "python -m tools.models measure FOLDER", "```", "", "To act in the environment:", "",
+        "", f"The last column was measured with the weights of this folder{whose}. To measure it again:", "", "```shell",
+        "python -m tools.models measure FOLDER", "```", "", "To act in the environment:", "",
         "```python", "from src.run.config import load_env", "from tools.models import from_pretrained", "",
         'agent = from_pretrained("FOLDER")', f'env = load_env("{config["env_type"]}").make()',
         "for episode in range(4):  # the agent adapts to what it lives",
@@ -355,13 +399,17 @@ def main(argv=None):
             command.add_argument(word)
         if name in ("export", "measure"):
             command.add_argument("--config", help="settings file of an environment of your own")
+        if name == "export":
+            command.add_argument("--half", action="boolean", default=False, help="store the weights in half precision")
+        if name == "measure":
+            command.add_argument("--results", default="results", help="folder of the result files, to compare with its row")
     args = parser.parse_args(argv)
     if args.command == "export":
-        folder = save_pretrained(args.run, args.folder, args.config)
+        folder = save_pretrained(args.run, args.folder, args.config, args.half)
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
         print(f"{folder}: {size:.1f} MB; next: python -m tools.models measure {folder}")
     elif args.command == "measure":
-        if not measure(args.folder, args.config):
+        if not measure(args.folder, args.config, args.results):
             print("another processor, or another version of a package, has other last bits (see config.json)", file=sys.stderr)
             sys.exit(1)
     else:
