@@ -47,7 +47,7 @@ def save_gif(images, env, path):
     """Write pictures of `film` as a .gif that plays in the environment's real time, for ever."""
     duration = 1000 * _steps_per_frame(env) / env.metadata["render_fps"]  # milliseconds
     images = [image.quantize(COLOURS, dither=Image.Dither.NONE) for image in images]
-    images[0].save(Path(path), save_all=True, append_images=images[1:], duration=duration, loop=0, optimize=True)
+    images[0].save(Path(path), "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0, optimize=True)
 
 
 def _steps_per_frame(env):

@@ -184,6 +184,8 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
     measured = play(folder, config, env)
     write_json(folder / "results.json", measured)
     rows = {name: table_row(path) | {"same": is_row(measured[name], path)} for name, path in paths.items()}
+    for name, row in rows.items():
+        print(f"{name}: {'the' if row['same'] else 'not the'} returns of {paths[name]}")
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(card(config, env, measured, rows))
     return folder

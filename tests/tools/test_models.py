@@ -29,8 +29,8 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def exported(policy_root, tmp_path_factory):
-    """The folder of a tiny Meta-DT."""
-    return models.save_pretrained(policy_root / POLICY, tmp_path_factory.mktemp("models") / "meta_dt")
+    """The folder of a tiny Meta-DT in half precision."""
+    return models.save_pretrained(policy_root / POLICY, tmp_path_factory.mktemp("models") / "meta_dt", half=True)
 
 
 def test_a_meta_dt_is_whole_and_small(exported, policy_root, capsys):
@@ -69,8 +69,8 @@ def test_the_lines_of_the_card(exported):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_acts_from_its_folder_as_it_was_measured(name, data_root, tmp_path):
-    """Restored without any data, the full weights earn what the result file says, digit by digit; then half precision."""
+def test_every_method_acts_from_its_folder_as_it_was_measured(name, data_root, tmp_path, capsys):
+    """Restored without any data, the weights earn what the result file says, digit by digit, in their folder and out of it."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "datasets").symlink_to(data_root / "datasets")
@@ -85,7 +85,9 @@ def test_every_method_acts_from_its_folder_as_it_was_measured(name, data_root, t
         again = evaluate(trained.agent(warmup), point_robot(), result["task_ids"], 2, warmup, 0, later)
         assert {key: result[key] for key in again} == again
     out = models.save_pretrained(folder, tmp_path / "out")
-    assert models.measure(out) and read_json(out / "config.json")["method"] == method
+    capsys.readouterr()
+    assert models.measure(out, results=root / "results") and read_json(out / "config.json")["method"] == method
+    assert capsys.readouterr().out.count(": the same returns") == len(paths)
     agent = models.from_pretrained(out)
     agent.start(np.zeros(2))
     assert agent.action_space.contains(agent.act())
