@@ -96,10 +96,13 @@ class Logger:
 
 
 class Table:
-    """The records of metrics.jsonl as CSV: a column per name, in the order in which they came; empty where a record lacks it."""
+    """The records of metrics.jsonl as CSV: a column per name, in the order in which they came; empty where a record lacks it.
+
+    No artifact: what a kill tears is written anew, from metrics.jsonl, when the run goes on.
+    """
 
     def __init__(self, path, records):
-        self.path, self.records, self.names, self._file = path, records, {}, None
+        self.path, self.records, self._file = path, records, None
         self._write()
 
     def add(self, record):
@@ -114,17 +117,12 @@ class Table:
     def _write(self):
         self.close()
         self.names = {name: None for record in self.records for name in record}
-        with atomic_path(self.path) as temporary:
-            self._open(temporary, "w")
-            if self.names:
-                self._writer.writeheader()
-            self._writer.writerows(self.records)
-            self.close()
-        self._open(self.path, "a")
-
-    def _open(self, path, mode):
-        self._file = path.open(mode, newline="")
+        self._file = self.path.open("w", newline="")
         self._writer = csv.DictWriter(self._file, list(self.names), lineterminator="\n")
+        if self.records:
+            self._writer.writeheader()
+            self._writer.writerows(self.records)
+        self._file.flush()
 
     def close(self):
         if self._file:
