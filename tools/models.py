@@ -4,6 +4,7 @@
     python -m tools.models export saves/point_robot/medium/meta_dt+fast/few_shot/seed_0 models/point_robot-medium
     python -m tools.models push models/point_robot-medium hf://me/meta-dt-point-robot
     python -m tools.models pull hf://me/meta-dt-point-robot models/point_robot-medium
+    python -m tools.models push datasets/point_robot/medium-v0 hf://datasets/me/point-robot-medium
 
 In Python: `agent = from_pretrained("models/point_robot-medium")`, or "hf://me/meta-dt-point-robot"; see docs/large_runs.md.
 
@@ -11,14 +12,14 @@ A folder holds the weights as they were trained (model.safetensors, with the nor
 what a method needs of its training data), config.json, results.json (what these very weights earned on the test tasks) and
 README.md, the model card. `measure` plays the same episodes again, without any dataset, and says whether the returns are those of
 results.json, and those of the policy's row under results/, digit by digit. `export --half` stores half precision: half the size,
-returns of its own. Every method of the tables can be exported. hf:// needs a package: pip install huggingface_hub.
+returns of its own. Every method of the tables can be exported. push and pull take datasets, too.
+hf:// needs a package: pip install huggingface_hub.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import importlib
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 from baselines.online_dt.training import evaluation_seed
+from src.data import trajectories
 from src.evaluation.evaluate import evaluate
 from src.evaluation.results import label, read_result, result_path
 from src.evaluation.saved import MISFITS, halved, read_saved, save_known
@@ -37,13 +39,14 @@ from src.run.devices import autocast_dtype
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json, save_tensors, write_json
 from src.run.provenance import provenance
+from tools.hub import DATASETS, HUB, copy, downloaded, upload
 from tools.sweep import BASELINES
 
 SCHEMA = 1
 MODULES = {name: f"baselines.{name}" for name in BASELINES} | {"online_dt": "baselines.online_dt.training"}  # with `restore`
 FILES = ("config.json", "agent.json", "agent.safetensors", "model.safetensors", "results.json", "README.md")  # of a folder
 FACTS = ("method", "env_type", "quality", "recipe", "ablation", "privileges", "protocol", "validation", "seed", "made_from")
-HUB = "hf://"
+DATA_FILES = ("data/main_data.hdf5", "data/metadata.json", "README.md")  # of a dataset
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
@@ -325,48 +328,32 @@ def describe_tasks(env):
 
 
 def push(folder, target):
-    """Copy an exported policy to a folder, or to hf://name/model, which is made where it is missing. Raises UserError."""
-    check(folder)
-    if not target.startswith(HUB):
-        return copy(folder, target)
-    hub, name = open_hub(target)
-    try:
-        hub.create_repo(name, repo_type="model", exist_ok=True)
-        hub.upload_folder(repo_id=name, repo_type="model", folder_path=str(folder), allow_patterns=list(FILES))
-    except (OSError, ValueError) as error:  # the hub's errors are of these kinds
-        raise UserError(f"{target} cannot be written ({_reason(error)}): log in (hf auth login), and mend the name") from None
-    return target
+    """Copy an exported policy, or a dataset, to a folder or to the hub: hf://name/model, hf://datasets/name/dataset.
+
+    Raises UserError where it is not whole; returns the target.
+    """
+    dataset = (Path(folder) / DATA_FILES[0]).exists()
+    if target.startswith(HUB) and dataset != target.startswith(DATASETS):
+        raise UserError(f"{folder} is {'a dataset' if dataset else 'no dataset'}: {DATASETS}name/dataset is for datasets")
+    (check_dataset if dataset else check)(folder)
+    files = DATA_FILES if dataset else FILES
+    return upload(folder, target, files) or target if target.startswith(HUB) else copy(folder, target, files)
 
 
 def pull(source, folder):
-    """Copy an exported policy from a folder, or from hf://name/model, to a folder. Raises UserError; returns the folder."""
+    """Copy an exported policy, or a dataset, from a folder or from the hub. Raises UserError; returns the folder.
+
+    A dataset lies as its names say, datasets/<env_type>/<quality>-v0: there the scripts find it.
+    """
     if not str(source).startswith(HUB):
-        check(source)
-        return copy(source, folder)
-    hub, name = open_hub(source)
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            hub.snapshot_download(name, repo_type="model", local_dir=temporary, allow_patterns=list(FILES))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{source} cannot be read ({_reason(error)}): mend the name, or log in (hf auth login)") from None
-        check(temporary)
-        return copy(temporary, folder)
-
-
-def _reason(error):
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-def open_hub(address):
-    """(client of the Hugging Face hub, name of the repository there). Raises UserError."""
-    name = address.removeprefix(HUB)
-    if name.count("/") != 1 or not all(name.split("/")):
-        raise UserError(f"{address}: give hf://name/model")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(f"{address} needs a package: pip install huggingface_hub") from None
-    return huggingface_hub.HfApi(), name
+        return push(source, str(folder))
+    dataset = str(source).startswith(DATASETS)
+    files = DATA_FILES if dataset else FILES
+    with downloaded(source, files) as found:
+        name = check_dataset(found) if dataset else check(found)
+        if dataset and "/".join(Path(folder).parts[-2:]) != name:
+            raise UserError(f"{source} holds {name}: pull it to datasets/{name}, where the scripts look for it")
+        return copy(found, folder, files)
 
 
 def check(folder):
@@ -377,15 +364,13 @@ def check(folder):
     read_json(Path(folder) / "results.json", *read_config(folder)["regimes"])
 
 
-def copy(source, folder):
-    """The files of a policy, each under its name at once; returns the folder."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(entry.name not in FILES for entry in folder.iterdir())):
-        raise UserError(f"{folder} holds other files: name a new folder")
-    for name in FILES:
-        with atomic_path(folder / name) as temporary:
-            shutil.copyfile(Path(source) / name, temporary)
-    return folder
+def check_dataset(folder):
+    """The name, <env_type>/<quality>-v0, of the dataset in a folder, every byte verified. Raises UserError."""
+    missing = [name for name in DATA_FILES if not (Path(folder) / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is no dataset of get_datasets.py: it lacks {missing[0]}")
+    metadata = trajectories.read(Path(folder) / DATA_FILES[0], "python get_datasets.py").metadata
+    return f"{metadata.get('env_type')}/{metadata.get('quality')}-v0"
 
 
 @main_guard

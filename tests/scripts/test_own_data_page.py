@@ -43,6 +43,6 @@ def test_the_page_from_start_to_end(tmp_path, monkeypatch, capsys):
             assert text.strip() in told
     assert commands == 9 and not (tmp_path / "datasets/point_robot/bad-v0").exists()
     datasets = [load("datasets", "point_robot", name) for name in ("mine", "mine_npz", "mine_minari")]
-    assert len(datasets[0]) == 60 and all(same_arrays(datasets[0], other) for other in datasets[1:])
+    assert len(datasets[0]) == 120 and all(same_arrays(datasets[0], other) for other in datasets[1:])
     assert (tmp_path / "task_47.png").stat().st_size and (tmp_path / "report/index.html").stat().st_size
     assert list(tmp_path.glob("results/point_robot/mine/meta_dt+debug/few_shot-strict/seed_0.json"))

@@ -47,7 +47,7 @@ def test_other_weights_do_not_pass_for_its_row(tmp_path, capsys):
     config = models.read_config(IQL)
     env = models.find_env(config)
     trained = models.read_trained(IQL, "iql", env, models.find_device("cpu"), config["settings"])
-    models.copy(IQL, tmp_path / "half")
+    models.copy(IQL, tmp_path / "half", models.FILES)
     trained.save(tmp_path / "half", True)
     config["regimes"].pop("zero_shot")  # half of the time
     models.write_json(tmp_path / "half/config.json", config)
