@@ -4,6 +4,7 @@
     python -m tools.models export saves/point_robot/medium/meta_dt+fast/few_shot/seed_0 models/point_robot-medium
     python -m tools.models push models/point_robot-medium hf://me/meta-dt-point-robot
     python -m tools.models pull hf://me/meta-dt-point-robot models/point_robot-medium
+    python -m tools.models torchscript models/point_robot-medium policy.pt --task 47
     python -m tools.models push datasets/point_robot/medium-v0 hf://datasets/me/point-robot-medium
 
 In Python: `agent = from_pretrained("models/point_robot-medium")`, or "hf://me/meta-dt-point-robot"; see docs/large_runs.md.
@@ -29,12 +30,13 @@ import torch
 
 from baselines.online_dt.training import evaluation_seed
 from src.data import trajectories
-from src.evaluation.evaluate import evaluate
+from src.evaluation.evaluate import evaluate, live
 from src.evaluation.results import label, read_result, result_path
 from src.evaluation.saved import MISFITS, halved, read_saved, save_known
 from src.models.load import GymnasiumAgent, read_agent
+from src.models.torchscript import episode_module
 from src.report import statistics
-from src.run.config import Parser, find_device, known_env_types, load_env, read_env, read_yaml
+from src.run.config import Parser, find_device, known_env_types, load_env, natural, num_tasks, read_env, read_yaml
 from src.run.devices import autocast_dtype
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json, save_tensors, write_json
@@ -272,6 +274,27 @@ def is_row(result, path):
     return all(row.get(key) == result.get(key) for key in ("returns", "warmup_returns", "later_returns"))
 
 
+def save_torchscript(folder, file, task=None, warmup=None, settings_file=None):
+    """A Meta-DT of a folder, adapted to a task by warm-up episodes of its own, as one TorchScript file; see `episode_module`.
+
+    Args: folder: exported, or a run's. task: default the first test task. warmup: their number, default as it was measured.
+    Raises UserError; returns the file.
+    """
+    told = describe(folder)
+    env = find_env(told, settings_file)
+    trained = read_trained(folder, told["method"], env, find_device("cpu"), told["settings"])
+    task = env.test_tasks[0] if task is None else task
+    if task >= num_tasks(env.make()):
+        raise UserError(f"--task {task} does not exist: {env.env_type} has tasks 0 to {num_tasks(env.make()) - 1}")
+    warmup = told["warmup"] if warmup is None else warmup
+    agent = trained.agent(warmup)
+    agent.adapt([episode for _, _, episode in live(agent, env, [task], 1, warmup, told["seed"])])
+    module = episode_module(agent, trained.action_space)
+    with atomic_path(file) as temporary:
+        module.save(str(temporary))
+    return file
+
+
 # ------------------------------------------------------------------------------------------------------------ the card
 
 
@@ -380,14 +403,18 @@ def main(argv=None):
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     for name, words in (
         ("export", ("run", "folder")), ("measure", ("folder",)), ("push", ("folder", "target")), ("pull", ("source", "folder")),
+        ("torchscript", ("folder", "file")),
     ):  # fmt: skip
         command = commands.add_parser(name)
         for word in words:
             command.add_argument(word)
-        if name in ("export", "measure"):
+        if name in ("export", "measure", "torchscript"):
             command.add_argument("--config", help="settings file of an environment of your own")
         if name == "export":
             command.add_argument("--half", action="boolean", default=False, help="store the weights in half precision")
+        if name == "torchscript":
+            command.add_argument("--task", type=natural, help="task of the warm-up episodes (default: the first test task)")
+            command.add_argument("--warmup_episodes", type=natural, help="their number (default: as it was measured)")
         if name == "measure":
             command.add_argument("--results", default="results", help="folder of the result files, to compare with its row")
     args = parser.parse_args(argv)
@@ -399,6 +426,8 @@ def main(argv=None):
         if not measure(args.folder, args.config, args.results):
             print("another processor, or another version of a package, has other last bits (see config.json)", file=sys.stderr)
             sys.exit(1)
+    elif args.command == "torchscript":
+        print(save_torchscript(args.folder, args.file, args.task, args.warmup_episodes, args.config))
     else:
         where = push(args.folder, args.target) if args.command == "push" else pull(args.source, args.folder)
         print(where)
