@@ -360,7 +360,10 @@ def push(folder, target):
         raise UserError(f"{folder} is {'a dataset' if dataset else 'no dataset'}: {DATASETS}name/dataset is for datasets")
     (check_dataset if dataset else check)(folder)
     files = DATA_FILES if dataset else FILES
-    return upload(folder, target, files) or target if target.startswith(HUB) else copy(folder, target, files)
+    if target.startswith(HUB):
+        upload(folder, target, files)
+        return target
+    return copy(folder, target, files)
 
 
 def pull(source, folder):
