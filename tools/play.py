@@ -72,8 +72,9 @@ def draw_episodes(env, task, names, episodes, path):
     paths = [episode["observations"][0, : episode["lengths"][0] + 1] for _, episode in episodes]
     panels = []
     for number, (name, (_, episode)) in enumerate(zip(names, episodes, strict=True)):
-        title = f"task {task}, {name}\nreturn {returns(episode)[0]:.4g}".replace("-", "−").replace("warm−", "warm-")
+        earned = f"{returns(episode)[0]:.4g}".replace("-", "−")
         place = None if goal is None or np.shape(goal)[1:] != (2,) else np.asarray(goal[task])
+        title = f"task {task}, {name}\nreturn {earned}"
         panels.append({"title": title, "goal": place, "warmup": paths[:number], "evaluation": [paths[number]]})
     path.write_bytes(draw_paths(panels, orange="this episode"))
 
