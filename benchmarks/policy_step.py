@@ -67,7 +67,7 @@ def around_gpt2(policy):
         tokens = torch.cat([policy._tokens(policy.prompt, prompt), policy._tokens(policy.history, history)], 1)
         mask = torch.cat([prompt["mask"], history["mask"]], 1).repeat_interleave(3, 1)
         hidden = gpt2(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
-        return policy._act(hidden[:, 3 * PROMPT + 1 :: 3])
+        return policy.read_actions(hidden[:, 3 * PROMPT + 1 :: 3])
 
     return gpt2, forward
 
