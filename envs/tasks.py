@@ -111,8 +111,8 @@ def point_robot_wind_narrow_tasks():
 
 
 def point_robot_semicircle_tasks():
-    """100 goals at equal angles in [0, π] on the upper unit semi-circle, in the order of default_rng(1337).permutation(100), which
-    is ours: IDAQ draws a split of its own, unseeded, in every run."""
+    """100 goals at equal angles in [0, π] on the upper unit semi-circle, in the order of default_rng(1337).permutation(100),
+    which is ours: IDAQ draws a split of its own, unseeded, in every run."""
     angles = np.linspace(0, np.pi, 100)[np.random.default_rng(1337).permutation(100)]
     return [{"goal": [float(np.cos(angle)), float(np.sin(angle))]} for angle in angles]
 
@@ -123,7 +123,7 @@ def point_robot_semicircle_sparse_tasks():
 
 
 def point_robot_wind_dense_tasks():
-    """50 winds, uniform in [-0.05, 0.05]²: the list of FOCAL and IDAQ (numpy's legacy generator, seed 1337, all x before all y)."""
+    """50 winds, uniform in [-0.05, 0.05]²: the list of FOCAL and IDAQ (legacy seed 1337, all x before all y)."""
     return [{"wind": wind.tolist()} for wind in np.random.RandomState(1337).uniform(-0.05, 0.05, (2, 50)).T]
 
 
