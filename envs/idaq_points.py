@@ -45,6 +45,7 @@ class PointRobotSemicircleSparseEnv(PointRobotEnv):
     """A goal on the half circle, rewarded only near it."""
 
     env_type, batch_class = "point_robot_semicircle_sparse", PointRobotSemicircleSparseBatch
+    compute_dense_rewards = staticmethod(PointRobotEnv.compute_rewards)
 
     @staticmethod
     def compute_rewards(observations, actions, next_observations, tasks, infos=None):
