@@ -10,6 +10,7 @@ the file); flags of ours may follow. Keys that have no effect here are named, un
 original (baselines/idaq_data.py); where it does not exist the dataset `expert` of get_datasets.py is learned from.
 """
 
+import argparse
 import shlex
 import subprocess
 import sys
@@ -143,7 +144,10 @@ def flags_of(argv):
 
 
 def switch(value):
-    return {"0": 0, "1": 1}[value]
+    """argparse type: 0 or 1."""
+    if value not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"{value!r} is not 0 or 1")
+    return int(value)
 
 
 def launched(path, data, argv):

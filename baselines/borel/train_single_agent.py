@@ -149,9 +149,8 @@ def train(run, settings, collection, tasks, options, directory):
 
 def keep(problem, log, played):
     """Append what was played, dict of arrays (P, n, T, ...), to the log."""
-    arrays = {
-        key: torch.from_numpy(np.ascontiguousarray(played[key])) for key in ("next_obs", "actions", "rewards", *problem.recorded)
-    }
+    kept = ("next_obs", "actions", "rewards", *problem.recorded)
+    arrays = {key: torch.from_numpy(np.ascontiguousarray(played[key])) for key in kept}
     last = problem.unflagged(played["next_obs"][:, :, -1:])
     arrays["states"] = torch.from_numpy(np.concatenate([played["obs"], last], 2))
     log.add(range(len(arrays["rewards"])), arrays)

@@ -23,8 +23,9 @@ def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, 
         keep: store the paths of the first `keep` evaluated episodes of every task.
         watch: called with the rows' task ids, reset seeds and the Episode that is evaluated.
     Returns: JSON-able dict: returns (tasks, M); warmup_returns (tasks, M, N) and later_returns (tasks, M, later) where there are
-    such episodes; lengths (tasks, M) where episodes can end on their own; success (tasks, M) where the environment reports it, 1
-    where any step of the episode was one; trajectories where `keep`.
+    such episodes; accepted (tasks, M, N), 1 for each warm-up episode that was adapted to, where the agent chooses; lengths
+    (tasks, M) where episodes can end on their own; success (tasks, M) where the environment reports it, 1 where any step of the
+    episode was one; trajectories where `keep`.
     """
     own = distributed.share(list(task_ids))
     options = {"warmup": warmup, "seed": seed, "later": later, "keep": keep}
@@ -45,6 +46,8 @@ def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
     for number in range(warmup + 1 + later):
         seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
         agent.adapt(lived)
+        if number == warmup:
+            accepted = getattr(agent, "accepted_episodes", None)
         lived = [*lived, rollout(agent, batch, seeds, env.max_episode_steps)]
         if number == warmup and watch:
             watch(rows, seeds, lived[-1])
@@ -52,6 +55,8 @@ def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
     result = {"returns": table[:, :, warmup].tolist()}
     if warmup:
         result["warmup_returns"] = table[:, :, :warmup].tolist()
+    if warmup and accepted is not None:
+        result["accepted"] = accepted.astype(int).reshape(len(task_ids), episodes, -1).tolist()
     if later:
         result["later_returns"] = table[:, :, warmup + 1 :].tolist()
     if env.terminates:

@@ -141,6 +141,6 @@ def test_a_visible_set_is_refused_in_one_line(capsys, tmp_path):
     pytest.importorskip("metaworld", reason="Meta-World is not installed: pip install -r requirements-metaworld.txt")
     flags = ["--env-type", "metaworld_door_lock_200", "--output_dir", str(tmp_path), "--hindsight-relabelling", "True"]
     assert_refused(capsys, vae_script, flags, "cannot tell what another task would pay")
-    with pytest.raises(UserError, match=r"python -m baselines\.borel\\.convert"):  # nothing trains single agents there
+    with pytest.raises(UserError, match=r"python -m baselines\.borel\.convert"):  # nothing trains single agents there
         load_logs(parse(vae_script.make_parser(), "train_vae_offline", flags[:4]))
     assert not list(tmp_path.iterdir())
