@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from baselines.idaq_data import convert
+from src.data.qualities import data_name
 from src.run.config import CONFIG_DIR, Parser, known_env_types, load_env, natural, nearest, positive_int, real
 from src.run.errors import UserError
 from src.run.files import read_json
@@ -110,7 +111,7 @@ def read_config(path):
         print(f"note: without effect here, of {Path(path).name}: {', '.join(sorted(idle))}", file=sys.stderr)
     sizes = {key: document[key] for key in ("latent_size", "net_size") if key in document}
     for key, value in (sizes | algorithm).items():
-        if key in READ - {"divergence_name"} and (not isinstance(value, int | float) or value != value):
+        if key in READ - {"divergence_name"} and not (isinstance(value, int | float) and abs(value) < 1e12):
             raise UserError(f"{path}: {key} must be a number, not {value!r}")
         if key in SWITCHES and value not in (0, 1):
             raise UserError(f"{path}: {key} must be 0 or 1, not {value!r}")
@@ -185,7 +186,10 @@ def launched(path, data, argv):
 
 def check_fit(document, said, env, data):
     """The name of the data. Raises UserError where configuration, environment and data contradict each other."""
-    name = Path(data).name
+    try:
+        name = data_name(Path(data).name)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{data}: {error}") from None
     if said["max_path_length"] != env.max_episode_steps:
         raise UserError(
             f"max_path_length {said['max_path_length']}: an episode of {env.env_type} has {env.max_episode_steps} steps"

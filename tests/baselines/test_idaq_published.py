@@ -93,6 +93,7 @@ def test_files_of_the_original_are_taken_and_what_has_no_effect_is_named(tmp_pat
     ([], {"max_path_length": 200}, "an episode of point_robot_semicircle has 20"),
     ([], {"meta_batch": "many"}, "meta_batch must be a number"),
     ([], {"use_brac": 0.5}, "use_brac must be 0 or 1"),
+    ([], {"num_iterations": 1e300}, "num_iterations must be a number"),
     ([], {"embedding_mini_batch_size": 3}, "must be embedding_batch_size"),
     ([], {"outer": {"env_name": "sparse-point-robots"}}, "has no family here (did you mean sparse-point-robot?)"),
     (["--is_sparse_reward", "1"], {"outer": {"env_name": "cheetah-vel"}}, "cheetah-vel has no sparse reward"),
@@ -107,6 +108,7 @@ def test_words_that_are_no_command(capsys):
     assert_refused(capsys, idaq, ["./configs/cpearl-ml1.json"], "give CONFIG.json and DATA_DIR first")
     assert_refused(capsys, idaq, ["cpearl-ml1.json", "data/push-v2"], "data of another task set than env_name soccer-v2")
     assert_refused(capsys, idaq, ["nowhere.json", "data/x"], "nowhere.json does not exist")
+    assert_refused(capsys, idaq, ["cpearl-ml1.json", "data/a b"], "'a b' is no name of a dataset")
     assert_refused(capsys, idaq, ["policy_train.py", "./configs/ml1.json"], "policy_train.py is not for metaworld_reach")
     assert_refused(capsys, idaq, ["policy_train.py", "./configs/cheetah-vel.json", "--is_uniform"], "are not here")
 
