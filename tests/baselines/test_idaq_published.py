@@ -180,7 +180,7 @@ class Evil:
     ({"steps": 200}, "has 200 steps, an episode of point_robot_semicircle has 20"),
     ({"indices": (0, 100)}, "the last is goal_idx99"),
     (Evil(), "is refused"),
-    (np.zeros((20, 9)), "is no table of transitions"),
+    (np.zeros((20, 9)), "has rows of"),
     (np.full((20, 7), np.nan), "not finite"),
     (b"garbage", "is no table of transitions"),
 ])  # fmt: skip
