@@ -210,16 +210,8 @@ def test_a_published_command_from_the_shell(tmp_path):
     path = written(tmp_path / "tiny.json", num_iterations=2, num_train_steps_per_itr=3, num_steps_per_eval=80, meta_batch=4,
                    embedding_batch_size=16, batch_size=8, n_trj=2)  # fmt: skip
     sizes = "--width 8 --layers 1 --encoder_width 8 --encoder_layers 1 --eval_episodes 1 --curve_episodes 1 --no-tensorboard"
-    command = [
-        path,
-        str(tmp_path / "data/mine"),
-        *POINT[:7],
-        "--num_exp_traj_eval",
-        "2",
-        "--output_dir",
-        tmp_path,
-        *sizes.split(),
-    ]
+    published = [*POINT.split()[:7], "--num_exp_traj_eval", "2"]
+    command = [path, tmp_path / "data/mine", *published, "--output_dir", tmp_path, *sizes.split()]
     first = shell("-m baselines.idaq", *command)
     assert first.returncode == 0, first.stderr
     (result,) = (tmp_path / "results").rglob("few_shot*/seed_0.json")
