@@ -72,22 +72,27 @@ def spring(tmp_path_factory):
     return folder, flags
 
 
+def mixing_of(flags):
+    """(BorelRun, Mixing) of train_vae_offline."""
+    return parse(vae_script.make_parser(), "train_vae_offline", vae_script.SETTINGS, flags)[:2]
+
+
 def test_logs_hold_what_rewards_need_and_relabelling_reads_it(spring):
     _, flags = spring
-    args = parse(vae_script.make_parser(), "train_vae_offline", flags)
-    logs = load_logs(args)
+    run, mixing = mixing_of(flags)
+    logs = load_logs(run, mixing)
     rollouts = logs[0]
     assert set(rollouts.infos) == {"infos/pull"} and rollouts.infos["infos/pull"].shape == (*rollouts.rewards.shape, 1)
     for row, task in enumerate(rollouts.task_ids):  # the data as they are
         pull = rollouts.infos["infos/pull"][row, ..., 0]
         np.testing.assert_allclose(pull * (task + 1) + rollouts.next_obs[row, ..., 0], rollouts.rewards[row], rtol=1e-5)
-    mixed = mix(args, *logs)
+    mixed = mix(run, mixing, *logs)
     moved = (mixed.infos["infos/pull"] != rollouts.infos["infos/pull"]).any((2, 3))
     assert moved.all()  # the first episode of each roll-out is another task's, with its pull
     for row, task in enumerate(mixed.task_ids):
         pull = mixed.infos["infos/pull"][row, ..., 0]
         np.testing.assert_allclose(pull * (task + 1) + mixed.next_obs[row, ..., 0], mixed.rewards[row], rtol=1e-5)
-    assert mixed.fingerprint() != rollouts.fingerprint() == load_logs(args)[0].fingerprint()
+    assert mixed.fingerprint() != rollouts.fingerprint() == load_logs(run, mixing)[0].fingerprint()
 
 
 def test_a_whole_run_with_relabelling(spring):
@@ -107,8 +112,8 @@ def test_data_without_them_are_refused_in_one_line(spring, capsys, tmp_path):
     fresh = [*flags, "--vae-model-name", "lacking"]
     assert_refused(capsys, vae_script, fresh, "depend on the infos pull, which these data do not hold")
     assert not list(folder.rglob("lacking"))
-    args = parse(vae_script.make_parser(), "train_vae_offline", [*flags, "--hindsight-relabelling", "False"])
-    assert load_logs(args)[0].infos == {}  # without relabelling nobody asks
+    plain = mixing_of([*flags, "--hindsight-relabelling", "False"])
+    assert load_logs(*plain)[0].infos == {}  # without relabelling nobody asks
     path.write_bytes(whole)
 
 
@@ -133,7 +138,7 @@ def test_meta_world_is_relabelled_exactly_where_the_goal_is_hidden():
         parts = [getattr(rollouts, key)[row] for key in ("obs", "actions", "next_obs")]
         own = problem.rewards(task, *parts, {key: values[row] for key, values in infos.items()})
         np.testing.assert_allclose(own, rollouts.rewards[row], atol=1e-4)
-    mixed = relabel_rewards(rollouts, problem, 1.0, np.random.default_rng(1))
+    mixed = relabel_rewards(rollouts, problem, np.random.default_rng(1))
     assert not np.allclose(mixed.rewards[:, :, :6], rollouts.rewards[:, :, :6]) and np.isfinite(mixed.rewards).all()
 
 
@@ -142,5 +147,5 @@ def test_a_visible_set_is_refused_in_one_line(capsys, tmp_path):
     flags = ["--env-type", "metaworld_door_lock_200", "--output_dir", str(tmp_path), "--hindsight-relabelling", "True"]
     assert_refused(capsys, vae_script, flags, "cannot tell what another task would pay")
     with pytest.raises(UserError, match=r"python -m baselines\.borel\.convert"):  # nothing trains single agents there
-        load_logs(parse(vae_script.make_parser(), "train_vae_offline", flags[:4]))
+        load_logs(*mixing_of(flags[:4]))
     assert not list(tmp_path.iterdir())
