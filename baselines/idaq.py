@@ -3,6 +3,7 @@
     python -m baselines.idaq --env_type point_robot --data_quality replay --warmup_episodes 19 --reference_episodes 10
     python -m baselines.idaq ... --eval_only --adaptation reference      # the same policy, the best hypothesis without inference
     python -m baselines.idaq ... --eval_only --adaptation plain          # FOCAL's own way: all episodes are context
+    python -m baselines.idaq run_point.sh                                # published commands: baselines/idaq_published.py
 
 A policy that acts on a wrong z makes episodes that no encoder has seen; baselines/in_distribution.py picks those that are of use.
 Q, how far an episode is from the data, is minus its return (the paper's best; it supposes data of good policies), or error or
@@ -22,6 +23,7 @@ from torch import nn
 from baselines.actor_critic import step
 from baselines.context_rl import restore_context_rl, run_context_rl
 from baselines.focal import Focal, FocalSettings
+from baselines.idaq_published import our_words
 from baselines.in_distribution import AdaptationSettings, InDistributionAgent
 from src.evaluation.rollout import returns
 from src.run.config import positive_int
@@ -43,10 +45,7 @@ class Ensemble(nn.Module):
     def __init__(self, members, inputs, outputs, width, layers):
         super().__init__()
         sizes = [inputs, *[width] * layers, outputs]
-        shapes = itertools.pairwise(sizes)
-        self.weights = nn.ParameterList(
-            (torch.rand(members, rows, columns) * 2 - 1) / rows**0.5 for rows, columns in shapes
-        )  # fmt: skip
+        self.weights = nn.ParameterList((torch.rand(members, n, k) * 2 - 1) / n**0.5 for n, k in itertools.pairwise(sizes))
         self.offsets = nn.ParameterList(torch.zeros(members, 1, columns) for columns in sizes[1:])
 
     def forward(self, inputs):
@@ -143,7 +142,8 @@ def restore(saved):
 
 @main_guard
 def main(argv=None):
-    return run_context_rl("idaq", __doc__, Idaq, IdaqSettings, argv)
+    words = our_words(argv)
+    return None if words is None else run_context_rl("idaq", __doc__, Idaq, IdaqSettings, words)
 
 
 if __name__ == "__main__":

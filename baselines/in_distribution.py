@@ -35,13 +35,17 @@ class InDistributionAgent:
     Args:
         agent: with hold(z (B, k)), and infer(episodes, accepted (B, n) bool, fallback (B, k)) -> z (B, k). bank: (K, k)
             hypotheses. score: function (Episode, z it was played on) -> (B,). settings: IdaqSettings. warmup: N.
-    `accepted`: (B, n), which of the episodes lived are the context.
+    `accepted`: (B, n), which of the episodes lived are the context; `accepted_episodes` is the same as a NumPy array.
     """
 
     def __init__(self, agent, bank, score, settings, warmup, generator):
         self.agent, self.bank, self.score, self.settings = agent, bank, score, settings
         self.warmup, self.generator = warmup, generator
         self.act, self.observe = agent.act, agent.observe
+
+    @property
+    def accepted_episodes(self):
+        return self.accepted.cpu().numpy()
 
     def adapt(self, episodes):
         self.episodes = episodes

@@ -81,6 +81,12 @@ class HalfCheetahVelEnv(HalfCheetahEnv):
         return {"velocity": np.where(next(misfits) <= next(misfits) + 1e-3, faster, slower)}
 
 
+class HalfCheetahVel100Env(HalfCheetahVelEnv):
+    """The same with the 100 speeds of IDAQ."""
+
+    env_type = "cheetah_vel_100"
+
+
 class HalfCheetahDirEnv(HalfCheetahEnv):
     """Run in the task's "direction": forwards (+1) or backwards (-1). The test tasks are the training tasks."""
 

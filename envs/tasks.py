@@ -5,8 +5,8 @@ task parameters. Run `python -m envs.tasks` to regenerate the files that a writt
 envs.meta_world` those of Meta-World.
 
 Tasks 50 to 99 of a family are fresh: drawn by the same rule from another seed (FRESH_SEED) and kept for final figures, so that no
-setting was ever chosen by them. Families whose tasks are all there are (Cheetah-Dir: two directions) have none, and Meta-World's
-lists are those of others.
+setting was ever chosen by them. Families whose tasks are all there are (Cheetah-Dir: two directions) have none, and the lists of
+Meta-World, BOReL and IDAQ are those of others.
 """
 
 import json
@@ -110,6 +110,28 @@ def point_robot_wind_narrow_tasks():
     return [{"wind": wind.tolist()} for wind in np.random.default_rng(75).uniform(-0.08, 0.08, (50, 2))]
 
 
+def point_robot_semicircle_tasks():
+    """100 goals at equal angles in [0, π] on the upper unit semi-circle, in the order of default_rng(1337).permutation(100),
+    which is ours: IDAQ draws a split of its own, unseeded, in every run."""
+    angles = np.linspace(0, np.pi, 100)[np.random.default_rng(1337).permutation(100)]
+    return [{"goal": [float(np.cos(angle)), float(np.sin(angle))]} for angle in angles]
+
+
+def point_robot_semicircle_sparse_tasks():
+    """The list of point_robot_semicircle."""
+    return point_robot_semicircle_tasks()
+
+
+def point_robot_wind_dense_tasks():
+    """50 winds, uniform in [-0.05, 0.05]²: the list of FOCAL and IDAQ (legacy seed 1337, all x before all y)."""
+    return [{"wind": wind.tolist()} for wind in np.random.RandomState(1337).uniform(-0.05, 0.05, (2, 50)).T]
+
+
+def cheetah_vel_100_tasks():
+    """100 speeds in m/s, uniform in [0, 3]: the list of FOCAL and IDAQ (numpy's legacy generator, seed 1337)."""
+    return [{"velocity": velocity} for velocity in np.random.RandomState(1337).uniform(0, 3, 100).tolist()]
+
+
 def escape_room_tasks():
     """65 door centres, angle uniform in (0, π): default_rng(75), BOReL's seed."""
     return [{"angle": angle} for angle in np.random.default_rng(75).uniform(0, np.pi, 65).tolist()]
@@ -132,6 +154,10 @@ RULES = {
     "point_robot_dense": point_robot_dense_tasks,
     "point_robot_wind": point_robot_wind_tasks,
     "point_robot_wind_narrow": point_robot_wind_narrow_tasks,
+    "point_robot_semicircle": point_robot_semicircle_tasks,
+    "point_robot_semicircle_sparse": point_robot_semicircle_sparse_tasks,
+    "point_robot_wind_dense": point_robot_wind_dense_tasks,
+    "cheetah_vel_100": cheetah_vel_100_tasks,
     "escape_room": escape_room_tasks,
     "ant_semicircle_sparse": ant_semicircle_sparse_tasks,
     "gym_hopper": gymnasium_tasks,

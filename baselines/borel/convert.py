@@ -93,9 +93,10 @@ def read_dataset(run, source):
         if problem.episodes > 1:
             next_obs[:, -1, -1] = 1
         actions, rewards = unscale_actions(episodes.actions, problem.space), episodes.rewards
+        infos = {f"infos/{key}": values for key, values in episodes.infos.items() if f"infos/{key}" in problem.recorded}
         if source.dataset_of:
-            rewards = problem.rewards(task, obs, actions, next_obs)
-        arrays = {"obs": obs, "actions": actions, "rewards": rewards, "next_obs": next_obs}
+            rewards = problem.rewards(task, obs, actions, next_obs, infos)
+        arrays = {"obs": obs, "actions": actions, "rewards": rewards, "next_obs": next_obs, **infos}
         arrays = {key: values.reshape(count, problem.steps, *values.shape[2:]) for key, values in arrays.items()}
         found[task] = arrays, {"source": told, "dataset_sha256": dataset.metadata["sha256"]}
     return found
@@ -136,6 +137,8 @@ def checked_rewards(problem, task, path, obs, actions, next_obs, rewards=None):
     Raises UserError where they are another task's, or cannot be computed.
     """
     if not hasattr(problem.environment, "compute_rewards") and rewards is not None:
+        return rewards
+    if problem.recorded and rewards is not None:  # they read what the original does not record
         return rewards
     own, starts = problem.rewards(task, obs, actions, next_obs), slice(problem.horizon, None, problem.horizon)
     if rewards is None:

@@ -1,9 +1,9 @@
 """Logs of single-task agents as files.
 
 datasets/<env_type>/<save_dir>/task_007/ holds rollouts.safetensors (R roll-outs of T = K·H steps: obs, next_obs (R, T, d)
-with the flag, actions (R, T, d_a) in [−1, 1] or (R, T) int, rewards, terminated, truncated (R, T)), the agent that made
-them in agent.safetensors, and task.json: task id, parameters in full precision, K, H, seed, settings, versions, and the sha256
-of the roll-outs.
+with the flag, actions (R, T, d_a) in [−1, 1] or (R, T) int, rewards, terminated, truncated (R, T), and infos/<key> (R, T, ...),
+what rewards depend on beside the transition, where the environment says so), the agent that made them in agent.safetensors, and
+task.json: task id, parameters in full precision, K, H, seed, settings, versions, and the sha256 of the roll-outs.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ class Rollouts:
 
     obs, next_obs (N, R, T, d), actions (N, R, T[, d_a]), rewards (N, R, T); task_ids (N,).
     starts_recorded: whether obs at the start of later episodes is the true start; converted data of the original lack it.
+    infos: what rewards depend on beside the transition, {"infos/<key>": (N, R, T, ...)}; relabelling needs it.
     """
 
     task_ids: np.ndarray
@@ -36,17 +37,23 @@ class Rollouts:
     rewards: np.ndarray
     next_obs: np.ndarray
     starts_recorded: bool = True
+    infos: dict = dataclasses.field(default_factory=dict)
 
     def arrays(self):
         return {key: getattr(self, key) for key in KEYS}
 
     def copy(self):
-        return dataclasses.replace(self, **{key: values.copy() for key, values in self.arrays().items()})
+        infos = {key: values.copy() for key, values in self.infos.items()}
+        return dataclasses.replace(self, **{key: values.copy() for key, values in self.arrays().items()}, infos=infos)
+
+    def everything(self):
+        """All arrays, the infos among them."""
+        return {**self.arrays(), **self.infos}
 
     def fingerprint(self):
         """sha256 of all numbers."""
         digest = hashlib.sha256(np.ascontiguousarray(self.task_ids))
-        for values in self.arrays().values():
+        for values in self.everything().values():
             digest.update(np.ascontiguousarray(values))
         return digest.hexdigest()
 
@@ -59,12 +66,13 @@ def write_task(directory, problem, task, arrays, description):
     """Write one task's folder; task.json comes last, so that a folder with it is complete.
 
     Args:
-        arrays: dict of the KEYS, (R, T, ...).
+        arrays: dict of the KEYS and of what `problem.recorded` names, as far as it is known, (R, T, ...).
         description: further entries of task.json.
     """
     truncated = np.zeros(arrays["rewards"].shape, dtype=bool)
     truncated[:, problem.horizon - 1 :: problem.horizon] = True
-    tensors = {key: torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in KEYS}
+    stored = [*KEYS, *(key for key in problem.recorded if key in arrays)]
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in stored}
     tensors |= {"terminated": torch.zeros(truncated.shape, dtype=torch.bool), "truncated": torch.from_numpy(truncated)}
     save_tensors(directory / "rollouts.safetensors", tensors)
     parameters = {key: np.asarray(values[task]).tolist() for key, values in problem.tasks.items()}
@@ -130,7 +138,7 @@ def read_task(directory, problem, task, command, *keys):
     tensors = load_tensors(directory / "rollouts.safetensors")
     if not tensors.keys() >= set(KEYS):
         raise UserError(f"{directory / 'rollouts.safetensors'} holds no roll-outs; make the data again: {command}")
-    arrays = {key: tensors[key].numpy() for key in KEYS}
+    arrays = {key: tensors[key].numpy() for key in (*KEYS, *problem.recorded) if key in tensors}
     if not all(np.isfinite(values).all() for values in arrays.values()):
         raise UserError(f"{directory} holds numbers that are not finite; make the data again: {command}")
     return arrays, document
@@ -145,5 +153,7 @@ def load_rollouts(directory, problem, task_ids, command, limit=None):
         documents.append(document)
     count = min([len(arrays["rewards"]) for arrays in tasks] + ([limit] if limit else []))
     stacked = {key: np.stack([arrays[key][:count] for arrays in tasks]) for key in KEYS}
+    known = [key for key in problem.recorded if all(key in arrays for arrays in tasks)]
+    infos = {key: np.stack([arrays[key][:count] for arrays in tasks]) for key in known}
     recorded = all(document["starts_recorded"] for document in documents)
-    return Rollouts(np.asarray(task_ids), **stacked, starts_recorded=recorded)
+    return Rollouts(np.asarray(task_ids), **stacked, starts_recorded=recorded, infos=infos)

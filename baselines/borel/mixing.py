@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from baselines.borel.data import KEYS, load_rollouts, read_task, task_directory, task_stamp
+from baselines.borel.data import load_rollouts, read_task, task_directory, task_stamp
 from baselines.borel.settings import collect_command, next_command
 from src.run.config import plain_name, positive_int
 from src.run.errors import UserError
@@ -36,9 +36,16 @@ class Mixing:
 
 
 def load_logs(run, mixing):
-    """(Rollouts of the training tasks, their replays as `load_replays` gives or None). Raises UserError without the data."""
+    """(Rollouts of the training tasks, their replays as `load_replays` gives or None).
+
+    Raises UserError without the data, or where they cannot be relabelled.
+    """
     problem, tasks = run.problem, range(*run.env.train_tasks)
+    if mixing.hindsight_relabelling:  # before much is read
+        problem.require_rewards(problem.recorded)
     rollouts = load_rollouts(run.logs, problem, tasks, collect_command(run), limit=mixing.num_trajs_per_task)
+    if mixing.hindsight_relabelling:
+        problem.require_rewards(rollouts.infos)
     if not mixing.policy_replaying:
         return rollouts, None
     return rollouts, load_replays(run.replays, problem, tasks, next_command(run, "hindsight_data_collection"))
@@ -106,15 +113,17 @@ def relabel_rewards(rollouts, problem, generator, episodes="half"):
             given = slot if rollouts.starts_recorded else episode_slot(problem, 0)
             donors = (row + generator.integers(1, tasks, len(receivers))) % tasks
             sources = generator.integers(count, size=len(receivers))
-            for key in ("obs", "actions", "next_obs"):
-                getattr(mixed, key)[row, receivers, slot] = getattr(rollouts, key)[donors, sources, given]
-            moved = [getattr(mixed, key)[row, receivers, slot] for key in ("obs", "actions", "next_obs")]
-            mixed.rewards[row, receivers, slot] = problem.rewards(task, *moved)
+            into, source = mixed.everything(), rollouts.everything()
+            for key in into.keys() - {"rewards"}:
+                into[key][row, receivers, slot] = source[key][donors, sources, given]
+            moved = {key: values[row, receivers, slot] for key, values in into.items() if key != "rewards"}
+            infos = {key: moved.pop(key) for key in rollouts.infos}
+            mixed.rewards[row, receivers, slot] = problem.rewards(task, **moved, infos=infos)
     return mixed
 
 
 def load_replays(directory, problem, task_ids, command):
-    """What hindsight_data_collection.py wrote: for each task dict of the KEYS (R', T, ...) and policies (R',), the agents.
+    """What hindsight_data_collection.py wrote: for each task dict of the arrays (R', T, ...) and policies (R',), the agents.
 
     Raises UserError, naming `command`, when replays are missing.
     """
@@ -145,8 +154,8 @@ def replay_policies(rollouts, problem, replays, num_policies, generator, episode
         many = np.ones(count, int) if episodes == "half" else generator.integers(1, problem.episodes + 1, count)
         for episode in range(many.max()):
             slot, receivers = episode_slot(problem, episode), np.flatnonzero(many > episode)
-            for key in KEYS:
-                getattr(mixed, key)[row, receivers, slot] = replay[key][sources[receivers], slot]
+            for key, values in mixed.everything().items():
+                values[row, receivers, slot] = replay[key][sources[receivers], slot]
     return mixed
 
 

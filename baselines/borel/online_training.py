@@ -14,6 +14,7 @@ import torch
 
 from baselines.borel.beliefs import belief_rewards, hyper_states, vae_config
 from baselines.borel.buffer import RolloutBuffer
+from baselines.borel.data import KEYS
 from baselines.borel.evaluate import BeliefAgent, conclude, measure, model_inputs, print_result, result_facts
 from baselines.borel.problem import play, random_actions
 from baselines.borel.settings import VOLATILE, AgentSettings, MetaEvaluation, borel_parser, decay_learning_rates, parse
@@ -190,7 +191,7 @@ class Online:
 
     def keep(self, rows, played, iteration):
         """Put what was played into both buffers, as hyper-states of the present belief into the policy's."""
-        arrays = {key: torch.from_numpy(np.ascontiguousarray(values)) for key, values in played.items() if key != "success"}
+        arrays = {key: torch.from_numpy(np.ascontiguousarray(values)) for key, values in played.items() if key in KEYS}
         self.vae_buffer.add(rows, {**arrays, **belief_extras(self.problem, self.belief, played["next_obs"])})
         flat = {key: played[key].reshape(-1, *played[key].shape[2:]) for key in ("obs", "actions", "rewards", "next_obs")}
         states = hyper_states(self.model, self.problem, **flat, device=self.run.device)

@@ -36,6 +36,7 @@ class Problem:
         self.action_size = int(self.space.n) if self.discrete else self.space.shape[0]
         self.plain_size = self.environment.observation_space.shape[0]
         self.observation_size = self.plain_size + (episodes > 1)  # with the flag
+        self.recorded = tuple(f"infos/{key}" for key in getattr(self.environment.unwrapped, "info_keys", ()))  # what rewards read
 
     def batch(self, task_ids, start=None, **options):
         """Episodes as the policy sees them, one row per entry of `task_ids`: a PolicyBatch.
@@ -65,17 +66,32 @@ class Problem:
             raise UserError(f"--on-circle-init-state False: {self.env.env_type} has no such start{condition}; give True")
         return chosen
 
-    def rewards(self, task, obs, actions, next_obs):
+    def rewards(self, task, obs, actions, next_obs, infos=None):
         """What task `task` pays for transitions (..., d), actions as the policy gives them -> (...,) float32.
 
-        Raises UserError when the environment cannot say so.
+        infos: dict that has the arrays (..., ...) named in `recorded`, where there are some. Raises UserError when the
+        environment cannot say so, or not from these.
         """
-        if not hasattr(self.environment, "compute_rewards"):
-            raise UserError(f"{self.env.entry_point} has no compute_rewards: run without reward relabelling")
+        self.require_rewards(infos)
         actions = scale_actions(actions, self.space)
         plain = (np.asarray(values)[..., : self.plain_size] for values in (obs, next_obs))
         before, after = plain
-        return np.asarray(self.environment.compute_rewards(before, actions, after, self._task(task)), dtype=np.float32)
+        read = [{key.removeprefix("infos/"): infos[key] for key in self.recorded}] if self.recorded else []
+        return np.asarray(self.environment.compute_rewards(before, actions, after, self._task(task), *read), dtype=np.float32)
+
+    def require_rewards(self, infos=None):
+        """Raises UserError where the environment cannot say what a task pays, or not from data with these infos."""
+        if not hasattr(self.environment, "compute_rewards"):
+            raise UserError(
+                f"{self.env.env_type} cannot tell what another task would pay (its environment has no compute_rewards): give "
+                "--hindsight-relabelling False"
+            )
+        missing = [key.removeprefix("infos/") for key in self.recorded if key not in (infos or {})]
+        if missing:
+            raise UserError(
+                f"the rewards of {self.env.env_type} depend on the infos {', '.join(missing)}, which these data do not hold: "
+                "make the data again, or give --hindsight-relabelling False"
+            )
 
     def success(self, task, next_obs):
         """Is the goal of `task` reached here? (..., d) -> (...,) bool; None where the environment has no such notion."""
@@ -104,7 +120,8 @@ def play(problem, task_ids, agent, names, **options):
         options: see `Problem.batch`.
 
     Returns:
-        dict of arrays (B, T, ...): obs, actions, rewards, next_obs, and success where the environment tells it.
+        dict of arrays (B, T, ...): obs, actions, rewards, next_obs, what `recorded` names, and success where the environment
+        tells it.
     """
     batch = problem.batch(task_ids, **options)
     generators = [np.random.default_rng(derive(*names, row)) for row in range(len(task_ids))]
@@ -121,6 +138,9 @@ def play(problem, task_ids, agent, names, **options):
     }
     if problem.discrete:
         played["actions"] = played["actions"].astype(np.int64)
+    for key in problem.recorded:
+        parts = [episode["infos"][key.removeprefix("infos/")] for episode in lived]
+        played[key] = np.concatenate(parts, 1).astype(np.float32)
     if "success" in lived[0]["infos"]:
         played["success"] = np.concatenate([episode["infos"]["success"] for episode in lived], 1)
     return played

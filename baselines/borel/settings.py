@@ -215,7 +215,10 @@ def decay_learning_rates(optimizers, iteration, total):
 
 
 def collect_command(run):
-    """The command that makes the logs of all training tasks."""
+    """The command that makes the logs of all training tasks: by agents of their own, where these have settings."""
+    section = find_section(read_yaml(Path(run.config or CONFIG_DIR / f"{run.env_type}.yaml")), "baselines.borel") or {}
+    if section and "train_single_agent" not in section:
+        return next_command(run, "convert", "--dataset", "expert")
     low, high = run.env.train_tasks
     return next_command(run, "train_single_agent", "--task-id-start", str(low), "--task-id-end", str(high))
 

@@ -149,7 +149,8 @@ def train(run, settings, collection, tasks, options, directory):
 
 def keep(problem, log, played):
     """Append what was played, dict of arrays (P, n, T, ...), to the log."""
-    arrays = {key: torch.from_numpy(np.ascontiguousarray(played[key])) for key in ("next_obs", "actions", "rewards")}
+    kept = ("next_obs", "actions", "rewards", *problem.recorded)
+    arrays = {key: torch.from_numpy(np.ascontiguousarray(played[key])) for key in kept}
     last = problem.unflagged(played["next_obs"][:, :, -1:])
     arrays["states"] = torch.from_numpy(np.concatenate([played["obs"], last], 2))
     log.add(range(len(arrays["rewards"])), arrays)
@@ -182,7 +183,7 @@ def write(run, settings, collection, tasks, agent, log, directory):
             arrays["obs"] = arrays["states"][:, :-1]
             if collection.dense_train_sparse_test:
                 transitions = (arrays[key] for key in ("obs", "actions", "next_obs"))
-                arrays["rewards"] = problem.rewards(task, *transitions)
+                arrays["rewards"] = problem.rewards(task, *transitions, arrays)
             description = {"seed": run.seed, "settings": run.saved, "agent_returns": returns[index].tolist()}
             write_task(folder, problem, task, arrays, description)
     write_json(directory / SUMMARY, {"returns": {str(task): row for task, row in zip(tasks, returns.tolist(), strict=True)}})

@@ -83,7 +83,7 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
     if not folder:
         (path,) = files.values()
         facts = {"imported_from": {str(task): [path.name, _sha256(path)] for task in sorted({task for task, _ in episodes})}}
-    trajectories = _assemble(episodes, environment, env.terminates)
+    trajectories = assemble(episodes, environment, env.terminates)
     check_tasks(trajectories, environment)
     return trajectories, facts, notes
 
@@ -347,7 +347,7 @@ def _paid(trajectories, environment, tasks):
     return rewards_on(EnvironmentRewards(environment, trajectories), trajectories, tasks)
 
 
-def _assemble(episodes, environment, terminates):
+def assemble(episodes, environment, terminates):
     """Trajectories of [(task, Episode)], tasks in order."""
     episodes = sorted(episodes, key=lambda pair: pair[0])
     lengths = np.array([len(episode.rewards) for _, episode in episodes])

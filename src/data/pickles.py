@@ -21,10 +21,10 @@ REPEATED = 4  # so many times the size of the file may all values together have;
 class _Bounded:
     """A file whose reads are cut at its end, so that a claimed length reserves no memory."""
 
-    def __init__(self, file):
+    def __init__(self, file, start):
         self._file = file
-        self.left = file.seek(0, 2)
-        file.seek(0)
+        self.left = max(file.seek(0, 2) - start, 0)
+        file.seek(start)
 
     def _took(self, data):
         self.left -= len(data)
@@ -38,29 +38,36 @@ class _Bounded:
 
 
 class _Dtype:
-    """Stands for numpy.dtype while a pickle is read: type code and byte order of numbers, nothing else."""
+    """Stands for numpy.dtype while a pickle is read: type code and byte order of numbers; of objects, None, in `_Array` alone."""
 
     def __init__(self, code, *_):
-        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[biuf]\d{1,2}", code):
+        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?[biuf]\d{1,2}|O8", code):
             raise pickle.UnpicklingError(f"an array of {str(code)[:20]!r}, not of numbers")
-        self.dtype = np.dtype(code)
+        self.dtype = None if code == "O8" else np.dtype(code)
 
     def set_state(self, state):
-        self.dtype = self.dtype.newbyteorder(state[1] if state[1] in "<>" else "=")
+        if self.dtype is not None:
+            self.dtype = self.dtype.newbyteorder(state[1] if state[1] in "<>" else "=")
 
 
 class _Array:
-    """Stands for numpy.ndarray while a pickle is read."""
+    """Stands for numpy.ndarray while a pickle is read. rows: of an array of objects (N, k), a list of N lists."""
 
-    value = None
+    value = rows = None
 
     def set_state(self, state):
         _, shape, dtype, fortran, data = state
-        self.value = _array(data, dtype, shape, "F" if fortran else "C")
+        if not isinstance(dtype, _Dtype) or dtype.dtype is not None:
+            self.value = _array(data, dtype, shape, "F" if fortran else "C")
+            return
+        sizes = isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
+        if not sizes or fortran or not isinstance(data, list) or len(data) != math.prod(shape):
+            raise pickle.UnpicklingError("an array of objects that is no table")
+        self.rows = [data[first : first + shape[1]] for first in range(0, len(data), shape[1])]
 
 
 def _array(data, dtype, shape, order="C"):
-    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray):
+    if not isinstance(dtype, _Dtype) or dtype.dtype is None or not isinstance(data, bytes | bytearray):
         raise pickle.UnpicklingError("an array without plain bytes")
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
         raise pickle.UnpicklingError("an array without a shape")
@@ -103,8 +110,8 @@ OBJECTS = ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID
 
 
 class _Reader(pickle._Unpickler):  # the one in Python: the one in C reserves memory for every claimed length and memo number
-    def __init__(self, file):
-        self._bounded = _Bounded(file)
+    def __init__(self, file, start, tables):
+        self._bounded, self._tables = _Bounded(file, start), tables
         self._encoded = self._size = self._bounded.left
         super().__init__(self._bounded)
 
@@ -140,6 +147,8 @@ class _Reader(pickle._Unpickler):  # the one in Python: the one in C reserves me
         if not isinstance(self.stack[-1], _Array | _Dtype):
             raise pickle.UnpicklingError("it changes what is no array")
         self.stack[-1].set_state(state)
+        if not self._tables and getattr(self.stack[-1], "rows", None) is not None:
+            raise pickle.UnpicklingError("an array of objects, not of numbers")
 
     def load_bytearray8(self):
         size = int.from_bytes(self.read(8), "little")
@@ -165,7 +174,7 @@ class _Reader(pickle._Unpickler):  # the one in Python: the one in C reserves me
         self._left -= 1 + size
         self._check(self._left)
         if isinstance(value, _Array):
-            return value.value
+            return value.value if value.rows is None else self._plain(value.rows)
         if isinstance(value, dict):
             return {key: self._plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -175,14 +184,16 @@ class _Reader(pickle._Unpickler):  # the one in Python: the one in C reserves me
         return value
 
 
-def read_pickle(path):
+def read_pickle(path, start=0, tables=False):
     """Numbers, text, lists, dicts and numpy arrays of numbers from a pickle file, without running any of its code.
 
+    Args:
+        start: bytes before the pickle. tables: take arrays of objects (N, k) as well, as lists of N lists.
     Raises UserError when the file asks for anything else, unpacks to more than it holds, or is damaged.
     """
     try:
         with open_regular(path) as file:
-            return _Reader(file).plain()
+            return _Reader(file, start, tables).plain()
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} is refused: {error}; only numpy arrays of numbers are read") from None
     except FileNotFoundError:

@@ -9,7 +9,7 @@ class Agent(Protocol):
     """Acts in B rows at once; every row is an adaptation of its own, to a task of its own.
 
     Before every episode `adapt` is called with all episodes that the rows have lived on their tasks so far, then `start`; after
-    every `act` comes `observe`.
+    every `act` comes `observe`. One that adapts to some of these episodes alone has `accepted_episodes`, (B, n) bool: which.
     """
 
     def adapt(self, episodes):

@@ -23,8 +23,9 @@ def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, 
         keep: store the paths of the first `keep` evaluated episodes of every task.
         watch: called with the rows' task ids, reset seeds and the Episode that is evaluated.
     Returns: JSON-able dict: returns (tasks, M); warmup_returns (tasks, M, N) and later_returns (tasks, M, later) where there are
-    such episodes; lengths (tasks, M) where episodes can end on their own; success (tasks, M) where the environment reports it, 1
-    where any step of the episode was one; trajectories where `keep`.
+    such episodes; accepted (tasks, M, N), 1 for each warm-up episode that was adapted to, where the agent chooses; lengths
+    (tasks, M) where episodes can end on their own; success (tasks, M) where the environment reports it, 1 where any step of the
+    episode was one; trajectories where `keep`.
     """
     own = distributed.share(list(task_ids))
     options = {"warmup": warmup, "seed": seed, "later": later, "keep": keep}
@@ -42,12 +43,16 @@ def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
     lived = []
     for number, (rows, seeds, episode) in enumerate(live(agent, env, task_ids, episodes, warmup + 1 + later, seed)):
         lived.append(episode)
+        if number == warmup:
+            accepted = getattr(agent, "accepted_episodes", None)
         if number == warmup and watch:
             watch(rows, seeds, episode)
     table = np.stack([returns(episode) for episode in lived], 1).reshape(len(task_ids), episodes, -1)
     result = {"returns": table[:, :, warmup].tolist()}
     if warmup:
         result["warmup_returns"] = table[:, :, :warmup].tolist()
+    if warmup and accepted is not None:
+        result["accepted"] = accepted.astype(int).reshape(len(task_ids), episodes, -1).tolist()
     if later:
         result["later_returns"] = table[:, :, warmup + 1 :].tolist()
     if env.terminates:

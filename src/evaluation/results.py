@@ -19,7 +19,8 @@ from src.run.files import atomic_path, read_json, write_json
 from src.run.provenance import provenance
 
 SCHEMA = 1
-PER_TASK = ("returns", "warmup_returns", "later_returns", "lengths", "success")  # of `measured`: a list with an entry per task
+# of `measured`: a list with an entry per task
+PER_TASK = ("returns", "warmup_returns", "accepted", "later_returns", "lengths", "success")
 PICTURES = ("trajectories", "embedding", "belief", "reward_prediction", "door_map")  # of `measured`: go to saves/
 PRIVILEGES = ("none", "reward function", "task parameters", "simulator")  # what training was given beyond the recorded data
 DIAGNOSTICS = "diagnostics"  # the regime of a file that describes a world model: it has no tasks and no protocol
@@ -283,7 +284,7 @@ def _task_faults(rows, diagnostics):
         wrong = [shape != len(row["returns"]) for shape, row in zip(shapes, rows, strict=True)]
         if any(key in row for row in rows) and any(wrong):
             yield f"tasks.{key}", "as many numbers as returns"
-    for key in ("warmup_returns", "later_returns"):
+    for key in ("warmup_returns", "accepted", "later_returns"):
         if any(key in row for row in rows):
             fits = all(is_numbers(row.get(key), 2) and len(row[key]) == len(row["returns"]) for row in rows)
             if not fits or len({len(numbers) for row in rows for numbers in row[key]} | {0}) != 2:

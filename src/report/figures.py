@@ -76,8 +76,9 @@ def draw_adaptation(panels, styles):
     """Return by the number of episodes that were played on the task before: a line, and on it the evaluated episode.
 
     Args:
-        panels: [{"title", "lines": {method: (warmup (N, 3), evaluation (3,) or None, later (L, 3) or None)}, "references"}]; the
-            three numbers are mean, low and high. The evaluated episode comes after the N warm-up episodes.
+        panels: [{"title", "lines": {method: (warmup (N, 3), evaluation (3,) or None, later (L, 3) or None)}, "references",
+            "chosen": {method: (accepted (N,), rejected (N,))}}]; the three numbers are mean, low and high. The evaluated episode
+            comes after the N warm-up episodes. chosen: mean returns of those that were adapted to, and of the others.
     """
     figure = Figure(figsize=(max(5.2 * len(panels), 6.5), 4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -94,6 +95,8 @@ def draw_adaptation(panels, styles):
             if len(panel["lines"]) <= FEW:
                 axes.fill_between(np.arange(len(values)), values[:, 1], values[:, 2], color=colour, alpha=0.15, lw=0)
             axes.plot(values[:, 0], marker="o", **styles[method], lw=1.8, ms=4.5)
+            for scores, mark, face in zip(panel["chosen"].get(method, ()), "^v", (colour, "white"), strict=False):
+                axes.plot(scores, ls="", marker=mark, color=colour, mfc=face, ms=6, zorder=3)
             last = max(last, len(values) - 1)
         axes.set_xticks(range(last + 1))
         axes.set_xlim(-0.15, last + max(0.4, spread * (len(panel["lines"]) + 1)))

@@ -112,16 +112,29 @@ def adaptation_pictures(section, styles):
     for key, column in section.main.items():
         lines = _adaptation_lines(column, key[0])
         if lines:
-            panels.append({"title": column_title(key), "lines": lines, "references": mean_levels(column)})
+            panels.append(
+                {"title": column_title(key), "lines": lines, "references": mean_levels(column), **_chosen(column, lines)}
+            )
         parts = {runs[0]["method"] for name, runs in section.runs[key].items() if name not in column}
         parts = {name: runs for name, runs in section.runs[key].items() if runs[0]["method"] in parts}
         lines = _adaptation_lines(parts, key[0])
         if len(lines) > 1:
-            panels.append({"title": "ablations and variants", "lines": lines, "references": mean_levels(parts)})
+            references = mean_levels(parts)
+            panels.append({"title": "ablations and variants", "lines": lines, "references": references, **_chosen(parts, lines)})
     if panels:
         title = "Adaptation: return by episode on an unknown task"
         caption = "Episodes in the order in which the agent plays them. Diamond: the one that is scored. Bars, and bands where there are few lines: 95 % intervals (two seeds or more)."  # noqa: E501
+        if any(panel["chosen"] for panel in panels):
+            caption += (
+                " Triangles: mean return of the episodes that the agent adapted to (full) and of those that it rejected (empty)."
+            )
         yield Picture(f"{slug(section)}-adaptation.png", title, caption, figures.draw_adaptation(panels, styles))
+
+
+def _chosen(methods, lines):
+    """{"chosen": {method: (accepted (N,), rejected (N,))}} of the methods with lines that tell which episodes they adapted to."""
+    found = {method: results.chosen_scores(methods[method]) for method in lines}
+    return {"chosen": {method: scores for method, scores in found.items() if scores is not None}}
 
 
 def _adaptation_lines(methods, regime):

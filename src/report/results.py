@@ -272,6 +272,17 @@ def episode_scores(runs, regime):
     return _mean_episodes([run.get("warmup_returns") for run in runs])
 
 
+def chosen_scores(runs):
+    """Mean returns (N,) of the warm-up episodes that the agents adapted to, and of those that they did not, over seeds, tasks and
+    adaptations; NaN where there was none. None where the runs do not tell, or have another N."""
+    if any(run.get("accepted") is None for run in runs) or _mean_episodes([run["accepted"] for run in runs]) is None:
+        return None
+    accepted, values = (np.concatenate([np.concatenate(run[key]) for run in runs]) for key in ("accepted", "warmup_returns"))
+    counts = [(accepted == kind).sum(0) for kind in (1, 0)]
+    sums = [np.where(accepted == kind, values, 0).sum(0) for kind in (1, 0)]
+    return tuple(np.where(count > 0, total / np.maximum(count, 1), np.nan) for count, total in zip(counts, sums, strict=True))
+
+
 def later_scores(runs):
     """Returns of the few-shot episodes that followed the evaluation episode -> (seeds, tasks, L), or None."""
     return _mean_episodes([run.get("later_returns") for run in runs])

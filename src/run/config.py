@@ -239,7 +239,7 @@ def parse_args(parser, script, argv=None, notes=True):
             apply_section(parser, file, section, name)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UserError(f"unknown argument {unknown[0]}{_nearest(unknown[0].split('=')[0], _flags(parser))}; see --help")
+        raise UserError(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], _flags(parser))}; see --help")
     args.env, args.env_type, args.env_name = env, env.env_type, env.env_name
     args.suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
     if getattr(args, "validation", False):  # never in the place of a model or result of the test tasks
@@ -289,7 +289,7 @@ def known_env_type(name, flag="--env_type"):
     """`name`, where configs/ has a settings file of that name. Raises UserError that names the flag."""
     known = known_env_types()
     if name not in known:
-        raise UserError(f"unknown {flag} {name}{_nearest(name, known)}; known: {', '.join(known)}")
+        raise UserError(f"unknown {flag} {name}{nearest(name, known)}; known: {', '.join(known)}")
     return name
 
 
@@ -304,7 +304,7 @@ def find_config(chosen):
     else:
         names = {read_yaml(CONFIG_DIR / f"{name}.yaml").get("env_name"): name for name in known_env_types()}
         if chosen.env_name not in names:
-            raise UserError(f"unknown --env_name {chosen.env_name}{_nearest(chosen.env_name, names)}; known: {', '.join(names)}")
+            raise UserError(f"unknown --env_name {chosen.env_name}{nearest(chosen.env_name, names)}; known: {', '.join(names)}")
         path = CONFIG_DIR / f"{names[chosen.env_name]}.yaml"
     if chosen.env_type and path.stem != chosen.env_type:
         raise UserError(f"--env_type {chosen.env_type} contradicts --config {chosen.config}: give one of them")
@@ -390,7 +390,7 @@ def read_env(path, document):
     known = fields | set(SCRIPTS) | {"recipes", "baselines"}
     for key in document:
         if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}{_nearest(str(key), known)}")
+            raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), known)}")
     for key in ("recipes", "baselines", *SCRIPTS):
         if document.get(key) is not None and not isinstance(document[key], dict):
             raise UserError(f"{path}: {key} must be a mapping")
@@ -467,7 +467,7 @@ def check_baselines(path, section, name, folder=BASELINES_DIR):
             check_baselines(path, value, f"{name}.{key}", inner)
         elif not inner.is_dir() and not (folder / f"{key}.py").is_file():
             known = [entry.stem for entry in folder.iterdir() if entry.stem[0] not in "._"]
-            raise UserError(f"{path}: {name}: unknown baseline {key!r}{_nearest(str(key), known)}")
+            raise UserError(f"{path}: {name}: unknown baseline {key!r}{nearest(str(key), known)}")
 
 
 def recipe_names(document):
@@ -498,7 +498,7 @@ def check_recipe(path, recipe, name=""):
         raise UserError(f"{where} must be a mapping of scripts to settings")
     for key in recipe:
         if key not in (*SCRIPTS, "baselines"):
-            raise UserError(f"{where}: unknown script {key!r}{_nearest(str(key), SCRIPTS)}")
+            raise UserError(f"{where}: unknown script {key!r}{nearest(str(key), SCRIPTS)}")
     check_baselines(path, recipe.get("baselines"), f"{name}.baselines" if name else "baselines")
 
 
@@ -518,7 +518,7 @@ def apply_section(parser, path, section, name):
     actions = {action.dest: action for action in parser._actions}
     for key, value in section.items():
         if key not in actions or key in ("env_type", "env_name", "config", "recipe", "help"):
-            raise UserError(f"{path}: {name}: unknown key {key!r}{_nearest(str(key), actions)}")
+            raise UserError(f"{path}: {name}: unknown key {key!r}{nearest(str(key), actions)}")
         parser.set_defaults(**{key: _coerce(actions[key], value, f"{path}: {name}.{key}")})
 
 
@@ -550,7 +550,8 @@ def _flags(parser):
     return [string for action in parser._actions for string in action.option_strings]
 
 
-def _nearest(word, candidates):
+def nearest(word, candidates):
+    """ " (did you mean ...?)" with the candidate that is most like `word`, or "" where none is."""
     found = difflib.get_close_matches(word, [str(c) for c in candidates], 1)
     return f" (did you mean {found[0]}?)" if found else ""
 

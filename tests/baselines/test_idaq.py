@@ -162,6 +162,9 @@ def test_idaq_from_the_shell_and_its_contrasts_on_the_same_policy(data_root, tmp
     kept = weights(tmp_path, "idaq")
     reference, _ = run("idaq", tmp_path, "--eval_only", "--adaptation", "reference")
     plain, _ = run("idaq", tmp_path, "--eval_only", "--adaptation", "plain")
+    accepted = np.array([task["accepted"] for task in read_json(few)["tasks"]])
+    assert accepted.shape == np.shape([task["warmup_returns"] for task in read_json(few)["tasks"]])
+    assert (accepted[..., :2].sum(-1) == 1).all() and "accepted" not in read_json(plain)["tasks"][0]  # the best of two hypotheses
     assert len({few, reference, plain}) == 3 and weights(tmp_path, "idaq") == kept
     assert read_json(plain)["variant"] == {"adaptation": "plain"} and read_json(few)["variant"] == {}
     focal, focal_zero = run("focal", tmp_path)  # the same training; without its adaptation it is FOCAL

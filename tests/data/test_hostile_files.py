@@ -1,5 +1,6 @@
 """Files of foreign or evil hands: larger than they look, pointing elsewhere, lying about shapes. One line each, little memory."""
 
+import functools
 import json
 import os
 import pickle
@@ -90,6 +91,27 @@ def test_numbers_that_a_pickle_only_names_take_no_memory(tmp_path, data):
     assert read_pickle(tmp_path / "a.pkl") is None
     assert tracemalloc.get_traced_memory()[1] < MOST
     tracemalloc.stop()
+
+
+def test_tables_of_objects_are_read_where_they_are_asked_for_alone(tmp_path):
+    """An array of objects (N, k) becomes N lists; what is in it passes the same reader; its shape is not believed."""
+    table = np.array([[np.arange(2.0), 1.5], [np.arange(2.0), 2.5]], dtype=object)
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(table, 4))
+    refuse(read_pickle, path, "an array of objects, not of numbers")
+    rows = read_pickle(path, tables=True)
+    assert [row[1] for row in rows] == [1.5, 2.5] and rows[1][0].tolist() == [0, 1]
+    for bad in (
+        np.array([[print, 1]], dtype=object),
+        np.array([1, {}], dtype=object),
+        table.T,
+    ):  # a call, no table, Fortran's order
+        path.write_bytes(pickle.dumps(bad, 4))
+        refuse(functools.partial(read_pickle, tables=True), path, "is refused")
+    whole = pickle.dumps(table, 4)
+    path.write_bytes(whole.replace(b"K\x02K\x02\x86", b"J\xff\xff\xff\x0fK\x02\x86"))
+    assert path.read_bytes() != whole
+    refuse(functools.partial(read_pickle, tables=True), path, "is refused")
 
 
 # ----------------------------------------------------------------------------------------------------------- npz, JSON

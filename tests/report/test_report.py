@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 from src.evaluation.results import PER_TASK, PICTURES, write_result
 from src.report import figures, pictures, tables
 from src.report.overview import budget_table, csv_text, improvement_table, main_tables, published_table, records
-from src.report.results import common_curve, episode_scores, group_results, is_current, read_results, reference_levels, scores_of
+from src.report.results import (
+    chosen_scores,
+    common_curve,
+    episode_scores,
+    group_results,
+    is_current,
+    read_results,
+    reference_levels,
+    scores_of,
+)
 from src.report.verdicts import verdicts
 from src.run.errors import UserError
 from tools import report
@@ -242,6 +251,26 @@ def test_episodes_on_the_task(tmp_path):
     rows = {row[0]: row[2:6] for row in tables.episode_table(section).rows}
     assert rows["meta_dt"] == ["1.00", "2.00", "3.00", "3.00"]
     assert rows["borel"] == ["2.00", "6.00", "—", "—"]
+
+
+def test_accepted_and_rejected_episodes_are_apart(tmp_path):
+    warmups = [[[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]], [[0.0, 0.0, 0.0], [0.0, 2.0, 4.0]]]
+    accepted = [[[0, 1, 1], [0, 0, 1]], [[0, 1, 1], [0, 1, 1]]]
+    more = {"warmup_returns": warmups, "returns": [[1.0, 3.0], [4.0, 4.0]]}
+    put(tmp_path, "toy", "medium", "idaq", "few_shot", "strict", 0, accepted=accepted, **more)
+    put(tmp_path, "toy", "medium", "focal", "few_shot", "strict", 0, **more)
+    section = one_section(tmp_path)
+    methods = section.runs["few_shot", "strict"]
+    taken, left = chosen_scores(methods["idaq"])
+    np.testing.assert_array_equal(taken, [np.nan, (2 + 0 + 2) / 3, 3])  # of the first none, of the last all
+    np.testing.assert_array_equal(left, [1, 4, np.nan])
+    assert chosen_scores(methods["focal"]) is None
+    styles = figures.method_styles(["idaq", "focal"])
+    (picture,) = pictures.adaptation_pictures(section, styles)
+    assert "Triangles" in picture.caption
+    put(tmp_path / "b", "toy", "medium", "focal", "few_shot", "strict", 0, **more)
+    (other,) = pictures.adaptation_pictures(one_section(tmp_path / "b"), styles)
+    assert "Triangles" not in other.caption
 
 
 def test_curves_are_joined_where_every_seed_has_values():
