@@ -18,7 +18,7 @@ from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
 from src.run.config import read_env, read_yaml
 from src.run.errors import UserError
-from src.run.files import save_state
+from src.run.files import locked_file, save_state
 from train_data_collection import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +107,9 @@ def test_killed_run_resumes_to_the_same_weights(tmp_path, capsys):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (folder / "task_001" / "curve.json").exists()
-    time.sleep(0.3)  # the workers notice that their parent is gone
+    for lock in folder.glob("*/.lock"):
+        with locked_file(lock):  # once its worker has noticed that its parent is gone
+            pass
     main(run(tmp_path / "killed", "--task_id_end", "2", "--workers", "1"))
     assert artifacts(tmp_path / "killed", [0, 1]) == artifacts(tmp_path / "whole", [0, 1])
 
