@@ -14,7 +14,7 @@ import numpy as np
 
 from envs.multi_episode import scale_actions
 from src.data.hdf5 import FAULTS
-from src.data.importers import assemble, read_npy
+from src.data.importers import assemble, read_npy, read_npy_header
 from src.data.layouts import episodes_of
 from src.data.pickles import read_pickle
 from src.data.trajectories import dataset_directory, save
@@ -98,12 +98,15 @@ def read_episode(file, env, environment):
     sizes = environment.observation_space.shape[0], environment.action_space.shape[0], 1, environment.observation_space.shape[0]
     try:
         rows = read_rows(file)
-        columns = [np.array([np.ravel(row[place]) for row in rows], np.float32) for place in range(4)] if (
-            isinstance(rows, list) and {len(row) for row in rows} == {4}
-        ) else np.split(np.asarray(rows, np.float32), np.cumsum(sizes)[:-1], 1)  # fmt: skip
-    except (*FAULTS, TypeError) as error:
+        if isinstance(rows, list) and {len(row) for row in rows} == {4}:
+            columns = [np.array([np.ravel(row[place]) for row in rows], np.float32) for place in range(4)]
+        elif np.ndim(rows) == 2:
+            columns = np.split(np.asarray(rows, np.float32), np.cumsum(sizes)[:-1], 1)
+        else:
+            raise ValueError("neither four things nor numbers side by side in every row")
+    except FAULTS as error:
         raise UserError(f"{file} is no table of transitions ({shortened(error, 120)})") from None
-    widths = tuple(column.shape[1] if column.ndim == 2 else 0 for column in columns)
+    widths = tuple(column.shape[1] for column in columns)
     if widths != sizes:
         raise UserError(f"{file} has rows of {widths} numbers, those of {env.env_type} have {sizes}")
     observations, actions, rewards, following = columns
@@ -119,16 +122,10 @@ def read_episode(file, env, environment):
 def read_rows(file):
     """A table (N, 4) of objects as a list of lists, or an array of numbers (N, d)."""
     with open_regular(file) as stream:
-        size = stream.seek(0, 2)
-        stream.seek(0)
-        version = np.lib.format.read_magic(stream)
-        reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if reader is None:
-            raise ValueError(f"an array of format {version}")
-        dtype, start = reader(stream)[2], stream.tell()
+        dtype, start = read_npy_header(stream)[2], stream.tell()
         if not dtype.hasobject:
             stream.seek(0)
-            return read_npy(stream, size)
+            return read_npy(stream, file.stat().st_size)
     return read_pickle(file, start, tables=True)
 
 

@@ -173,7 +173,7 @@ def launched(path, data, argv):
     first = Parser(add_help=False)
     first.add_argument("--output_dir", default=".")
     output_dir = first.parse_known_args(rest)[0].output_dir
-    if Path(data).is_dir():
+    if Path(data).exists():
         convert(data, env, name, output_dir, *(int(said[key]) if key in said else None for key in ("n_trj", "train_epoch")))
     else:
         name = "expert"

@@ -243,16 +243,7 @@ def read_npy(file, size):
 
     Raises ValueError where its header does not fit its size, or OSError and others of FAULTS.
     """
-    version = np.lib.format.read_magic(file)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read_header:
-        raise ValueError(f"an array of format {version}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old writers
-            shape, fortran, dtype = read_header[version](file)
-    except (SyntaxError, tokenize.TokenError):
-        raise ValueError("an array whose header cannot be understood") from None
+    shape, fortran, dtype = read_npy_header(file)
     if dtype.hasobject:
         raise ValueError("an array of objects is a pickle and is not read; save each trajectory's arrays by names of their own")
     if not all(type(size) is int and size >= 0 for size in shape):
@@ -264,6 +255,23 @@ def read_npy(file, size):
     if dtype.kind not in NUMBERS:
         return None
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def read_npy_header(file):
+    """(shape, whether in Fortran's order, dtype) of one array of numpy's format, whose data come next in the open file.
+
+    Raises ValueError where it cannot be understood, or OSError.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"an array of format {version}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old writers
+            return read_header[version](file)
+    except (SyntaxError, tokenize.TokenError):
+        raise ValueError("an array whose header cannot be understood") from None
 
 
 def read_json_trajectories(path):

@@ -51,9 +51,9 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for numpy.ndarray while a pickle is read. rows: of an array of objects (N, k), a list of N lists."""
+    """Stands for numpy.ndarray while a pickle is read. table: of an array of objects (N, k), (list of N·k values, k)."""
 
-    value = rows = None
+    value = table = None
 
     def set_state(self, state):
         _, shape, dtype, fortran, data = state
@@ -63,7 +63,7 @@ class _Array:
         sizes = isinstance(shape, tuple) and len(shape) == 2 and all(type(n) is int and n > 0 for n in shape)
         if not sizes or fortran or not isinstance(data, list) or len(data) != math.prod(shape):
             raise pickle.UnpicklingError("an array of objects that is no table")
-        self.rows = [data[first : first + shape[1]] for first in range(0, len(data), shape[1])]
+        self.table = data, shape[1]  # cut into rows in the end, where what comes out is counted: many may share one list
 
 
 def _array(data, dtype, shape, order="C"):
@@ -147,7 +147,7 @@ class _Reader(pickle._Unpickler):  # the one in Python: the one in C reserves me
         if not isinstance(self.stack[-1], _Array | _Dtype):
             raise pickle.UnpicklingError("it changes what is no array")
         self.stack[-1].set_state(state)
-        if not self._tables and getattr(self.stack[-1], "rows", None) is not None:
+        if not self._tables and getattr(self.stack[-1], "table", None):
             raise pickle.UnpicklingError("an array of objects, not of numbers")
 
     def load_bytearray8(self):
@@ -174,7 +174,10 @@ class _Reader(pickle._Unpickler):  # the one in Python: the one in C reserves me
         self._left -= 1 + size
         self._check(self._left)
         if isinstance(value, _Array):
-            return value.value if value.rows is None else self._plain(value.rows)
+            if value.table is None:
+                return value.value
+            values, width = value.table
+            return [self._plain(values[first : first + width]) for first in range(0, len(values), width)]
         if isinstance(value, dict):
             return {key: self._plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):

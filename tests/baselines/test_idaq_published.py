@@ -1,6 +1,7 @@
 """IDAQ's published commands and files: what they become, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,8 @@ def test_words_that_are_no_command(capsys):
     assert_refused(capsys, idaq, ["./configs/cpearl-ml1.json"], "give CONFIG.json and DATA_DIR first")
     assert_refused(capsys, idaq, ["cpearl-ml1.json", "data/push-v2"], "data of another task set than env_name soccer-v2")
     assert_refused(capsys, idaq, ["nowhere.json", "data/x"], "nowhere.json does not exist")
+    Path("here").touch()
+    assert_refused(capsys, idaq, ["cpearl-cheetah-vel.json", "here"], "here holds no folder goal_idx<i>")
     assert_refused(capsys, idaq, ["cpearl-ml1.json", "data/a b"], "'a b' is no name of a dataset")
     assert_refused(capsys, idaq, ["policy_train.py", "./configs/ml1.json"], "policy_train.py is not for metaworld_reach")
     assert_refused(capsys, idaq, ["policy_train.py", "./configs/cheetah-vel.json", "--is_uniform"], "are not here")
@@ -182,6 +185,9 @@ class Evil:
     (Evil(), "is refused"),
     (np.zeros((20, 9)), "has rows of"),
     (np.full((20, 7), np.nan), "not finite"),
+    (np.arange(7.0), "neither four things nor numbers"),
+    (np.array(["a", "b"]), "neither four things nor numbers"),
+    (b"\x93NUMPY\x01\x00\x03\x00'''", "header cannot be understood"),
     (b"garbage", "is no table of transitions"),
 ])  # fmt: skip
 def test_files_that_cannot_be_right_are_refused_and_nothing_is_written(change, message, tmp_path):

@@ -114,6 +114,17 @@ def test_tables_of_objects_are_read_where_they_are_asked_for_alone(tmp_path):
     refuse(functools.partial(read_pickle, tables=True), path, "is refused")
 
 
+def test_tables_that_share_one_list_take_no_memory(tmp_path):
+    """Each is a few bytes of the file, and would be a thousand lists."""
+    table = b"(K\x01M\xe8\x03K\x01\x86cnumpy\ndtype\n\x8c\x02O8\x85R\x89](" + b"N" * 1000 + b"etq\x01"
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"\x80\x04cnumpy.core.multiarray\n_reconstruct\nq\x00" + table + b"](" + b"h\x00)Rh\x01b" * 2000 + b"e.")
+    tracemalloc.start()
+    refuse(functools.partial(read_pickle, tables=True), path, "unpacks to more than it holds")
+    assert tracemalloc.get_traced_memory()[1] < 30e6  # a hundred and more by the lists alone
+    tracemalloc.stop()
+
+
 # ----------------------------------------------------------------------------------------------------------- npz, JSON
 
 
