@@ -66,12 +66,7 @@ class HistoryAgent:
             before = torch.zeros(1, len(observations), self.policy.size, device=self.device)
             for step in range(int(episode["lengths"].max())):
                 before = before if self.lived is None else self.lived
-                lived = (
-                    observations[:, step],
-                    episode["actions"][:, step],
-                    episode["rewards"][:, step],
-                    observations[:, step + 1],
-                )
+                lived = observations[:, step], episode["actions"][:, step], episode["rewards"][:, step], observations[:, step + 1]
                 inside = torch.as_tensor(step < episode["lengths"], device=self.device)
                 self.lived = torch.where(inside[None, :, None], self._read(*lived, before), before)
 
