@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from baselines.borel.data import read_document
 from baselines.borel.vae import BeliefModel
 from src.run.errors import UserError
-from src.run.files import load_tensors, locked_file, save_tensors, write_json
+from src.run.files import load_tensors, locked_file, read_json, save_tensors, write_json
 
 VAE_DONE = "finished.json"
 CHUNK = 512  # roll-outs per pass through the encoder
@@ -81,8 +80,7 @@ def load_belief_model(directory, problem, command):
         known = f" (finished ones: {', '.join(others)})" if others else ""
         raise UserError(f"no finished belief model in {directory}{known}; make it: {command}")
     sizes = "observation_size", "action_size", "discrete"
-    config = read_document(directory / "model.json", *sizes)
-    config = {"predict_change": False, **config}  # models of before that option lack it
+    config = read_json(directory / "model.json", *sizes)
     expected = problem.observation_size, problem.action_size, problem.discrete
     if tuple(config[key] for key in sizes) != expected:
         sizes = f"{config['observation_size']} observed numbers and {config['action_size']} of an action"
@@ -168,7 +166,7 @@ class HyperCache:
 
     def done(self):
         """Tasks whose data are complete."""
-        return set(read_document(self.manifest, "done")["done"]) if self.manifest.exists() else set()
+        return set(read_json(self.manifest, "done")["done"]) if self.manifest.exists() else set()
 
     def clear(self):
         """Forget everything."""

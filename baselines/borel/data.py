@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from src.run.errors import UserError
-from src.run.files import MAKE_AGAIN, digest, load_tensors, read_json, save_tensors, write_json
+from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
 from src.run.provenance import provenance
-from src.run.seeding import derive
 
 KEYS = ("obs", "actions", "rewards", "next_obs")
 DOCUMENT = ("env_type", "parameters", "episodes", "max_episode_steps", "num_rollouts", "starts_recorded")  # task.json
@@ -89,15 +88,6 @@ def write_task(directory, problem, task, arrays, description):
     write_json(directory / "task.json", {**document, **description, "provenance": provenance()})
 
 
-def read_document(path, *keys):
-    """A JSON object that has `keys`. Raises UserError where the file holds something else."""
-    document = read_json(path)
-    missing = [key for key in keys if key not in document] if isinstance(document, dict) else keys
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: {MAKE_AGAIN}")
-    return document
-
-
 def task_document(directory, problem, task, command, *keys):
     """The task.json of one task's folder; keys: further entries that it must have.
 
@@ -105,7 +95,7 @@ def task_document(directory, problem, task, command, *keys):
     """
     if not (directory / "task.json").exists():
         raise UserError(f"no data of task {task} in {directory}; make them: {command}")
-    document = read_document(directory / "task.json", *DOCUMENT, *keys)
+    document = read_json(directory / "task.json", *DOCUMENT, *keys)
     parameters = {key: np.asarray(values[task]).tolist() for key, values in problem.tasks.items()}
     if document["parameters"] != parameters or document["env_type"] != problem.env.env_type:
         raise UserError(f"{directory} holds data of another task: {document['env_type']} {document['parameters']}")
@@ -118,15 +108,8 @@ def task_document(directory, problem, task, command, *keys):
 
 
 def task_stamp(directory, problem, task, command):
-    """What tells a task's data from others without reading them: their digest. Raises UserError as `task_document`.
-
-    Data from before digests were recorded are told by their size and settings.
-    """
-    document = task_document(task_directory(directory, task), problem, task, command)
-    if "sha256" in document:
-        return [task, document["sha256"]]
-    stamp = [task, document["num_rollouts"], document.get("seed"), derive(0, str(document.get("settings")))]
-    return [*stamp, document["dataset_sha256"]] if "dataset_sha256" in document else stamp
+    """What tells a task's data from others without reading them: their digest. Raises UserError as `task_document`."""
+    return [task, task_document(task_directory(directory, task), problem, task, command, "sha256")["sha256"]]
 
 
 def read_task(directory, problem, task, command, *keys):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from baselines.borel.data import read_document, task_directory, write_task
+from baselines.borel.data import task_directory, write_task
 from baselines.borel.problem import play
 from baselines.borel.settings import (
     AgentSettings,
@@ -29,7 +29,7 @@ from baselines.borel.settings import (
 from baselines.borel.train_single_agent import exploring
 from src.run.config import plain_name, positive_int
 from src.run.errors import UserError, main_guard
-from src.run.files import MAKE_AGAIN, digest, load_tensors
+from src.run.files import MAKE_AGAIN, digest, load_tensors, read_json
 from src.run.seeding import torch_generator
 from src.run.settings import pick, setting
 
@@ -79,7 +79,7 @@ def load_agents(run, tasks):
         if not (folder / "agent.safetensors").exists():
             raise UserError(f"no agent of task {task} in {folder}; train it with --save-models True: {collect_command(run)}")
         weights.append(load_tensors(folder / "agent.safetensors"))
-        document = read_document(folder / "task.json", "episodes", "settings")
+        document = read_json(folder / "task.json", "episodes", "settings")
         if document["episodes"] != run.problem.episodes:  # they may observe another number of values
             raise UserError(
                 f"{folder} holds an agent of {document['episodes']} episodes, this command says {run.problem.episodes}: "

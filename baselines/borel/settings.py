@@ -1,7 +1,6 @@
 """What the BOReL scripts share: settings, folders, agents made from settings."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from baselines.borel.agents import DQN, SAC
@@ -21,7 +20,6 @@ from src.run.config import (
 )
 from src.run.directory import run_directory
 from src.run.errors import UserError
-from src.run.files import read_json
 from src.run.settings import add_settings, pick, setting
 
 QUALITY = "log"  # of the data: complete logs of training
@@ -194,18 +192,8 @@ def require_settings(env, own, script):
 
 
 def dependent_run(run, directory, made_from, volatile=VOLATILE, elsewhere=None):
-    """`run_directory` of a stage that reads what other stages made; made_from: digests of that, checked like settings.
-
-    A run from before digests were recorded lacks them: it is taken as it is, with a note.
-    """
-    path, unknown = directory / "config.json", []
-    if run.resume and path.exists():
-        old = read_json(path)
-        unknown = [key for key in made_from if isinstance(old, dict) and key not in old]
-    if unknown:
-        note = "was made before its inputs were recorded, so they may have changed since; --no-resume makes it again"
-        print(f"note: the run in {directory} {note}", file=sys.stderr)
-    return run_directory(directory, {**run.saved, **made_from}, run.resume, (*volatile, *unknown), elsewhere)
+    """`run_directory` of a stage that reads what other stages made; made_from: digests of that, checked like settings."""
+    return run_directory(directory, {**run.saved, **made_from}, run.resume, volatile, elsewhere)
 
 
 def decay_learning_rates(optimizers, iteration, total):

@@ -17,7 +17,7 @@ import torch
 
 from baselines.borel.beliefs import VAE_DONE, HyperCache, belief_rewards, hyper_states, load_belief_model, model_fingerprint
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.data import read_document, task_directory
+from baselines.borel.data import task_directory
 from baselines.borel.evaluate import conclude, measure, model_inputs, print_result, result_facts, result_file
 from baselines.borel.hindsight_data_collection import load_agents
 from baselines.borel.mixing import REPLAYED_POLICIES, Mixing, data_digests, data_stamps, load_logs, mix
@@ -38,7 +38,7 @@ from baselines.borel.train_single_agent import exploring
 from src.evaluation.results import label
 from src.run.config import nonnegative_float, plain_name, positive_int
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import save_tensors
+from src.run.files import read_json, save_tensors
 from src.run.loop import Loop
 from src.run.seeding import torch_generator
 from src.run.settings import setting
@@ -90,7 +90,7 @@ def main(argv=None):
     model = load_belief_model(folder, run.problem, next_command(run, "train_vae_offline")).to(run.device)
     if hyper.belief_rewards and not model.config["decode_reward"]:
         raise UserError(f"--belief-rewards True needs a decoder of rewards, and {folder} was trained with --disable-decoder True")
-    settings = read_document(folder / "config.json", "decode_state", "hindsight_relabelling", "max_rollouts_per_task", "env")
+    settings = read_json(folder / "config.json", "decode_state", "hindsight_relabelling", "max_rollouts_per_task", "env")
     check_rollouts(run.problem, folder, settings)
     ablation = find_ablation(mixing, evaluation.method, settings)
     mixed = {key: getattr(mixing, key) or settings.get(key) for key in ("policy_replaying", "hindsight_relabelling")}

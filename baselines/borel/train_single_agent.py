@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from baselines.borel.buffer import RolloutBuffer
-from baselines.borel.data import read_document, task_directory, write_task
+from baselines.borel.data import task_directory, write_task
 from baselines.borel.problem import episode_returns, play, random_actions
 from baselines.borel.settings import VOLATILE, AgentSettings, Starts, borel_parser, configured, next_command, parse
 from src.evaluation.agent import PolicyAgent
@@ -23,7 +23,7 @@ from src.run.config import TaskRange, plain_name, positive_int
 from src.run.directory import run_directory
 from src.run.environment import batch_class
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import save_tensors, write_json
+from src.run.files import read_json, save_tensors, write_json
 from src.run.loop import Loop
 from src.run.seeding import numpy_generator, torch_generator
 from src.run.settings import setting
@@ -81,7 +81,7 @@ def main(argv=None):
         if not ((directory / SUMMARY).exists() and written(collection, tasks, run.logs)):
             train(run, agent, collection, tasks, options, directory)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
-        summary = read_document(directory / SUMMARY, "returns")
+        summary = read_json(directory / SUMMARY, "returns")
     returns = ", ".join(f"{value:.2f}" for value in np.mean(list(summary["returns"].values()), axis=0))
     print(f"{len(tasks)} tasks in {run.logs}, mean return by episode {returns}; next: {following(run)}")
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from baselines.borel.beliefs import VAE_DONE, save_belief_model, vae_config
-from baselines.borel.data import KEYS, read_document
+from baselines.borel.data import KEYS
 from baselines.borel.mixing import Mixing, data_digests, load_logs, mix
 from baselines.borel.settings import USUAL, borel_parser, decay_learning_rates, dependent_run, next_command, parse
 from baselines.borel.vae import BeliefModel, BeliefSettings, LossSettings, task_spread
 from src.run.config import plain_name, positive_int
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import write_json
+from src.run.files import read_json, write_json
 from src.run.loop import Loop
 from src.run.provenance import provenance
 from src.run.seeding import torch_generator
@@ -73,7 +73,7 @@ def main(argv=None):
         if not finished:
             train(run, mixing, belief, loss, schedule, logs, model, directory)
         (directory / "state.pt").unlink(missing_ok=True)  # also the leftover of a run killed just before this line
-        summary = read_document(directory / VAE_DONE, "task_spread")
+        summary = read_json(directory / VAE_DONE, "task_spread")
     if summary["task_spread"] < COLLAPSED:
         print(f"warning: the belief hardly depends on the task (spread {summary['task_spread']:.3f}): lower --kl-weight")
     follow = ["--transform-data-bamdp", "True", "--vae-model-name", name]

@@ -159,21 +159,6 @@ def test_redone_replays_are_noticed(wind, capsys):
     vae_script.main(replaying)
 
 
-def test_runs_from_before_digests_are_taken_as_they_are(grid, tmp_path, capsys):
-    """Their data and settings lack the digests: they are read and finished, with a note."""
-    folder, flags = copy_of(grid, tmp_path)
-    runs = [folder / "saves/gridworld/log/borel" / name for name in ("vae/relabel+debug__seed_0", "offline/borel+debug/seed_0")]
-    for path in [*(run / "config.json" for run in runs), *folder.glob("datasets/gridworld/log+debug/task_*/task.json")]:
-        document = {key: value for key, value in read_json(path).items() if not key.endswith("sha256")}
-        path.write_text(json.dumps(document))
-    policy = (runs[1] / "policy.safetensors").read_bytes()
-    for script, argv in ((vae_script, [*flags, "--hindsight-relabelling", "True"]), (offline, flags)):
-        capsys.readouterr()
-        script.main(argv)
-        assert "was made before its inputs were recorded" in capsys.readouterr().err
-    assert (runs[1] / "policy.safetensors").read_bytes() == policy
-
-
 def test_deleted_logs_are_made_again(grid, tmp_path, capsys):
     """A finished run does not hide that its files are gone; the command that the next stage names makes them again."""
     folder, flags = copy_of(grid, tmp_path)
