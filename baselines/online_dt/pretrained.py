@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from src.evaluation.results import label
+from src.evaluation.saved import MISFITS
 from src.run.config import next_command
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors, read_json
@@ -16,7 +17,6 @@ FIXED = ("model_type", "K", "embed_dim", "n_layer", "n_head", "remove_pos_embs",
          "mode", "pct_traj")  # fmt: skip
 OPTIMISER = ("dropout", "optimizer", "learning_rate", "weight_decay", "warmup_steps", "ema_decay")
 INHERITED = (*FIXED, *OPTIMISER, "eval_context", "eval_rtg", "online_rtg")
-MISFITS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # what a state of other keys, types or shapes raises
 
 
 def result_facts(settings, online):
