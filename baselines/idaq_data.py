@@ -19,7 +19,7 @@ from src.data.layouts import episodes_of
 from src.data.pickles import read_pickle
 from src.data.trajectories import dataset_directory, save
 from src.run.errors import UserError, shortened
-from src.run.files import open_regular
+from src.run.files import open_regular, read_json
 from src.run.provenance import provenance
 
 FOLDER, FILE = re.compile(r"goal_idx(0|[1-9]\d*)"), re.compile(r"trj_evalsample(\d+)_step(\d+)\.npy")
@@ -32,10 +32,15 @@ def convert(folder, env, name, output_dir, episodes=None, checkpoint=None):
     """Write the dataset `name` of an EnvConfig from IDAQ's files in `folder`, unless it is there; one line says which.
 
     episodes: the first so many of each task (default: all). checkpoint: of the agent that made them, where there are several.
-    Raises UserError, and writes nothing, where a file cannot be understood or is not of its task.
+    Raises UserError, and writes nothing, where a file cannot be understood or is not of its task, or where the dataset that is
+    there holds other episodes.
     """
     target = dataset_directory(Path(output_dir) / "datasets", env.env_type, name)
+    chosen = {"episodes_per_task": episodes, "checkpoint": checkpoint}
     if (target / "data" / "main_data.hdf5").exists():
+        (made, *_) = read_json(target / "data" / "metadata.json", "provenance")["provenance"]
+        if any(made.get(key) != value for key, value in chosen.items()):
+            raise UserError(f"{target} holds other episodes of {folder} (n_trj, train_epoch): remove it to read them again")
         print(f"{target} is there and used; remove it to read {folder} again")
         return
     environment, found, sources = env.make(), [], {}
@@ -55,7 +60,7 @@ def convert(folder, env, name, output_dir, episodes=None, checkpoint=None):
         parameters = {key: values[trajectories.task_ids][:, None] for key, values in environment.unwrapped.tasks.items()}
         arrays = trajectories.observations[:, :-1], trajectories.actions, trajectories.observations[:, 1:]
         trajectories.rewards[:] = environment.compute_rewards(*arrays, parameters)
-    record = {"seed": 0, "rule": "imported", "imported_from": sources, "checkpoint": checkpoint, **provenance()}
+    record = {"seed": 0, "rule": "imported", "imported_from": sources, **chosen, **provenance()}
     joined = save(trajectories, Path(output_dir) / "datasets", env, name, record, f"IDAQ's data in {Path(folder).name}")
     print(f"{target}: {len(joined)} episodes of {len(joined.tasks)} tasks, mean return {joined.returns.mean():.4g}")
 

@@ -96,6 +96,7 @@ def test_files_of_the_original_are_taken_and_what_has_no_effect_is_named(tmp_pat
     ([], {"use_brac": 0.5}, "use_brac must be 0 or 1"),
     ([], {"num_iterations": 1e300}, "num_iterations must be a number"),
     ([], {"embedding_mini_batch_size": 3}, "must be embedding_batch_size"),
+    ([], {"outer": {"env_params": {"goal_radius": 0.3}}}, "the rewarded disc has 0.2 here"),
     ([], {"outer": {"env_name": "sparse-point-robots"}}, "has no family here (did you mean sparse-point-robot?)"),
     (["--is_sparse_reward", "1"], {"outer": {"env_name": "cheetah-vel"}}, "cheetah-vel has no sparse reward"),
 ])  # fmt: skip
@@ -170,6 +171,9 @@ def test_only_so_many_episodes_of_one_checkpoint(tmp_path):
     with pytest.raises(UserError, match="checkpoints there: 200, 4800"):
         convert(tmp_path / "d", env, "theirs", tmp_path)
     convert(tmp_path / "d", env, "theirs", tmp_path, episodes=2, checkpoint=200)
+    for other in ({"episodes": 3, "checkpoint": 200}, {"episodes": 2, "checkpoint": 4800}):
+        with pytest.raises(UserError, match="holds other episodes of"):
+            convert(tmp_path / "d", env, "theirs", tmp_path, **other)
     assert len(load(tmp_path / "datasets", env.env_type, "theirs", env)) == 2
 
 
