@@ -35,21 +35,15 @@ class Context:
 
 
 def draw_histories(histories, count, batch, generator):
-    """Rows (batch, count): episodes of one task each, drawn at random, in their order.
-
-    Args: histories: for every training task the rows of its episodes, as it learned. generator: torch.Generator.
-    """
+    """Rows (batch, count): episodes of one task each, drawn at random, in order. histories: each task's rows, as it learned."""
     tasks = torch.randint(len(histories), (batch,), generator=generator).tolist()
     places = [torch.randperm(len(histories[task]), generator=generator)[:count].sort().values for task in tasks]
     return torch.stack([histories[task][order] for task, order in zip(tasks, places, strict=True)])
 
 
 def context_of(episodes, rows, reward_scale):
-    """Steps of whole episodes, one behind the other.
-
-    Args: episodes: EpisodeTensors. rows: (B, n). reward_scale: see `scaled`.
-    Returns: dict as `MetaDT.forward` takes it, (B, n T, ...): conditions are the last reward, time goes on over the context.
-    """
+    """Whole episodes, rows (B, n) of EpisodeTensors, one behind the other, as a dict that `MetaDT.forward` takes, (B, n T, ...):
+    conditions are the last reward, time goes on over the context. reward_scale: see `scaled`."""
     rewards = scaled(episodes.rewards[rows], reward_scale)
     steps = {
         "conditions": F.pad(rewards, (1, -1))[..., None],  # 0 at an episode's first step, which no reward precedes
@@ -98,8 +92,7 @@ class HistoryAgent:
     def act(self):
         """Actions (B, d_a) of the current step."""
         tokens = self._step_tokens(self.policy.action_scale.expand(len(self.observations), -1))[:, :2]  # the action is to come
-        if self.action_token is not None:
-            tokens = torch.cat([self.action_token, tokens], 1)
+        tokens = tokens if self.action_token is None else torch.cat([self.action_token, tokens], 1)
         length, known = tokens.shape[1], self.kept[0][0].shape[2] if self.kept else 0
         bias = attention_bias(torch.ones(1, length, dtype=torch.bool, device=self.device), known)
         if self.unread is not None:
@@ -114,8 +107,7 @@ class HistoryAgent:
         self.observations, self.step = as_tensor(next_observations, self.device), self.step + 1
         self.reward = scaled(as_tensor(rewards, self.device), self.reward_scale)
 
-    def _step_tokens(self, actions):
-        """The three tokens of the current step, (B, 3, D)."""
+    def _step_tokens(self, actions):  # the three of the current step, (B, 3, D)
         steps = {"conditions": self.reward[:, None], "observations": self.observations, "actions": actions}
         steps["timesteps"] = torch.full((1,), self.first + self.step, device=self.device)
         return self.policy.history_tokens({name: values[:, None] for name, values in steps.items()})
