@@ -13,7 +13,7 @@ A folder holds the weights as they were trained (model.safetensors, with the nor
 what a method needs of its training data), config.json, results.json (what these very weights earned on the test tasks) and
 README.md, the model card. `measure` plays the same episodes again, without any dataset, and says whether the returns are those of
 results.json, and those of the policy's row under results/, digit by digit. `export --half` stores half precision: half the size,
-returns of its own. Every method of the tables can be exported. push and pull take datasets, too.
+returns of its own. Every method but BOReL can be exported. push and pull take datasets, too.
 hf:// needs a package: pip install huggingface_hub.
 """
 
@@ -102,6 +102,13 @@ def read_config(folder):
     )
     if config["schema"] != SCHEMA:
         raise UserError(f"{folder} has schema {config['schema']}, this version reads {SCHEMA}: export the policy again")
+    try:
+        counts = [type(regime[key]) for regime in config["regimes"].values() for key in ("warmup", "later")]
+        whole = set(counts) == {int} and isinstance(config["settings"]["env"], dict)
+    except (AttributeError, LookupError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{folder}/config.json was altered: export or pull the policy again")
     return config
 
 
@@ -145,8 +152,8 @@ def folder_of(source):
 
 def describe(folder):
     """{"method", "env_type", "seed", "warmup", "settings"} of an exported policy, or of a run's folder. Raises UserError."""
-    document = read_json(Path(folder) / "config.json", mend="name a folder of an exported policy, or of a run below saves/")
-    if "schema" in document:
+    mend = "name a folder of an exported policy, or of a run below saves/"
+    if "schema" in read_json(Path(folder) / "config.json", "env_type", mend=mend):
         config = read_config(folder)
         return config | {"warmup": max(regime["warmup"] for regime in config["regimes"].values())}
     settings = read_json(Path(folder) / "config.json", "env", "env_type", "seed", mend="it is no run's folder")
@@ -255,7 +262,11 @@ def measure(folder, settings_file=None, results="results"):
     for name, result in play(folder, config, env).items():
         equal = result == recorded[name]
         same &= equal
-        found, told = (np.array(values["returns"]) for values in (result, recorded[name]))
+        found = np.array(result["returns"])
+        try:
+            told = np.array(recorded[name]["returns"], float).reshape(found.shape)
+        except (LookupError, TypeError, ValueError):
+            raise UserError(f"{folder}/results.json was altered: export or pull the policy again") from None
         beside = (
             "every return as recorded"
             if equal

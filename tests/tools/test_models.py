@@ -185,6 +185,9 @@ def change(folder, name, **values):
     [
         (lambda f: (f / "agent.json").unlink(), "it lacks agent.json"),
         (lambda f: change(f, "config.json", schema=2), "this version reads 1"),
+        (lambda f: change(f, "config.json", regimes={"few_shot": {"warmup": "3", "later": 0}}), "config.json was altered"),
+        (lambda f: change(f, "config.json", settings=[]), "config.json was altered"),
+        (lambda f: change(f, "results.json", few_shot={"returns": [[1.0]]}), "results.json was altered"),
         (lambda f: change(f, "config.json", method="os"), "a policy of os, which cannot be loaded"),
         (lambda f: change(f, "config.json", env_type="mine"), "which configs/ does not have: give its settings file"),
         (lambda f: change(f, "config.json", env_type="cheetah_vel"), "of another cheetah_vel than the settings file here"),

@@ -81,3 +81,8 @@ def test_what_cannot_be_played_is_refused(argv, message, capsys, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert_refused(capsys, play, argv, message)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_whose_settings_are_none_is_refused(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("5")
+    assert_refused(capsys, play, [str(tmp_path)], "name a folder of an exported policy, or of a run")
