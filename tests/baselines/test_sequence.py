@@ -14,6 +14,7 @@ import torch
 from helpers import KILL, RESULTS, ROOT, SAVES, listing, namespace, point_robot, random_episodes, words
 
 from baselines import ad, dt, generalized_dt, prompt_dt
+from baselines.future_statistics import Categorical, Statistic
 from baselines.sequence import Returns, Windowed, best_episode, cloning_loss, make_policy, make_sampler, target_return
 from src.data import trajectories
 from src.data.trajectories import Trajectories
@@ -26,7 +27,7 @@ from src.run.seeding import torch_generator
 T, K = 8, 4
 MODEL = Windowed(history_length=K, width=16, layers=2, heads=2, dropout=0.0)
 OPTIMISATION = Optimisation(steps=4, batch_size=16, learning_rate=1e-2, lr_warmup_steps=0)
-CATEGORICAL, BIDIRECTIONAL = generalized_dt.Statistic(bins=4), generalized_dt.Statistic("bidirectional", statistic_size=3)
+CATEGORICAL, BIDIRECTIONAL = Statistic(bins=4), Statistic("bidirectional", statistic_size=3)
 RUN = namespace(seed=0, device=torch.device("cpu"), env=dataclasses.replace(point_robot(), max_episode_steps=T))
 METHODS = {
     "dt": (dt, (Returns(10.0),)),
@@ -106,10 +107,8 @@ def test_the_loss_by_hand():
 def test_histograms_by_hand():
     rewards = torch.tensor([[0.0, 1.0, 4.0, 9.0], [2.0, 3.0, 4.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     episodes = EpisodeTensors(torch.zeros(3, 5, 2), torch.zeros(3, 4, 2), rewards, torch.tensor([3, 4, 4]))
-    settings = generalized_dt.Statistic(bins=4, best_share=0.34)  # one of three, the second
-    histograms = generalized_dt.Categorical.of(
-        episodes, MODEL, settings
-    )  # bins [0, 1), [1, 2), [2, 3), [3, 4]; 9 lies beyond an end
+    settings = Statistic(bins=4, best_share=0.34)  # one of three, the second
+    histograms = Categorical.of(episodes, MODEL, settings)  # bins [0, 1), [1, 2), [2, 3), [3, 4]; 9 lies beyond an end
     table = histograms.prepare(episodes)
     third, half = 1 / 3, 1 / 2
     expected = [[third, third, 0, third], [0, half, 0, half], [0, 0, 0, 1], [0, 0, 0, 0]]
