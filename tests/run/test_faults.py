@@ -46,6 +46,24 @@ def test_every_flipped_byte_is_refused(tmp_path, write, read):
             read(path)
 
 
+def test_an_altered_json_object_is_refused(tmp_path):
+    """Settings and figures count as weights do: every flipped byte that leaves another content is refused."""
+    path, document = tmp_path / "a.json", {"target": -3.25, "steps": [10, 20], "name": "few_shot", "sha256": "ab", "on": True}
+    write_json(path, document)
+    whole = path.read_bytes()
+    assert read_json(path) == document
+    for position in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << position % 4
+        path.write_bytes(flipped)
+        try:
+            found = read_json(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:  # a blank that became another one, or the name of the seal
+            assert {key: found[key] for key in document} == document
+
+
 def test_files_without_a_seal_are_refused(tmp_path):
     import safetensors.torch
 

@@ -10,6 +10,7 @@ from helpers import ROOT, shell
 
 from src.evaluation.results import write_result
 from src.run.errors import UserError
+from src.run.files import read_json
 from tools import readme
 
 PAGES = [page for pattern in readme.PAGES for page in sorted(ROOT.glob(pattern))]
@@ -26,7 +27,7 @@ def write(
         measured={"returns": returns, "warmup_returns": warmup_returns},
         reference=REFERENCE if reference is None else reference, **more,
     )  # fmt: skip
-    path.write_text(json.dumps({**json.loads(path.read_text()), "commit": commit}))
+    path.write_text(json.dumps({**read_json(path), "commit": commit}))
     return path
 
 
