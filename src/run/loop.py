@@ -92,7 +92,7 @@ class Loop:
             self._restore(load_state(directory / "state.pt", *OWN_STATE, *parts))
 
     def steps(self):
-        """Yields 1, 2, ..., total, or what is left of them; checkpoints at due steps and on SIGTERM, SIGHUP or Ctrl-C, then exits."""
+        """Yields 1, 2, ..., total, or what is left of them; checkpoints at due steps and on a stop signal, then exits."""
         yield from self.rounds(lambda step: 1)
 
     def rounds(self, length):
