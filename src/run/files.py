@@ -132,16 +132,25 @@ def write_json(path, document):
 
     A line holds an entry of an object, or an item of a list of lists or objects; so a list of numbers is one line.
     """
-    text = _layout(sealed(json.loads(json.dumps(document, allow_nan=False))), 0)  # keys are texts in JSON, tuples are lists
+    text = _layout(sealed(document), 0)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n")
 
 
 def sealed(document):
-    """A JSON document, an object with the SHA-256 of what it says, whatever its layout, as its last entry."""
-    if not isinstance(document, dict):
-        return document
-    return document | {SEAL: hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()}
+    """A document as JSON knows it, an object with the SHA-256 of what it says, whatever its layout, as its last entry."""
+    document = json.loads(json.dumps(document, allow_nan=False))  # keys are texts in JSON, tuples are lists
+    if isinstance(document, dict):
+        document[SEAL] = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    return document
+
+
+def unsealed(document):
+    """What `sealed` was given; what others wrote has no seal. Raises ValueError where it was altered since."""
+    seal = document.pop(SEAL, None) if isinstance(document, dict) else None
+    if seal is not None and sealed(document)[SEAL] != seal:
+        raise ValueError("its content is not what was written")
+    return document
 
 
 def _layout(value, depth):
@@ -181,7 +190,7 @@ def _finite(text):
 
 def read_json(path, *keys, mend=MAKE_AGAIN, largest=LARGEST_JSON):
     """A JSON document, without its seal; with `keys`, an object that has them. Raises UserError when the file is missing, broken,
-    too large, or altered since `write_json` wrote it. What others wrote has no seal."""
+    too large, or altered since it was written."""
     try:
         document = parse_json(read_text(path, largest))
     except FileNotFoundError:
@@ -190,9 +199,10 @@ def read_json(path, *keys, mend=MAKE_AGAIN, largest=LARGEST_JSON):
         raise UserError(f"cannot read {path}: {error.strerror}; {mend}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({str(error)[:120]}): {mend}") from None
-    seal = document.pop(SEAL, None) if isinstance(document, dict) else None
-    if seal is not None and sealed(document)[SEAL] != seal:
-        raise UserError(f"{path} is damaged (its content is not what was written): {mend}")
+    try:
+        document = unsealed(document)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): {mend}") from None
     missing = [key for key in keys if key not in document] if isinstance(document, dict) else keys
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: {mend}")
