@@ -14,7 +14,7 @@ from helpers import ROOT, listing
 from src.run import files
 from src.run.directory import run_directory
 from src.run.errors import UserError, patient_streams
-from src.run.files import load_state, load_tensors, locked_file, parse_json, read_json, save_state, save_tensors, write_json
+from src.run.files import SEAL, load_state, load_tensors, locked_file, parse_json, read_json, save_state, save_tensors, write_json
 from src.run.logger import Logger, read_metrics
 
 TENSORS = {"weight": torch.arange(40.0), "half": torch.ones(3, dtype=torch.float16)}
@@ -88,6 +88,8 @@ def test_committed_weights_carry_their_seal():
     assert len(paths) >= 8
     for path in paths:
         load_tensors(path)
+        for document in path.parent.glob("*.json"):
+            assert SEAL in document.read_text() and read_json(document)
 
 
 # --------------------------------------------------------------------------------------------------------- what is written
