@@ -141,6 +141,7 @@ def sealed(document):
     """A document as JSON knows it, an object with the SHA-256 of what it says, whatever its layout, as its last entry."""
     document = json.loads(json.dumps(document, allow_nan=False))  # keys are texts in JSON, tuples are lists
     if isinstance(document, dict):
+        document.pop(SEAL, None)  # of before a change
         document[SEAL] = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     return document
 

@@ -52,6 +52,8 @@ def test_an_altered_json_object_is_refused(tmp_path):
     write_json(path, document)
     whole = path.read_bytes()
     assert read_json(path) == document
+    write_json(path, json.loads(whole))  # with the seal of before
+    assert path.read_bytes() == whole
     for position in range(len(whole)):
         flipped = bytearray(whole)
         flipped[position] ^= 1 << position % 4
