@@ -53,13 +53,13 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
     if prompts and not folder:
         raise UserError("--import_prompts takes a folder of dataset_task_prompt<i>.pkl: leave it out for a file")
     if folder:
-        if task_id is not None:
-            raise UserError(f"--task_id {task_id}: the files of {source} say their tasks in their names; leave it out")
         files, others = (_task_files(source, tasks, kind) for kind in (prompts, not prompts))
         if not files:
             name, other = (f"dataset_task_{'prompt' * kind}<i>.pkl" for kind in (prompts, not prompts))
             instead = f"; for its {other} {'leave out' if prompts else 'pass'} --import_prompts" if others else ""
             raise UserError(f"{source} holds no {name} of the tasks {tasks.start} to {tasks.stop - 1}{instead}")
+        if task_id is not None:
+            raise UserError(f"--task_id {task_id}: the files of {source} say their tasks in their names; leave it out")
     elif minari or source.suffix.lower() in READERS:
         files = {task_id: minari or source}
     else:

@@ -35,7 +35,7 @@ FIELDS = {  # ours: what others call it
     "ends": ("episode_ends",),
     "episode_lengths": ("episode_lengths",),
     "episode_ids": ("episode_ids", "episode_id", "trajectory_ids", "traj_ids"),
-    "task": ("task", "task_id", "task_ids"),
+    "task": ("task", "task_id", "task_ids", "task_idx", "task_index"),
 }
 FLAGS = ("terminals", "timeouts", "dones", "last", "starts")
 PER_STEP = (*FLAGS, "rewards", "episode_ids", "task")
@@ -149,7 +149,7 @@ def _numbers(values, field, path):
 
 
 def _facts(part, fields, path):
-    """The infos and the options of one trajectory; a task among the options is that of its steps (put into `fields`)."""
+    """The infos and the options of one trajectory; a task among them is that of its steps (put into `fields`)."""
     infos, options = (part.get(key) or {} for key in ("infos", "options"))
     if not isinstance(infos, dict) or not isinstance(options, dict):
         raise UserError(f"{path}: infos and options of a trajectory must be dicts")
@@ -159,6 +159,9 @@ def _facts(part, fields, path):
         if "task" in fields and not (fields["task"] == task).all():
             raise UserError(f"{path}: a trajectory has task {fields['task'].ravel()[0]}, and its options say {task}")
         fields["task"] = task
+    told = [np.asarray(infos[name]) for name in FIELDS["task"] if name in infos]
+    if "task" not in fields and told and told[0].dtype.kind in "iuf":  # an environment may tell its task at every step
+        fields["task"] = np.unique(told[0])
     return infos, options
 
 
@@ -422,6 +425,6 @@ def _task(values, start, end, count, path):
     if values is None:
         return None
     found = np.unique(values if values.size == 1 else values[start:end])
-    if len(found) != 1 or found[0] != np.round(found[0]) or found[0] < 0:
+    if len(found) != 1 or found.dtype.kind == "b" or found[0] != np.round(found[0]) or found[0] < 0:
         raise UserError(f"{path}: steps {start} to {end} have no single task id, but {', '.join(map(str, found[:5]))}")
     return int(found[0])

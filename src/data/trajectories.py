@@ -29,7 +29,7 @@ from src.data.hdf5 import dataset as hdf5_dataset
 from src.data.qualities import QUALITIES
 from src.data.scales import EPSILON, bounds, spreads
 from src.run.errors import UserError
-from src.run.files import atomic_path, locked_file, open_regular, write_json
+from src.run.files import atomic_path, locked_file, open_regular, sealed, unsealed, write_json
 
 MINARI_VERSION = "0.5.0"  # the version of the layout, read by every Minari from 0.5 on
 
@@ -228,7 +228,7 @@ def _read(file):
 
     Every shape and type is checked before it is read: the low level writes as much as the file says, wherever that ends.
     """
-    metadata = json_attribute(file, "metadata")
+    metadata = unsealed(json_attribute(file, "metadata"))
     if not isinstance(metadata, dict):
         raise ValueError("metadata is no JSON object")
     episodes, steps = (_count(metadata, key) for key in ("total_episodes", "max_steps"))
@@ -406,7 +406,7 @@ def _write(directory, t):
     metadata, minari = t.metadata, _minari_metadata(t)
     # built in memory: on a full disk HDF5 itself would print a page of errors for every object that it holds
     with h5py.File("image", "w", driver="core", backing_store=False, block_size=1 << 24, libver=("v110", "v110")) as file:
-        file.attrs["metadata"] = json.dumps({**metadata, "tasks": t.tasks}, allow_nan=False)
+        file.attrs["metadata"] = json.dumps(sealed({**metadata, "tasks": t.tasks}))
         for episode, (length, task) in enumerate(zip(t.lengths, t.task_ids, strict=True)):
             group = file.create_group(f"episode_{episode}")
             options = {"task": task, **t.tasks[int(task)]}

@@ -15,7 +15,7 @@ import numpy as np
 
 from src.run.config import is_name
 from src.run.errors import UserError
-from src.run.files import atomic_path, read_json, write_json
+from src.run.files import atomic_path, read_json, sealed, write_json
 from src.run.provenance import provenance
 
 SCHEMA = 1
@@ -97,7 +97,7 @@ def write_result(
         if file.is_relative_to(output_dir):
             document["pictures"] = file.relative_to(output_dir).as_posix()
     document |= {**provenance(), "config": config}
-    text = _layout(json.loads(_line(document)))
+    text = _layout(sealed(json.loads(_line(document))))
     with atomic_path(path) as temporary:
         temporary.write_text(text)
     return path

@@ -2,7 +2,7 @@
 
 Nothing loaded here can run code: weights are safetensors, settings JSON, training states are read with `weights_only=True`.
 Every file is written under a temporary name, flushed and renamed, so that a reader sees the old file or the new one. Weights and
-states carry a seal, the SHA-256 of all their other bytes: one flipped bit is refused.
+states carry a seal, the SHA-256 of all their other bytes, and JSON objects that of their content: one flipped bit is refused.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from src.run.errors import UserError
 MAKE_AGAIN = "give the command that makes it once more, with --no-resume"
 LARGEST_JSON = 64 << 20  # bytes; ours are below a megabyte, and Python's objects take ten times the text
 BLANK = b"0" * 64  # stands in the place of the seal while the file is hashed
+SEAL = "content_sha256"  # the last key of a JSON object that was written here
 SEALED_TENSORS = re.compile(rb'.{8}\{"__metadata__":\{"sha256":"', re.DOTALL)  # how a safetensors file of ours begins
 
 
@@ -127,13 +128,30 @@ def read_text(path, largest=LARGEST_JSON, errors="strict"):
 
 
 def write_json(path, document):
-    """Write `document` atomically. NaN and infinities are refused: they are not JSON.
+    """Write `document` atomically, an object with its seal. NaN and infinities are refused: they are not JSON.
 
     A line holds an entry of an object, or an item of a list of lists or objects; so a list of numbers is one line.
     """
-    text = _layout(json.loads(json.dumps(document, allow_nan=False)), 0)  # keys are texts in JSON, tuples are lists
+    text = _layout(sealed(document), 0)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n")
+
+
+def sealed(document):
+    """A document as JSON knows it, an object with the SHA-256 of what it says, whatever its layout, as its last entry."""
+    document = json.loads(json.dumps(document, allow_nan=False))  # keys are texts in JSON, tuples are lists
+    if isinstance(document, dict):
+        document.pop(SEAL, None)  # of before a change
+        document[SEAL] = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    return document
+
+
+def unsealed(document):
+    """What `sealed` was given; what others wrote has no seal. Raises ValueError where it was altered since."""
+    seal = document.pop(SEAL, None) if isinstance(document, dict) else None
+    if seal is not None and sealed(document)[SEAL] != seal:
+        raise ValueError("its content is not what was written")
+    return document
 
 
 def _layout(value, depth):
@@ -172,7 +190,8 @@ def _finite(text):
 
 
 def read_json(path, *keys, mend=MAKE_AGAIN, largest=LARGEST_JSON):
-    """A JSON document; with `keys`, an object that has them. Raises UserError when the file is missing, broken or too large."""
+    """A JSON document, without its seal; with `keys`, an object that has them. Raises UserError when the file is missing, broken,
+    too large, or altered since it was written."""
     try:
         document = parse_json(read_text(path, largest))
     except FileNotFoundError:
@@ -181,6 +200,10 @@ def read_json(path, *keys, mend=MAKE_AGAIN, largest=LARGEST_JSON):
         raise UserError(f"cannot read {path}: {error.strerror}; {mend}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({str(error)[:120]}): {mend}") from None
+    try:
+        document = unsealed(document)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): {mend}") from None
     missing = [key for key in keys if key not in document] if isinstance(document, dict) else keys
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: {mend}")

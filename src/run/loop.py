@@ -92,7 +92,7 @@ class Loop:
             self._restore(load_state(directory / "state.pt", *OWN_STATE, *parts))
 
     def steps(self):
-        """Yields 1, 2, ..., total, or what is left of them; checkpoints at due steps and on SIGTERM or Ctrl-C, then exits."""
+        """Yields 1, 2, ..., total, or what is left of them; checkpoints at due steps and on a stop signal, then exits."""
         yield from self.rounds(lambda step: 1)
 
     def rounds(self, length):
@@ -174,11 +174,15 @@ def _state(part):
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a flag that a training loop reads between steps; `exit` leaves with the shell's status."""
+    """Turns SIGTERM, Ctrl-C and a terminal that was closed (SIGHUP) into a flag that a training loop reads between steps; `exit`
+    leaves with the shell's status. What is ignored, as SIGHUP under nohup, stays so."""
 
     def __enter__(self):
         self.received, self.at_once = None, False
-        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        self._previous = {number: handler for number, handler in former.items() if handler != signal.SIG_IGN}
+        for number in self._previous:
+            signal.signal(number, self._receive)
         return self
 
     def _receive(self, number, frame):

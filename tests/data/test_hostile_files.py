@@ -20,7 +20,7 @@ from src.data.pickles import read_pickle
 from src.data.trajectories import Trajectories, save, task_parameters
 from src.run.config import read_yaml
 from src.run.errors import UserError
-from src.run.files import write_json
+from src.run.files import sealed, unsealed, write_json
 
 ENV = load_env("point_robot")
 MOST = 100 << 20  # bytes that a reader may take for a file of some kilobytes
@@ -300,7 +300,7 @@ def attribute(name, value, dtype=None):
 
 def metadata(**changes):
     def change(file):
-        file.attrs["metadata"] = json.dumps(json.loads(file.attrs["metadata"]) | changes)
+        file.attrs["metadata"] = json.dumps(sealed(unsealed(json.loads(file.attrs["metadata"])) | changes))
 
     return change
 

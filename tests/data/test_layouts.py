@@ -386,6 +386,26 @@ def test_what_the_options_of_a_trajectory_say(tmp_path):
             lengths_of(put(tmp_path / "a.pkl", [part | more]))
 
 
+@pytest.mark.parametrize("name", ["task", "task_id", "task_idx", "task_index"])
+def test_tasks_under_other_names_and_among_infos(tmp_path, name):
+    """No name of a task is passed over in favour of one --task_id for all; where an environment pays alike, no reward tells."""
+    content, last = flat(parts := [walk((20,), 3)[0], walk((20,), 9, 1)[0]])
+    content |= {"timeouts": last, name: np.repeat([3, 9], 20)}
+    put(tmp_path / "a.npz", content)
+    put(tmp_path / "a.pkl", [part | {"infos": {name: np.full(21, task)}} for part, task in zip(parts, (3, 9), strict=True)])
+    for path in (tmp_path / "a.npz", tmp_path / "a.pkl"):
+        assert lengths_of(path, task_id=None).task_ids.tolist() == [3, 9]
+        with pytest.raises(UserError, match="holds episodes of task 9, and --task_id says 3"):
+            lengths_of(path, task_id=3)
+    for wrong in (True, 2.5, -1, np.arange(21) // 20):
+        with pytest.raises(UserError, match=r"no single task id|one number per step is expected"):
+            lengths_of(
+                put(tmp_path / "a.pkl", [parts[0] | ({"task": wrong} if np.ndim(wrong) == 0 else {"infos": {name: wrong}})])
+            )
+    named = [part | {"infos": {name: ["left"] * 20}} for part in parts[:1]]
+    assert lengths_of(put(tmp_path / "a.pkl", named), task_id=3).task_ids.tolist() == [3]
+
+
 def test_a_task_beside_files_that_name_theirs_is_refused(tmp_path):
     content, _ = flat(walk((20, 20), 0))
     put(tmp_path / "dataset_task_0.pkl", content)

@@ -7,6 +7,7 @@ import pytest
 
 from src.evaluation.results import label, read_pictures, read_result, write_result
 from src.run.errors import UserError
+from src.run.files import read_json
 
 FACTS = {
     "method": "meta_dt", "recipe": "fast", "ablation": "none", "regime": "few_shot", "protocol": "strict", "seed": 3,
@@ -47,6 +48,13 @@ def test_what_is_written_comes_back(tmp_path):
 def test_no_digit_of_a_return_is_lost(tmp_path):
     tiny = [[1e-6, 3.3e-9], [1 / 3 * 1e-7, -1e-12]]
     assert read_result(write(tmp_path, measured={"returns": tiny}))["returns"] == tiny
+
+
+def test_an_altered_digit_is_refused(tmp_path):
+    path = write(tmp_path, measured={"returns": [[1.0], [123.0]]})
+    path.write_text(path.read_text().replace("123.0", "723.0"))
+    with pytest.raises(UserError, match="is damaged"):
+        read_result(path)
 
 
 def test_one_line_per_task_and_few_for_the_settings(tmp_path):
@@ -135,7 +143,7 @@ BROKEN = {
 @pytest.mark.parametrize("key", BROKEN)
 def test_a_broken_key_is_named(tmp_path, key):
     path = write(tmp_path)
-    document = json.loads(path.read_text())
+    document = read_json(path)
     BROKEN[key](document)
     path.write_text(json.dumps(document))
     with pytest.raises(UserError) as caught:
@@ -157,6 +165,6 @@ def test_what_is_no_result_file_is_refused_in_one_line(tmp_path, content):
 @pytest.mark.parametrize("value", [10**400, float("inf"), float("nan"), "2", None, True])
 def test_a_return_is_a_finite_number(tmp_path, value):
     path = write(tmp_path, measured={"returns": [[1.0], [123.0]]})
-    path.write_text(path.read_text().replace("123.0", json.dumps(value)))
+    path.write_text(json.dumps(read_json(path)).replace("123.0", json.dumps(value)))
     with pytest.raises(UserError, match=r"key 'tasks\.returns' must be|is not a finite number"):
         read_result(path)

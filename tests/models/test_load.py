@@ -1,6 +1,5 @@
 """A trained policy that people use: loaded from its folder it acts in a gymnasium environment as stage 4 measured it."""
 
-import json
 import re
 import shutil
 
@@ -13,6 +12,7 @@ from src.evaluation.results import read_result
 from src.models.load import load_agent
 from src.run.config import load_env
 from src.run.errors import UserError
+from src.run.files import read_json, write_json
 from src.run.seeding import derive
 
 
@@ -113,9 +113,9 @@ def test_what_is_no_agent_is_refused(policy_root, tmp_path):
     with pytest.raises(UserError, match=r"agent.json does not exist"):
         load_agent(tmp_path)
     folder = shutil.copytree(policy_root / POLICY, tmp_path / "seed_0")
-    document = json.loads((folder / "agent.json").read_text())
+    document = read_json(folder / "agent.json")
     for change in ({"sha256": "0" * 64}, {"model": {"widht": 3}}, {"horizon": "many"}, {"surplus": 1}, {"world_model": []}):
-        (folder / "agent.json").write_text(json.dumps(document | change))
+        write_json(folder / "agent.json", document | change)
         with pytest.raises(UserError, match=r"holds no agent of train_meta_dt.py: give its command again") as error:
             load_agent(folder)
         assert "\n" not in str(error.value)

@@ -26,6 +26,7 @@ from src.report.results import (
 )
 from src.report.verdicts import verdicts
 from src.run.errors import UserError
+from src.run.files import read_json
 from tools import report
 
 GOALS = {45: [0.8, 0.3], 46: [-0.5, 0.7], 47: [-0.7, -0.4], 48: [0.2, -0.9], 49: [0.55, 0.75]}
@@ -59,7 +60,7 @@ def put(root, env_type, quality, name, regime, protocol, seed, /, **content):
         made_from={"dataset_sha256": content.get("data", "ab12" * 16)}, config=content.get("config", {}), folder=root.name,
         directory=root.parent / "saves" / env_type / f"{name}-{regime}-{protocol}-{seed}", **facts,
     )  # fmt: skip
-    document = json.loads(written.read_text())
+    document = read_json(written)
     own = {"command": f"python train.py --env_type {env_type} --seed {seed}", "commit": "0123456789-dirty"}
     written.write_text(json.dumps({**document, **own, "hardware": content.get("hardware", "Some CPU, 2 cores")}))
     return written
@@ -300,7 +301,7 @@ def test_files_that_cannot_be_shown_are_left_out_and_named(tmp_path, capsys):
     copy = good.with_name("copy.json")
     copy.write_text(good.read_text())
     deep.write_text("[" * 300_000)
-    wrong.write_text(wrong.read_text().replace("[1.0, 3.0]", '["1.0", 3.0]'))
+    wrong.write_text(json.dumps(read_json(wrong)).replace("[1.0, 3.0]", '["1.0", 3.0]'))
     cut.write_text(cut.read_text()[:50])
     huge.write_text(huge.read_text() + " " * (17 << 20))
     report.main(["--results", str(root), "--output", str(tmp_path / "report"), "--table_only"])

@@ -250,9 +250,10 @@ def test_a_second_run_of_the_same_command_is_refused_by_the_scripts(tmp_path, po
 # -------------------------------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_a_flag_until_the_step_ends(number, capsys):
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    signals = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    before = [signal.getsignal(each) for each in signals]
     with StopSignal() as stop:
         assert stop.received is None
         os.kill(os.getpid(), number)
@@ -263,7 +264,17 @@ def test_a_signal_is_a_flag_until_the_step_ends(number, capsys):
         with pytest.raises(SystemExit) as end:
             stop.exit(12)
     assert end.value.code == 128 + number and "stopped at step 12, saved; the same command continues" in capsys.readouterr().err
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert [signal.getsignal(each) for each in signals] == before
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_scripts_end_with_one_line_and_a_status(capsys):

@@ -14,7 +14,7 @@ from helpers import ROOT, listing
 from src.run import files
 from src.run.directory import run_directory
 from src.run.errors import UserError, patient_streams
-from src.run.files import load_state, load_tensors, locked_file, parse_json, read_json, save_state, save_tensors, write_json
+from src.run.files import SEAL, load_state, load_tensors, locked_file, parse_json, read_json, save_state, save_tensors, write_json
 from src.run.logger import Logger, read_metrics
 
 TENSORS = {"weight": torch.arange(40.0), "half": torch.ones(3, dtype=torch.float16)}
@@ -46,6 +46,26 @@ def test_every_flipped_byte_is_refused(tmp_path, write, read):
             read(path)
 
 
+def test_an_altered_json_object_is_refused(tmp_path):
+    """Settings and figures count as weights do: every flipped byte that leaves another content is refused."""
+    path, document = tmp_path / "a.json", {"target": -3.25, "steps": [10, 20], "name": "few_shot", "sha256": "ab", "on": True}
+    write_json(path, document)
+    whole = path.read_bytes()
+    assert read_json(path) == document
+    write_json(path, json.loads(whole))  # with the seal of before
+    assert path.read_bytes() == whole
+    for position in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << position % 4
+        path.write_bytes(flipped)
+        try:
+            found = read_json(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:  # a blank that became another one, or the name of the seal
+            assert {key: found[key] for key in document} == document
+
+
 def test_files_without_a_seal_are_refused(tmp_path):
     import safetensors.torch
 
@@ -70,6 +90,8 @@ def test_committed_weights_carry_their_seal():
     assert len(paths) >= 8
     for path in paths:
         load_tensors(path)
+        for document in path.parent.glob("*.json"):
+            assert SEAL in document.read_text() and read_json(document)
 
 
 # --------------------------------------------------------------------------------------------------------- what is written

@@ -41,7 +41,7 @@ def test_an_uninterrupted_run(whole):
     assert (again.step, again.curve, again.seconds) == (12, loop.curve, loop.seconds)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("step", [1, 6, 8])
 def test_a_stop_signal_saves_the_step_that_runs(number, step, whole, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import CONTEXT, POLICY, ROOT, listing, run_stage, words
 
-from src.run.files import load_state, read_json, save_state, write_json
+from src.run.files import load_state, read_json, save_state, unsealed, write_json
 
 TOY = ROOT / "tests" / "toy" / "slide.yaml"
 HDF5 = "datasets/point_robot/random-v0/data/main_data.hdf5"
@@ -240,7 +240,7 @@ def test_numbers_that_are_not_finite(root, capsys):
     """NaN written by someone who also mends the checksum."""
     put_nan(root)
     with h5py.File(root / HDF5, "a") as file:
-        metadata = json.loads(file.attrs["metadata"])
+        metadata = unsealed(json.loads(file.attrs["metadata"]))
         from src.data import trajectories
 
         metadata["sha256"] = trajectories._read(file).digest()

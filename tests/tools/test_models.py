@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import json
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from src.data import trajectories
 from src.evaluation.evaluate import evaluate
 from src.evaluation.results import read_result
 from src.run.errors import UserError
-from src.run.files import load_tensors, read_json
+from src.run.files import load_tensors, read_json, write_json
 from tools import models
 
 TINY = ["--env_type", "point_robot", "--recipe", "debug", "--data_quality", "random", "--no-tensorboard", "--steps", "3"]
@@ -176,8 +175,7 @@ def test_a_wrong_address_of_the_hub(address, tmp_path, capsys):
 
 
 def change(folder, name, **values):
-    document = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps(document | values))
+    write_json(folder / name, read_json(folder / name) | values)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +211,7 @@ def test_other_weights_are_noticed(exported, tmp_path, capsys):
     folder = shutil.copytree(exported, tmp_path / "policy")
     recorded = read_json(folder / "results.json")
     recorded["few_shot"]["returns"][0][0] += 1e-6
-    (folder / "results.json").write_text(json.dumps(recorded))
+    write_json(folder / "results.json", recorded)
     with pytest.raises(SystemExit) as end:
         models.main(["measure", str(folder)])
     assert end.value.code == 1 and "largest difference 1e-06" in capsys.readouterr().out
