@@ -8,7 +8,6 @@ import shlex
 import pytest
 from helpers import ROOT, shell
 
-from baselines import idaq_config
 from src.evaluation.results import write_result
 from src.run.errors import UserError
 from src.run.files import read_json
@@ -246,7 +245,5 @@ def test_every_command_of_the_pages_has_a_script_that_knows_its_flags(capsys):
         with pytest.raises(SystemExit):
             module.main(["--help"])
         known = {flag.replace("_", "-") for flag in re.findall(r"--[\w-]+", capsys.readouterr().out)}
-        if name == "baselines.idaq":  # its published commands have the original's flags
-            known |= {f"--{key.replace('_', '-')}" for key in idaq_config.READ}
         unknown = {flag for flag in flags if not {flag.replace("_", "-"), "--" + flag[5:].replace("_", "-")} & known}
         assert not unknown, f"{script} does not know {unknown}"
