@@ -1,6 +1,7 @@
 """Fixtures: one tiny dataset, world model and policy per test process, made by the scripts themselves."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the scripts that tests start; the last bits of a sum depend on it
 
@@ -13,6 +14,9 @@ from baselines.borel import hindsight_data_collection
 from baselines.borel import train_single_agent as single
 
 torch.set_num_threads(1)
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:  # tests in the background, whose scripts would ignore them, too
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
