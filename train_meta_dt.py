@@ -110,7 +110,7 @@ def main(argv=None):
         privileges=privileges, ablation="+".join(ablation) or "none", variant=variant,
         folder=("few_shot-paper" if paper else "few_shot") if prompts else "zero_shot",
         made_from={"world_model_sha256": digest(world_model.state_dict()), **(rewards.made_from if rewards else {})},
-        protocol=protocol,
+        protocol=protocol, usual_warmup=evaluation.warmup_episodes,  # another number of them is among MEASURED
         prompted=(lambda step: step > prompting.prompt_start_step) if prompts else None,
         watch=functools.partial(film, run.env, stage.render) if stage.render else None,
         volatile=VOLATILE if prompts else (*VOLATILE, "prompt_select"),

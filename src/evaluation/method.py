@@ -153,6 +153,7 @@ def method_parser(docstring, *settings_classes):
 def train_and_measure(
     name, run, evaluation, config, steps, build, *, data=None, regimes=None, privileges="none", ablation="none", variant=None,
     folder="", made_from=None, protocol=None, prompted=None, watch=None, volatile=(), facts=None, save=None,
+    usual_warmup=Evaluation.warmup_episodes,
 ):  # fmt: skip
     """Train a method (or go on with it), measure it on the test tasks, and write one result file per regime.
 
@@ -169,6 +170,7 @@ def train_and_measure(
         watch: see `evaluate`, for the first regime. volatile: more settings that a resumed run may change.
         facts: function Method -> further facts of the result files.
         save: called with the Method and its folder before training: writes what acting needs beside the weights.
+        usual_warmup: warm-up episodes of the few-shot row; with another number of them it is a variant, a row of its own.
     Returns the paths of the result files. Raises UserError.
     """
     if evaluation.fresh:
@@ -199,6 +201,8 @@ def train_and_measure(
             save_known(directory, name, method.known)
         written = []
         for number, (regime, warmup) in enumerate(regimes.items()):
+            other = regime == "few_shot" and evaluation.warmup_episodes != usual_warmup
+            named = (variant or {}) | ({"warmup_episodes": evaluation.warmup_episodes} if other else {})
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn
             measured = protocol.final(method.agent(warmup), warmup, keep, watch if number == 0 else None)
             if not distributed.leads():
@@ -210,12 +214,12 @@ def train_and_measure(
                     measured=measured, reference=reference, curve=columns(loop.curve),
                     task_parameters=trajectories.task_parameters(data.environment, tasks),
                     training=training_facts(loop, method.weights), made_from=made_from, config=config, validation=run.validation,
-                    fresh=evaluation.fresh, variant=variant, directory=directory, **(facts(method) if facts else {}),
+                    fresh=evaluation.fresh, variant=named, directory=directory, **(facts(method) if facts else {}),
                 )
             )  # fmt: skip
             report(label, regime, protocol.name, measured, reference, written[-1])
         first = read_json(directory / "config.json")
-        as_trained = all(first.get(key) == config.get(key) for key in volatile)  # measured as the folder says
+        as_trained = all(first.get(key) == config.get(key) for key in (*volatile, "warmup_episodes"))  # measured as it says
         if distributed.leads() and as_trained and not evaluation.fresh:
             note_results(directory, run.output_dir, written)
     print(f"policy in {directory}; next: {report_command(Path(run.output_dir) / 'results')}")

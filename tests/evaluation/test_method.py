@@ -46,7 +46,9 @@ def test_a_new_method_is_one_file(data_root, tmp_path):
 
     again = shell("-m tests.toy.bc", *words(tmp_path, *SHORT, "--learning_rate", "1e-3", "--eval_only", "--warmup_episodes", "1"))
     assert again.returncode == 0, again.stderr
-    assert np.shape(read_result(folder / "few_shot-strict/seed_0.json")["warmup_returns"]) == (5, 3, 1)
+    other = read_result(folder.with_name("bc+debug-warmup_episodes_1") / "few_shot-strict/seed_0.json")  # a row of its own
+    assert np.shape(other["warmup_returns"]) == (5, 3, 1) and other["variant"] == {"warmup_episodes": 1}
+    assert read_result(folder / "few_shot-strict/seed_0.json") == few
     fresh = shell("-m tests.toy.bc", *words(tmp_path, *SHORT, "--learning_rate", "1e-3", "--eval_only", "--fresh"))
     assert fresh.returncode == 0, fresh.stderr
     final = read_result(folder / "few_shot-strict-fresh/seed_0.json")  # beside the others, of the same policy
