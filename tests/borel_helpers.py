@@ -1,12 +1,9 @@
 """What the tests of BOReL share: its scripts, called through the shell or in this process, and tiny runs of them."""
 
-import os
 import shutil
-import subprocess
-import sys
 
+import helpers
 import numpy as np
-from helpers import ROOT
 
 from baselines.borel import convert, hindsight_data_collection, online_training
 from baselines.borel import train_offline_agent as offline
@@ -35,10 +32,8 @@ def random_rollouts(problem, tasks, count, seed=0):
     return Rollouts(np.asarray(tasks), **arrays)
 
 
-def shell(*words, check=True, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **options)
+def shell(module, *words, check=True):
+    done = helpers.shell(f"-m {module}", *words)
     assert not check or done.returncode == 0, done.stderr
     return done
 

@@ -1,9 +1,14 @@
 """What several test files need: settings, random episodes, and the scripts called as a user calls them."""
 
 import argparse
+import atexit
+import functools
 import importlib
+import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +45,35 @@ else:
     runpy.run_path(sys.argv[0], run_name="__main__")
 """  # every artifact is flushed once, just before it gets its name
 
+READY = """
+import json, os, runpy, sys
+import gymnasium, minari, torch
+for line in sys.stdin:
+    words, environment, out, err = json.loads(line)
+    if os.fork():
+        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+        continue
+    for number, name in enumerate((os.devnull, out, err)):
+        os.dup2(os.open(name, os.O_RDWR), number)
+    sys.stdin = os.fdopen(0)
+    os.environ.clear(), os.environ.update(environment)
+    del words[0]
+    sys.path[0], sys.argv = os.getcwd(), words[words[0] == "-m":]
+    if words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(words[0], run_name="__main__")
+    break
+"""  # a Python that has loaded the large libraries and nothing of the project; it forks a process for every script
+
+
+@functools.cache
+def ready():
+    """The process that `shell` has its processes from: importing torch takes most of a tiny run's time."""
+    process = subprocess.Popen([sys.executable, "-c", READY], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.stdin.close)
+    return process
+
 
 def point_robot():
     """EnvConfig of Point-Robot."""
@@ -60,7 +94,14 @@ def run_stage(script, root, *flags):
 def shell(script, *argv, **options):
     """Run a script in a process of its own: subprocess.CompletedProcess with text output."""
     command = [sys.executable, *(script.split() if script.startswith("-m") else [f"{script}.py"]), *map(str, argv)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+    if options:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+    with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+        server = ready()
+        server.stdin.write(json.dumps([command, dict(os.environ), out.name, err.name]) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(command, status, out.read().decode(), err.read().decode())
 
 
 def parsed(script, *flags):
