@@ -10,7 +10,6 @@ continues an interrupted run; --eval_only measures a finished one again, for exa
 Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m tools.report.
 """
 
-import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -27,6 +26,7 @@ from src.models.world_model import load_world_model
 from src.run import distributed
 from src.run.config import is_given, next_command, parse_args, settings
 from src.run.devices import keep_memory
+from src.run.environment import check_camera, has_camera
 from src.run.errors import UserError, main_guard
 from src.run.files import digest, load_state
 from src.run.loop import Optimisation
@@ -172,15 +172,9 @@ def check_film(env, stage):
         raise UserError("--render films the strict protocol, into a file that ends in .gif")
     if not Path(stage.render).resolve().parent.is_dir():
         raise UserError(f"--render {stage.render}: there is no such folder; make it first")
-    if "rgb_array" not in type(env.make().unwrapped).metadata.get("render_modes", []):
+    if not has_camera(env.make()):
         raise UserError(f"{env.env_name} has no camera: leave --render out")
-    with contextlib.closing(env.make("rgb_array")) as environment:
-        try:  # only a picture shows whether the machine has what it takes
-            environment.reset(seed=0, options={"task": env.test_tasks[0]})
-            environment.render()
-        except Exception as error:  # of the simulator, of OpenGL, or of a class of one's own
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            raise UserError(f"--render: the camera of {env.env_name} does not work here ({reason}): leave --render out") from None
+    check_camera(env, "leave --render out")
 
 
 def film(env, path, task_ids, seeds, episode):

@@ -411,12 +411,13 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
         "learner": pick(learner_settings, args),
     }
 
-    usual = learner_settings()
+    run, evaluation, usual = pick(RunSettings, args), pick(Evaluation, args), learner_settings()
 
     def changed(names):
         return {key: getattr(args, key) for key in names if getattr(args, key) != getattr(usual, key)}
 
-    run, evaluation, rewards, more = prepare(args, changed(getattr(learner, "variants", ())))
+    variants = changed(getattr(learner, "variants", ()))
+    rewards, more = prepare(run, evaluation, chosen["contexts"], chosen["rl"], variants)
     measured = getattr(learner, "measured", ())  # these have the weights in common
     more |= {"volatile": (*more["volatile"], *measured), "variant": more.get("variant", {}) | changed(measured)}
 
@@ -426,29 +427,28 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
     return train_and_measure(name, run, evaluation, settings(args), args.steps, build, **more)
 
 
-def prepare(args, variants=None):
-    """RunSettings, Evaluation, Rewards where `--relabel` asks for them, and further arguments of `train_and_measure`: the data,
-    and what the flags of these methods change in evaluation and results. variants: {setting: value} that differ from what the
-    method usually trains with.
+def prepare(run, evaluation, contexts, rl, variants=None):
+    """Rewards where `--relabel` asks for them, and further arguments of `train_and_measure`: the data, and what the settings of
+    these methods (ContextSettings, ActorCriticSettings) change in evaluation and results. variants: {setting: value} that differ
+    from what the method usually trains with.
 
     Raises UserError where recorded contexts are asked for in training, or a test task has none, or flags contradict each other.
     """
-    if args.true_rewards and not args.relabel:
+    if contexts.true_rewards and not contexts.relabel:
         raise UserError("--true_rewards has no effect without --relabel: give both")
-    if args.contexts == "recorded" and not args.eval_only:
+    if contexts.contexts == "recorded" and not evaluation.eval_only:
         raise UserError("--contexts recorded measures a trained policy: train without it, then add --eval_only")
-    run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
     data = TrainingData(run)
-    named = {"rl": args.rl} if args.rl != "iql" else {}
-    named |= {key: True for key in ("relabel", "true_rewards") if getattr(args, key)}
+    named = {"rl": rl.rl} if rl.rl != "iql" else {}
+    named |= {key: True for key in ("relabel", "true_rewards") if getattr(contexts, key)}
     named |= variants or {}
     names = (key if value is True else f"{key}_{value}" for key, value in named.items())
     more = {"variant": named, "folder": "-".join(names)} if named else {}  # results and weights of their own
     more |= {"data": data, "volatile": ("contexts",)}
-    rewards = make_rewards(run, data, args.true_rewards) if args.relabel else None
+    rewards = make_rewards(run, data, contexts.true_rewards) if contexts.relabel else None
     if rewards:
         more |= {"privileges": rewards.privileges, "made_from": rewards.made_from, "facts": lambda method: rewards.facts}
-    if args.contexts == "recorded":
+    if contexts.contexts == "recorded":
         protocol = ShownProtocol(run, evaluation, data.test_tasks, "recorded_context", data.dataset, evaluation.warmup_episodes)
         more |= {"protocol": protocol, "regimes": {"few_shot": 0}}
-    return run, evaluation, rewards, more
+    return rewards, more

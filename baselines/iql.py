@@ -19,7 +19,7 @@ from torch import nn
 
 from baselines.actor_critic import IQL, Actor, ActorCriticSettings
 from baselines.context_rl import ContextData, ContextSettings, Normaliser, prepare
-from src.evaluation.method import method_parser, train_and_measure
+from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 from src.run.config import parse_args, positive_int, settings
 from src.run.devices import keep_memory, schedule_factor
 from src.run.errors import UserError, main_guard
@@ -142,7 +142,8 @@ def main(argv=None):
         raise UserError("--rl: this method is IQL; leave it out")
     keep_memory()
     chosen = [pick(kind, args) for kind in (ContextSettings, ActorCriticSettings, HistorySettings)]
-    run, evaluation, rewards, more = prepare(args)
+    run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
+    rewards, more = prepare(run, evaluation, *chosen[:2])
 
     def build(data):
         return HistoryIQL(data, *chosen, args.device, args.seed, rewards)

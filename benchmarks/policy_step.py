@@ -5,6 +5,8 @@
 The reference is the same policy around transformers.GPT2Model of equal size, in float32 as the official code runs it.
 """
 
+import importlib.util
+
 import torch
 
 from benchmarks.shapes import BATCH, HISTORY, HORIZON, PROMPT, WIDTH, make_episodes, make_policy
@@ -54,13 +56,10 @@ def measure():
     yield from measure_reference(seconds[precision])
 
 
-def measure_reference(ours):
-    """Nothing where transformers is not installed: it is a requirement of the tests only."""
-    try:
-        from transformers import GPT2Config, GPT2Model
-    except ImportError:
-        return
-    policy = make_policy()
+def around_gpt2(policy):
+    """(GPT2Model of equal size, function (history, prompt) -> what the policy predicts with it in the transformer's place)."""
+    from transformers import GPT2Config, GPT2Model
+
     size = {"n_embd": WIDTH, "n_layer": 3, "n_head": 1, "n_positions": 3 * (HISTORY + PROMPT)}
     gpt2 = GPT2Model(GPT2Config(activation_function="relu", use_cache=False, **size, **NO_TEXT))
 
@@ -68,8 +67,17 @@ def measure_reference(ours):
         tokens = torch.cat([policy._tokens(policy.prompt, prompt), policy._tokens(policy.history, history)], 1)
         mask = torch.cat([prompt["mask"], history["mask"]], 1).repeat_interleave(3, 1)
         hidden = gpt2(inputs_embeds=tokens, attention_mask=mask).last_hidden_state
-        return policy._act(hidden[:, 3 * PROMPT + 1 :: 3])
+        return policy.read_actions(hidden[:, 3 * PROMPT + 1 :: 3])
 
+    return gpt2, forward
+
+
+def measure_reference(ours):
+    """Nothing where transformers is not installed: it is a requirement of the tests only."""
+    if importlib.util.find_spec("transformers") is None:
+        return
+    policy = make_policy()
+    gpt2, forward = around_gpt2(policy)
     own = [parameter for name, parameter in policy.named_parameters() if not name.startswith("transformer.")]
     step = make_step(forward, own + list(gpt2.parameters()), policy, None)
     flop, peak = count_flop(step), matmul_peak()

@@ -75,9 +75,8 @@ def show(figure):
     """One line: the figure, its aim, its share of both peaks."""
     aim = f" (aim {figure['aim']}: {'met' if figure['met'] else 'MISSED'})" if "aim" in figure else ""
     shares = ", ".join(f"{share:.2f} of the {name} peak" for name, share in figure["share_of_peak"].items())
-    more = "".join(
-        f"; {key} {figure[key]:g}" for key in ("ratio_to_ours", "peak_mib_above_data", "peak_to_data") if key in figure
-    )
+    extra = ("ratio_to_ours", "times_the_reference", "peak_mib_above_data", "peak_to_data")
+    more = "".join(f"; {key} {figure[key]:g}" for key in extra if key in figure)
     print(f"{figure['name']:<42} {figure['value']:>9g} {figure['unit']}{aim}; {shares}{more}", flush=True)
 
 

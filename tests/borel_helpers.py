@@ -14,12 +14,18 @@ from baselines.borel import train_single_agent as single
 from baselines.borel import train_vae_offline as vae_script
 from baselines.borel.data import Rollouts
 from baselines.borel.problem import play, random_actions
+from baselines.borel.settings import parse
 
 SCRIPTS = {"train_single_agent": single, "hindsight_data_collection": hindsight_data_collection, "convert": convert,
            "train_vae_offline": vae_script, "train_offline_agent": offline, "online_training": online_training}  # fmt: skip
 
 
 ALL_TASKS = ["--task-id-start", "0", "--task-id-end", "21"]
+
+
+def parsed(script, argv):
+    """[BorelRun, the settings objects of a script]."""
+    return parse(script.make_parser(), script.__name__.rpartition(".")[2], script.SETTINGS, argv)
 
 
 def random_rollouts(problem, tasks, count, seed=0):

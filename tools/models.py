@@ -1,45 +1,54 @@
 """Trained policies as folders that people load: export, measure again, push and pull.
 
+    python -m tools.models measure trained/point_robot/replay/iql+compare
     python -m tools.models export saves/point_robot/medium/meta_dt+fast/few_shot/seed_0 models/point_robot-medium
-    python -m tools.models measure models/point_robot-medium
     python -m tools.models push models/point_robot-medium hf://me/meta-dt-point-robot
     python -m tools.models pull hf://me/meta-dt-point-robot models/point_robot-medium
+    python -m tools.models torchscript models/point_robot-medium policy.pt --task 47
+    python -m tools.models push datasets/point_robot/medium-v0 hf://datasets/me/point-robot-medium
 
 In Python: `agent = from_pretrained("models/point_robot-medium")`, or "hf://me/meta-dt-point-robot"; see docs/large_runs.md.
 
-A folder holds the weights in half precision (model.safetensors, with the normaliser; agent.safetensors: the world model, and what
-a method needs of its training data), config.json, results.json (what these very weights earned on the test tasks) and README.md,
-the model card. `measure` plays the same episodes again and says whether the returns are those of results.json, digit by digit.
-Every method of the tables can be exported. hf:// needs a package: pip install huggingface_hub.
+A folder holds the weights as they were trained (model.safetensors, with the normaliser; agent.safetensors: the world model, and
+what a method needs of its training data), config.json, results.json (what these very weights earned on the test tasks) and
+README.md, the model card. `measure` plays the same episodes again, without any dataset, and says whether the returns are those of
+results.json, and those of the policy's row under results/, digit by digit. `export --half` stores half precision: half the size,
+returns of its own. Every method of the tables can be exported. push and pull take datasets, too.
+hf:// needs a package: pip install huggingface_hub.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from baselines.online_dt.training import evaluation_seed
-from src.evaluation.evaluate import evaluate
-from src.evaluation.results import label, read_result
+from src.data import trajectories
+from src.evaluation.evaluate import evaluate, live
+from src.evaluation.results import label, read_result, result_path
 from src.evaluation.saved import MISFITS, halved, read_saved, save_known
 from src.models.load import GymnasiumAgent, read_agent
+from src.models.torchscript import episode_module
 from src.report import statistics
-from src.run.config import Parser, find_device, known_env_types, load_env, read_env, read_yaml
+from src.run.config import Parser, find_device, known_env_types, load_env, natural, num_tasks, read_env, read_yaml
+from src.run.devices import autocast_dtype
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json, save_tensors, write_json
 from src.run.provenance import provenance
+from tools.hub import DATASETS, HUB, copy, downloaded, upload
 from tools.sweep import BASELINES
 
 SCHEMA = 1
 MODULES = {name: f"baselines.{name}" for name in BASELINES} | {"online_dt": "baselines.online_dt.training"}  # with `restore`
 FILES = ("config.json", "agent.json", "agent.safetensors", "model.safetensors", "results.json", "README.md")  # of a folder
 FACTS = ("method", "env_type", "quality", "recipe", "ablation", "privileges", "protocol", "validation", "seed", "made_from")
-HUB = "hf://"
+DATA_FILES = ("data/main_data.hdf5", "data/metadata.json", "README.md")  # of a dataset
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
@@ -47,8 +56,8 @@ HUB = "hf://"
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained policy. model: the module of model.safetensors. agent: function warm-up episodes -> Agent. save: function that
-    writes the three files of the weights, in half precision, to a folder."""
+    """A trained policy. model: the module of model.safetensors. agent: function warm-up episodes -> Agent. save: function
+    (folder, half) that writes the three files of the weights; half: see `halved`."""
 
     model: object
     agent: object
@@ -61,11 +70,13 @@ def read_trained(directory, method, env, device, settings):
     directory = Path(directory)
     if method == "meta_dt":
         acting, policy, world_model = read_agent(directory, device)
-        acting = dataclasses.replace(acting, precision="float32")  # what a processor would choose changes the digits
+        if acting.precision == "auto":  # what another processor would choose changes the digits
+            chosen = autocast_dtype("auto", device) or torch.float32
+            acting = dataclasses.replace(acting, precision=str(chosen).removeprefix("torch."))
 
-        def save(folder):
-            save_tensors(folder / "model.safetensors", halved(policy))
-            acting.save(folder, world_model, half=True)
+        def save(folder, half):
+            save_tensors(folder / "model.safetensors", halved(policy) if half else policy.state_dict())
+            acting.save(folder, world_model, half)
 
         return Trained(policy, lambda warmup: acting.agent(policy, world_model, warmup), acting.action_space, save)
     if method not in MODULES:
@@ -76,8 +87,8 @@ def read_trained(directory, method, env, device, settings):
     except MISFITS:
         raise UserError(f"{directory}: its weights do not fit its settings: export the policy again") from None
 
-    def save(folder):
-        save_tensors(folder / "model.safetensors", halved(model))
+    def save(folder, half):
+        save_tensors(folder / "model.safetensors", halved(model) if half else model.state_dict())
         save_known(folder, method, saved.known)
 
     return Trained(model, agent, saved.space, save)
@@ -85,7 +96,7 @@ def read_trained(directory, method, env, device, settings):
 
 def read_config(folder):
     """config.json of an exported folder. Raises UserError."""
-    keys = ("schema", *FACTS, "task_ids", "episodes", "regimes", "settings")
+    keys = ("schema", *FACTS, "task_ids", "episodes", "regimes", "weights", "rows", "settings")
     config = read_json(
         Path(folder) / "config.json", *keys, mend="it is no exported policy: python -m tools.models export makes one"
     )
@@ -118,21 +129,39 @@ def from_pretrained(source, warmup=None, device="cpu", settings_file=None):
         device: as --device. settings_file: of an environment of one's own.
     Raises UserError where it is no such folder, or a damaged one.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = source
-        if str(source).startswith(HUB):
-            folder = pull(source, Path(temporary, "policy"))
+    with folder_of(source) as folder:
         config = read_config(folder)
         trained = read_trained(folder, config["method"], find_env(config, settings_file), find_device(device), config["settings"])
     warmup = max(regime["warmup"] for regime in config["regimes"].values()) if warmup is None else warmup
     return GymnasiumAgent(trained.agent(warmup), trained.action_space)
 
 
+@contextlib.contextmanager
+def folder_of(source):
+    """The folder of a policy; what hf:// names is there for as long as the context lasts."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield pull(source, Path(temporary, "policy")) if str(source).startswith(HUB) else Path(source)
+
+
+def describe(folder):
+    """{"method", "env_type", "seed", "warmup", "settings"} of an exported policy, or of a run's folder. Raises UserError."""
+    document = read_json(Path(folder) / "config.json", mend="name a folder of an exported policy, or of a run below saves/")
+    if "schema" in document:
+        config = read_config(folder)
+        return config | {"warmup": max(regime["warmup"] for regime in config["regimes"].values())}
+    settings = read_json(Path(folder) / "config.json", "env", "env_type", "seed", mend="it is no run's folder")
+    agent = read_json(Path(folder) / "agent.json", mend="give the run's command with --eval_only: it keeps what acting needs")
+    found = {"method": agent.get("method", "meta_dt"), "warmup": agent.get("warmup", settings.get("warmup_episodes", 0))}
+    return {"env_type": settings["env_type"], "seed": settings["seed"], **found, "settings": settings}
+
+
 # ------------------------------------------------------------------------------------------------------------ exporting
 
 
-def save_pretrained(directory, folder, settings_file=None):
+def save_pretrained(directory, folder, settings_file=None, half=False):
     """Export the finished run in `directory` (below saves/) to a new folder: weights, settings, what they earn, model card.
+
+    half: the weights in half precision. As they were trained, they earn what the run's result files say, digit by digit.
 
     Raises UserError where the run has no results, or `folder` holds something else. Returns the folder.
     """
@@ -147,15 +176,21 @@ def save_pretrained(directory, folder, settings_file=None):
         for name, result in results.items()
     }
     config = {"schema": SCHEMA, **{key: first[key] for key in FACTS}, "task_ids": first["task_ids"]}
-    config |= {"episodes": len(first["returns"][0]), "regimes": regimes, "training": first["training"], "settings": settings}
+    config |= {
+        "episodes": len(first["returns"][0]), "regimes": regimes, "weights": "float16" if half else "float32",
+        "rows": {name: result_path("", result, "").as_posix() for name, result in results.items()},  # below results/
+        "training": first["training"], "settings": settings,
+    }  # fmt: skip
     env = find_env(config, settings_file)
     trained = read_trained(directory, config["method"], env, find_device("cpu"), settings)
     folder.mkdir(parents=True, exist_ok=True)
-    trained.save(folder)
+    trained.save(folder, half)
     write_json(folder / "config.json", config | {"provenance": provenance()})
     measured = play(folder, config, env)
     write_json(folder / "results.json", measured)
-    rows = {name: table_row(paths[name]) for name in results}
+    rows = {name: table_row(path) | {"same": is_row(measured[name], path)} for name, path in paths.items()}
+    for name, row in rows.items():
+        print(f"{name}: {'the' if row['same'] else 'not the'} returns of {paths[name]}")
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text(card(config, env, measured, rows))
     return folder
@@ -209,8 +244,11 @@ def play(folder, config, env):
     }  # fmt: skip
 
 
-def measure(folder, settings_file=None):
-    """Play the episodes of an exported policy again and print what they earn; returns whether all returns are as recorded."""
+def measure(folder, settings_file=None, results="results"):
+    """Play the episodes of an exported policy again and print what they earn; returns whether all returns are as recorded.
+
+    results: the folder of the result files: where the policy's row lies there, it is compared, too.
+    """
     config = read_config(folder)
     env = find_env(config, settings_file)
     recorded, same = read_json(Path(folder) / "results.json", *config["regimes"]), True
@@ -224,7 +262,37 @@ def measure(folder, settings_file=None):
             else f"recorded {told.mean():.6g}, largest difference {np.abs(found - told).max():.3g}"
         )
         print(f"{label(config)} on {config['env_type']}, {name}: return {found.mean():.6g}; {beside}")
+        row = Path(results, config["rows"][name])
+        if row.is_file():
+            print(f"  {row}: {'the same' if is_row(result, row) else 'other'} returns")
     return same
+
+
+def is_row(result, path):
+    """Whether `evaluate`'s result is what the result file says: every return of every episode, to the last digit."""
+    row = read_result(path)
+    return all(row.get(key) == result.get(key) for key in ("returns", "warmup_returns", "later_returns"))
+
+
+def save_torchscript(folder, file, task=None, warmup=None, settings_file=None):
+    """A Meta-DT of a folder, adapted to a task by warm-up episodes of its own, as one TorchScript file; see `episode_module`.
+
+    Args: folder: exported, or a run's. task: default the first test task. warmup: their number, default as it was measured.
+    Raises UserError; returns the file.
+    """
+    told = describe(folder)
+    env = find_env(told, settings_file)
+    trained = read_trained(folder, told["method"], env, find_device("cpu"), told["settings"])
+    task = env.test_tasks[0] if task is None else task
+    if task >= num_tasks(env.make()):
+        raise UserError(f"--task {task} does not exist: {env.env_type} has tasks 0 to {num_tasks(env.make()) - 1}")
+    warmup = told["warmup"] if warmup is None else warmup
+    agent = trained.agent(warmup)
+    agent.adapt([episode for _, _, episode in live(agent, env, [task], 1, warmup, told["seed"])])
+    module = episode_module(agent, trained.action_space)
+    with atomic_path(file) as temporary:
+        module.save(str(temporary))
+    return file
 
 
 # ------------------------------------------------------------------------------------------------------------ the card
@@ -247,17 +315,21 @@ def card(config, env, measured, rows):
         f"| protocol | {config['protocol']}: {config['episodes']} adaptations per task; few-shot after "
         f"{max(regime['warmup'] for regime in config['regimes'].values())} warm-up episodes of its own |",
         f"| training | {training.get('gradient_steps')} gradient steps, {training.get('parameters')} parameters |",
+        f"| weights | {config['weights']} |",
         "| licence | MIT |", "",
-        "| regime | table row: mean return, [95 % interval over seeds and tasks] | this policy, as stored |", "|---|---|---|",
+        "| regime | table row when this was made: mean return, [95 % interval over seeds and tasks] | this policy |",
+        "|---|---|---|",
     ]  # fmt: skip
+    as_rows = all(rows[name]["same"] for name in rows)
+    whose = f", and is the row of seed {config['seed']} under results/ to the last digit" if as_rows else ""
     for name in config["regimes"]:
         row, own = rows[name], np.mean(measured[name]["returns"])
         interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
         seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
         lines.append(f"| {name} | {row['mean']:.2f}{interval}, {seeds} | {own:.6g} |")
     lines += [
-        "", "Weights are stored in half precision, and the last column was measured with them. To measure it again:", "",
-        "```shell", "python -m tools.models measure FOLDER", "```", "", "To act in the environment:", "",
+        "", f"The last column was measured with the weights of this folder{whose}. To measure it again:", "", "```shell",
+        "python -m tools.models measure FOLDER", "```", "", "To act in the environment:", "",
         "```python", "from src.run.config import load_env", "from tools.models import from_pretrained", "",
         'agent = from_pretrained("FOLDER")', f'env = load_env("{config["env_type"]}").make()',
         "for episode in range(4):  # the agent adapts to what it lives",
@@ -279,48 +351,35 @@ def describe_tasks(env):
 
 
 def push(folder, target):
-    """Copy an exported policy to a folder, or to hf://name/model, which is made where it is missing. Raises UserError."""
-    check(folder)
-    if not target.startswith(HUB):
-        return copy(folder, target)
-    hub, name = open_hub(target)
-    try:
-        hub.create_repo(name, repo_type="model", exist_ok=True)
-        hub.upload_folder(repo_id=name, repo_type="model", folder_path=str(folder), allow_patterns=list(FILES))
-    except (OSError, ValueError) as error:  # the hub's errors are of these kinds
-        raise UserError(f"{target} cannot be written ({_reason(error)}): log in (hf auth login), and mend the name") from None
-    return target
+    """Copy an exported policy, or a dataset, to a folder or to the hub: hf://name/model, hf://datasets/name/dataset.
+
+    Raises UserError where it is not whole; returns the target.
+    """
+    dataset = (Path(folder) / DATA_FILES[0]).exists()
+    if target.startswith(HUB) and dataset != target.startswith(DATASETS):
+        raise UserError(f"{folder} is {'a dataset' if dataset else 'no dataset'}: {DATASETS}name/dataset is for datasets")
+    (check_dataset if dataset else check)(folder)
+    files = DATA_FILES if dataset else FILES
+    if target.startswith(HUB):
+        upload(folder, target, files)
+        return target
+    return copy(folder, target, files)
 
 
 def pull(source, folder):
-    """Copy an exported policy from a folder, or from hf://name/model, to a folder. Raises UserError; returns the folder."""
+    """Copy an exported policy, or a dataset, from a folder or from the hub. Raises UserError; returns the folder.
+
+    A dataset lies as its names say, datasets/<env_type>/<quality>-v0: there the scripts find it.
+    """
     if not str(source).startswith(HUB):
-        check(source)
-        return copy(source, folder)
-    hub, name = open_hub(source)
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            hub.snapshot_download(name, repo_type="model", local_dir=temporary, allow_patterns=list(FILES))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{source} cannot be read ({_reason(error)}): mend the name, or log in (hf auth login)") from None
-        check(temporary)
-        return copy(temporary, folder)
-
-
-def _reason(error):
-    return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-def open_hub(address):
-    """(client of the Hugging Face hub, name of the repository there). Raises UserError."""
-    name = address.removeprefix(HUB)
-    if name.count("/") != 1 or not all(name.split("/")):
-        raise UserError(f"{address}: give hf://name/model")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(f"{address} needs a package: pip install huggingface_hub") from None
-    return huggingface_hub.HfApi(), name
+        return push(source, str(folder))
+    dataset = str(source).startswith(DATASETS)
+    files = DATA_FILES if dataset else FILES
+    with downloaded(source, files) as found:
+        name = check_dataset(found) if dataset else check(found)
+        if dataset and "/".join(Path(folder).parts[-2:]) != name:
+            raise UserError(f"{source} holds {name}: pull it to datasets/{name}, where the scripts look for it")
+        return copy(found, folder, files)
 
 
 def check(folder):
@@ -331,15 +390,13 @@ def check(folder):
     read_json(Path(folder) / "results.json", *read_config(folder)["regimes"])
 
 
-def copy(source, folder):
-    """The files of a policy, each under its name at once; returns the folder."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(entry.name not in FILES for entry in folder.iterdir())):
-        raise UserError(f"{folder} holds other files: name a new folder")
-    for name in FILES:
-        with atomic_path(folder / name) as temporary:
-            shutil.copyfile(Path(source) / name, temporary)
-    return folder
+def check_dataset(folder):
+    """The name, <env_type>/<quality>-v0, of the dataset in a folder, every byte verified. Raises UserError."""
+    missing = [name for name in DATA_FILES if not (Path(folder) / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is no dataset of get_datasets.py: it lacks {missing[0]}")
+    metadata = trajectories.read(Path(folder) / DATA_FILES[0], "python get_datasets.py").metadata
+    return f"{metadata.get('env_type')}/{metadata.get('quality')}-v0"
 
 
 @main_guard
@@ -349,21 +406,31 @@ def main(argv=None):
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     for name, words in (
         ("export", ("run", "folder")), ("measure", ("folder",)), ("push", ("folder", "target")), ("pull", ("source", "folder")),
+        ("torchscript", ("folder", "file")),
     ):  # fmt: skip
         command = commands.add_parser(name)
         for word in words:
             command.add_argument(word)
-        if name in ("export", "measure"):
+        if name in ("export", "measure", "torchscript"):
             command.add_argument("--config", help="settings file of an environment of your own")
+        if name == "export":
+            command.add_argument("--half", action="boolean", default=False, help="store the weights in half precision")
+        if name == "torchscript":
+            command.add_argument("--task", type=natural, help="task of the warm-up episodes (default: the first test task)")
+            command.add_argument("--warmup_episodes", type=natural, help="their number (default: as it was measured)")
+        if name == "measure":
+            command.add_argument("--results", default="results", help="folder of the result files, to compare with its row")
     args = parser.parse_args(argv)
     if args.command == "export":
-        folder = save_pretrained(args.run, args.folder, args.config)
+        folder = save_pretrained(args.run, args.folder, args.config, args.half)
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
         print(f"{folder}: {size:.1f} MB; next: python -m tools.models measure {folder}")
     elif args.command == "measure":
-        if not measure(args.folder, args.config):
+        if not measure(args.folder, args.config, args.results):
             print("another processor, or another version of a package, has other last bits (see config.json)", file=sys.stderr)
             sys.exit(1)
+    elif args.command == "torchscript":
+        print(save_torchscript(args.folder, args.file, args.task, args.warmup_episodes, args.config))
     else:
         where = push(args.folder, args.target) if args.command == "push" else pull(args.source, args.folder)
         print(where)

@@ -16,13 +16,14 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: verdicts -->                                 who wins where, by how much, how sure: sentences, no table
     <!-- table: published -->                                figures that others published
     <!-- table: behaviour -->                                the behaviour agents that come with the repository
+    <!-- table: trained -->                                  the trained policies that come with it
     <!-- table: benchmarks/results/cpu-2_threads.json -->    speeds, of a benchmark's result file
     <!-- table: benchmarks/results/sac-<family>.json -->     behaviour agents of single tasks: their returns as they train
     <!-- table: benchmarks/results/cross_play-<family>.json -->    behaviour policies on each other's tasks
     <!-- table: benchmarks/results/families-validation.json -->    runs that settings were chosen by
 
-The pages are README.md and the .md files of docs/, baselines/*/ and results/; --pages names others. Rows of runs from a checkout
-with uncommitted changes are marked. --check True changes nothing and fails where a page is not what the results say.
+The pages are README.md and the .md files of docs/, baselines/*/, results/ and trained/; --pages names others. Rows of runs from a
+checkout with uncommitted changes are marked. --check True changes nothing and fails where a page is not what the results say.
 """
 
 import functools
@@ -40,7 +41,7 @@ from src.run.files import atomic_path, read_json
 
 MARK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
 FACTS = ("method", "recipe", "ablation", "variant")
-PAGES = ("README.md", "docs/*.md", "baselines/*/*.md", "results/*.md")
+PAGES = ("README.md", "docs/*.md", "baselines/*/*.md", "results/*.md", "trained/*.md")
 REGIMES = {"few_shot_policy_no_prompt": "few-shot policy, no prompt", "few_shot": "few-shot", "zero_shot": "zero-shot"}
 DIRTY = " †"
 DIRTY_NOTE = "\n† The checkout of at least one of these runs had changes that were not committed (`-dirty` in its result file).\n"
@@ -367,12 +368,25 @@ def markdown(lines):
     return "".join([rows[0], "|" + "---|" * len(lines[0]) + "\n", *rows[1:], note])
 
 
+def trained_table(root):
+    """The exported policies below a folder: what these weights earn, their size on disk."""
+    lines = ["| folder | few-shot | zero-shot | seed | size |", "|---|---|---|---|---|"]
+    for folder in sorted(path.parent for path in root.glob("*/*/*/config.json")):
+        config, earned = read_json(folder / "config.json"), read_json(folder / "results.json")
+        returns = [f"{np.mean(earned[name]['returns']):.2f}" if name in earned else "–" for name in ("few_shot", "zero_shot")]
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        name = folder.relative_to(root).as_posix()
+        lines.append(f"| [{name}]({name}/README.md) | {' | '.join(returns)} | {config['seed']} | {size:.1f} MB |")
+    return "\n".join(lines) + "\n"
+
+
 OF_ALL = {  # marks of tables that are not of single families
     "overview": functools.partial(overview_text, group="Few-shot"),
     "overview zero-shot": functools.partial(overview_text, group="Zero-shot"),
     "verdicts": verdict_text,
     "published": lambda _: page_table(published_table()),
     "behaviour": lambda _: behaviour_table(Path("behaviour")),
+    "trained": lambda _: trained_table(Path("trained")),
 }
 
 

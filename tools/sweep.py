@@ -95,8 +95,8 @@ def data_jobs(env_type, env, quality, recipe, output_dir):
 
 def behaviour_jobs(env, flags):
     """Stage 1; each run finds out itself which of its tasks are finished."""
-    args = parse_args(train_data_collection.make_parser(), "train_data_collection", flags)
-    tasks, ranges = TaskRange().of(env.make()), [()]
+    args = parse_args(train_data_collection.make_parser(), "train_data_collection", flags, notes=False)
+    tasks, ranges = TaskRange().of(env, env.make()), [()]
     if args.algo != "multitask_sac" and len(tasks) > TASKS_PER_RUN:
         edges = [*range(0, len(tasks), TASKS_PER_RUN), len(tasks)]
         ranges = [("--task_id_start", str(a), "--task_id_end", str(b)) for a, b in itertools.pairwise(edges)]

@@ -25,31 +25,31 @@ VAE_DONE = "finished.json"
 CHUNK = 512  # roll-outs per pass through the encoder
 
 
-def vae_config(args, rewards):
-    """The configuration of a BeliefModel from flags; rewards (...): examples, for what a Bernoulli decoder's 0 means."""
-    problem = args.problem
+def vae_config(problem, settings, rewards):
+    """The configuration of a BeliefModel from BeliefSettings; rewards (...): examples, for what a Bernoulli decoder's 0 means.
+
+    Raises UserError where the settings contradict each other.
+    """
     given = ("task_embedding_size", "aggregator_hidden_size", "action_embedding_size", "state_embedding_size",
              "reward_embedding_size", "layers_before_aggregator", "layers_after_aggregator", "reward_decoder_layers",
              "rew_pred_type", "decode_state", "predict_change", "state_decoder_layers", "decode_task", "learn_prior")  # fmt: skip
     heads = 0
-    if args.multihead_for_reward:
+    if settings.multihead_for_reward:
         heads = getattr(problem.environment, "num_cells", 0)
-        if not heads or args.rew_pred_type != "bernoulli":
+        if not heads or settings.rew_pred_type != "bernoulli":
             raise UserError("--multihead-for-reward needs --rew-pred-type bernoulli and an environment with cells")
-    reads = {"next_obs": args.input_next_state, "obs": args.input_prev_state, "actions": args.input_action}
+    reads = {"next_obs": settings.input_next_state, "obs": settings.input_prev_state, "actions": settings.input_action}
     if not heads and not any(reads.values()):
         raise UserError("the reward decoder reads nothing: set --input-next-state True")
-    if not (args.action_embedding_size or args.state_embedding_size or args.reward_embedding_size):
+    if not (settings.action_embedding_size or settings.state_embedding_size or settings.reward_embedding_size):
         raise UserError("the encoder reads nothing: set --reward-embedding-size or another embedding size above 0")
-    if args.input_action and not args.action_embedding_size:
+    if settings.input_action and not settings.action_embedding_size:
         raise UserError("--input-action True needs an --action-embedding-size above 0")
-    if args.predict_change and not args.decode_state:
+    if settings.predict_change and not settings.decode_state:
         raise UserError("--predict-change has no effect without --decode-state True")
-    if args.state_loss_coeff != 1 and not args.decode_state:
-        raise UserError("--state-loss-coeff has no effect without --decode-state True: leave it 1")
-    if args.decode_state and not args.action_embedding_size:
+    if settings.decode_state and not settings.action_embedding_size:
         raise UserError("--decode-state True needs an --action-embedding-size above 0")
-    if not args.state_embedding_size and (args.decode_state or (args.input_next_state and not heads)):
+    if not settings.state_embedding_size and (settings.decode_state or (settings.input_next_state and not heads)):
         raise UserError("decoders that read states need a --state-embedding-size above 0")
     missed = rewards[rewards != 1]
     return {
@@ -57,11 +57,11 @@ def vae_config(args, rewards):
         "flagged": int(problem.episodes > 1),
         "action_size": problem.action_size,
         "discrete": problem.discrete,
-        **{key: getattr(args, key) for key in given},
+        **{key: getattr(settings, key) for key in given},
         "num_heads": heads,
         "reward_decoder_inputs": [key for key, read in reads.items() if read],
-        "decode_reward": not args.disable_decoder,
-        "stochastic": not args.disable_stochasticity_in_latent,
+        "decode_reward": not settings.disable_decoder,
+        "stochastic": not settings.disable_stochasticity_in_latent,
         "task_size": sum(values[0].size for values in problem.tasks.values()),
         "reward_values": [float(missed.mean()) if missed.size else 0.0, 1.0],
     }

@@ -53,10 +53,10 @@ class RolloutBuffer:
                 larger[:, :held] = self.arrays[key]
             self.arrays[key] = larger
 
-    def draw(self, tasks, draws, generator, bootstrap_end=True):
+    def draw(self, tasks, draws, generator):
         """Random transitions of `tasks` (A,): obs, actions, rewards, next_obs, terminated, each (A, draws, ...).
 
-        terminated is 1 where the arrays say so and, without `bootstrap_end`, on the last step of a roll-out.
+        terminated is 1 where the arrays say so: the last step of a roll-out is valued by what follows it.
         """
         held = self.arrays["rewards"].shape[1]
         limit = self.filled[tasks][:, None] * self.steps
@@ -67,8 +67,6 @@ class RolloutBuffer:
         terminated = torch.zeros(number.shape)
         if "terminated" in self.arrays:
             terminated = self.arrays["terminated"].flatten(0, 2)[steps].float()
-        if not bootstrap_end:
-            terminated = terminated.masked_fill((number + 1) % self.steps == 0, 1)
         return flat["states"][states], flat["actions"][steps], flat["rewards"][steps], flat["states"][states + 1], terminated
 
     def draw_rollouts(self, tasks, number, generator):

@@ -16,14 +16,14 @@ The original records the last observation of an episode in place of the next one
 (`starts_recorded`), and decoders that read s then leave the first step of later episodes out.
 """
 
-import argparse
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 
-from baselines.borel.data import data_directory, task_directory, write_task
-from baselines.borel.settings import borel_parser, data_name, next_command, parse
+from baselines.borel.data import task_directory, write_task
+from baselines.borel.settings import borel_parser, next_command, parse
 from envs.multi_episode import add_flag, unscale_actions
 from src.data import trajectories
 from src.data.hdf5 import FAULTS
@@ -33,6 +33,7 @@ from src.run import config
 from src.run.config import plain_name
 from src.run.errors import UserError, main_guard, shortened
 from src.run.files import open_regular
+from src.run.settings import setting
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
 ROUNDING = 6e-4  # of three decimals, with a little slack
@@ -41,44 +42,50 @@ ROUNDING = 6e-4  # of three decimals, with a little slack
 REWARD_ERROR, REWARD_SHARE = 0.5, 0.02
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """data"""
+
+    source: str | None = setting(None, "folder that holds the folders seed_..._goal_...; or give --dataset")
+    dataset: str | None = setting(None, "which dataset of get_datasets.py", choices=QUALITIES)
+    dataset_of: str | None = setting(None, "whose dataset (its --env-type), where it is not the environment's own")
+    save_dir: str | None = setting(None, "name of the data set to write (default: log, with the recipe's suffix)", plain_name)
+
+
+SETTINGS = (Source,)
+
+
 def make_parser():
-    parser = borel_parser(__doc__)
-    data = parser.add_argument_group("data")
-    source = data.add_mutually_exclusive_group(required=True)
-    source.add_argument("--source", help="folder that holds the folders seed_..._goal_...")
-    source.add_argument("--dataset", choices=QUALITIES, help="which dataset of get_datasets.py")
-    data.add_argument("--dataset-of", metavar="ENV_TYPE", help="whose dataset, where it is not the environment's own")
-    data.add_argument(
-        "--save-dir", type=plain_name, help="name of the data set to write (default: log, with the recipe's suffix)"
-    )
-    return parser
+    return borel_parser(__doc__, SETTINGS)
 
 
 @main_guard
 def main(argv=None):
-    args = parse(make_parser(), "convert", argv)
-    if args.dataset_of and not args.dataset:
+    run, source = parse(make_parser(), "convert", SETTINGS, argv)
+    if (source.source is None) == (source.dataset is None):
+        raise UserError("convert reads one thing: give either --source or --dataset")
+    if source.dataset_of and not source.dataset:
         raise UserError("--dataset-of has no effect without --dataset")
-    found = read_dataset(args) if args.dataset else read_original(args)  # all is checked before anything is written
-    target = data_directory(args, data_name(args, args.save_dir))
+    found = read_dataset(run, source) if source.dataset else read_original(run.problem, source.source)  # checked before a write
     for task, (arrays, description) in sorted(found.items()):
-        folder = task_directory(target, task)
+        folder = task_directory(run.logs, task)
         (folder / "agent.safetensors").unlink(missing_ok=True)  # of an agent that did not make these data
-        write_task(folder, args.problem, task, arrays, description)
-    print(f"{len(found)} tasks in {target}; next: {next_command(args, 'train_vae_offline')}")
+        write_task(folder, run.problem, task, arrays, description)
+    print(f"{len(found)} tasks in {run.logs}; next: {next_command(run, 'train_vae_offline')}")
 
 
-def read_dataset(args):
+def read_dataset(run, source):
     """task id -> (arrays, entries of task.json), from datasets/<env_type>/<quality>-v0; an odd last episode is left out."""
-    problem, dataset = args.problem, open_dataset(args)
+    problem, dataset = run.problem, open_dataset(run, source)
+    told = f"{source.dataset} dataset" + (f" of {source.dataset_of}" if source.dataset_of else "")
     if (dataset.lengths != problem.horizon).any():
-        raise UserError(f"the {args.dataset} dataset holds episodes that are shorter than {problem.horizon} steps")
+        raise UserError(f"the {source.dataset} dataset holds episodes that are shorter than {problem.horizon} steps")
     found = {}
     for task in dataset.tasks:
         episodes = dataset.select([task])
         count = len(episodes) // problem.episodes
         if not count:
-            raise UserError(f"the {args.dataset} dataset has fewer than {problem.episodes} episodes of task {task}")
+            raise UserError(f"the {source.dataset} dataset has fewer than {problem.episodes} episodes of task {task}")
         episodes = episodes.take(range(count * problem.episodes))
         obs, next_obs = (
             add_flag(part, 0, problem.episodes) for part in (episodes.observations[:, :-1], episodes.observations[:, 1:])
@@ -86,34 +93,33 @@ def read_dataset(args):
         if problem.episodes > 1:
             next_obs[:, -1, -1] = 1
         actions, rewards = unscale_actions(episodes.actions, problem.space), episodes.rewards
-        if args.dataset_of:
+        if source.dataset_of:
             rewards = problem.rewards(task, obs, actions, next_obs)
         arrays = {"obs": obs, "actions": actions, "rewards": rewards, "next_obs": next_obs}
         arrays = {key: values.reshape(count, problem.steps, *values.shape[2:]) for key, values in arrays.items()}
-        source = f"{args.dataset} dataset" + (f" of {args.dataset_of}" if args.dataset_of else "")
-        found[task] = arrays, {"source": source, "dataset_sha256": dataset.metadata["sha256"]}
+        found[task] = arrays, {"source": told, "dataset_sha256": dataset.metadata["sha256"]}
     return found
 
 
-def open_dataset(args):
+def open_dataset(run, source):
     """The dataset of the environment itself, or of --dataset-of. Raises UserError where that one has another robot or tasks."""
-    env, owner = args.env, args
-    if args.dataset_of:
-        env = config.load_env(args.dataset_of, "--dataset-of")
-        owner = argparse.Namespace(**vars(args) | {"env_type": args.dataset_of, "config": None, "recipe": "paper"})
-    follow = config.next_command(owner, "get_datasets.py", "--data_type", args.dataset)
-    dataset = trajectories.load(Path(args.output_dir, "datasets"), env.env_type, args.dataset, env, follow)
-    problem, own = args.problem, trajectories.task_parameters(args.problem.environment, range(args.problem.num_tasks))
+    env, owner, problem = run.env, run, run.problem
+    if source.dataset_of:
+        env = config.load_env(source.dataset_of, "--dataset-of")
+        owner = dataclasses.replace(run, env_type=source.dataset_of, config=None, recipe="paper")
+    follow = config.next_command(owner, "get_datasets.py", "--data_type", source.dataset)
+    dataset = trajectories.load(Path(run.output_dir, "datasets"), env.env_type, source.dataset, env, follow)
+    own = trajectories.task_parameters(problem.environment, range(problem.num_tasks))
     sizes = dataset.observations.shape[-1], dataset.actions.shape[-1]
     if sizes != (problem.plain_size, problem.action_size) or any(dataset.tasks[task] != own.get(task) for task in dataset.tasks):
-        raise UserError(f"the dataset of {env.env_type} has other observations, actions or tasks than {args.env_type}")
+        raise UserError(f"the dataset of {env.env_type} has other observations, actions or tasks than {run.env_type}")
     return dataset
 
 
-def read_original(args):
-    """task id -> (arrays, entries of task.json), from the original's folders."""
-    problem, found, paths = args.problem, {}, {}
-    for path, parameters, seed in find_folders(args.source):
+def read_original(problem, source):
+    """task id -> (arrays, entries of task.json), from the original's folders in `source`."""
+    found, paths = {}, {}
+    for path, parameters, seed in find_folders(source):
         task = match_task(problem, parameters, path)
         if task in found:
             raise UserError(f"{paths[task]} and {path} both hold task {task}: move one of them elsewhere")

@@ -51,11 +51,6 @@ class Rollouts:
         return digest.hexdigest()
 
 
-def data_directory(args, name):
-    """The folder of a data set: <output_dir>/<main data folder>/<env_type>/<name>."""
-    return Path(args.output_dir) / args.main_data_dir / args.env_type / name
-
-
 def task_directory(directory, task):
     return Path(directory) / f"task_{task:03d}"
 

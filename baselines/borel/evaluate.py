@@ -1,6 +1,7 @@
 """Evaluation of a hyper-state policy: K episodes per task, the belief kept across them; and the result file."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,13 +9,12 @@ import torch
 from baselines.borel.beliefs import belief_rewards
 from baselines.borel.problem import episode_returns, play
 from baselines.borel.references import play_levels
-from baselines.borel.settings import resolved
 from envs.borel_points import WIND_GOAL, directions
 from envs.tasks import TASK_DIR
 from src.evaluation import results
 from src.evaluation.references import reference_levels
-from src.run.config import is_published
-from src.run.files import read_json
+from src.run.config import is_published, report_command
+from src.run.files import read_json, write_json
 from src.run.seeding import torch_generator
 
 REFERENCE_DIR = TASK_DIR.parent / "references"
@@ -100,9 +100,18 @@ def by_episode(series, returns):
     return {series: float(means.mean()), **episodes, f"{series}/sum": float(means.sum())}
 
 
-def returns_curve(loop, args):
-    """The learning curve of a result file from a Loop over iterations."""
-    curve = {"gradient_steps": [point["step"] * args.rl_updates_per_iter for point in loop.curve]}
+def measure(run, settings, model, agent, groups):
+    """Numbers of a policy in training. groups: {series: task ids}. settings: MetaEvaluation."""
+    options = settings.eval_rollouts, run.seed, settings.eval_deterministic
+    known = {  # the groups may be the same
+        ids: evaluate(run.problem, model, agent, np.array(ids), *options)["returns"] for ids in set(map(tuple, groups.values()))
+    }
+    return {name: value for series, ids in groups.items() for name, value in by_episode(series, known[tuple(ids)]).items()}
+
+
+def returns_curve(loop, updates):
+    """The learning curve of a result file from a Loop over iterations of so many `updates`."""
+    curve = {"gradient_steps": [point["step"] * updates for point in loop.curve]}
     return curve | {series: [point[series] for point in loop.curve] for series in ("train_return", "test_return")}
 
 
@@ -208,23 +217,43 @@ def reference_episodes(problem, task_ids, seed=0):
     return levels
 
 
-def save_result(args, facts, task_ids, evaluation, curve, training, made_from, directory, levels=None):
-    """The result file of a finished run; returns its path.
+def conclude(run, settings, facts, model, agent, task_ids, loop, updates, made_from=None, levels=None):
+    """What ends a run of a Loop over iterations of so many `updates`: the result file, and finished.json last.
 
-    facts: those of `result_facts`. evaluation: what `evaluate` returns. training: steps and seconds. made_from: digests of what
-    the run read. directory: its folder, for the pictures' data. levels: further references (tasks, K).
+    facts: those of `result_facts`. settings: MetaEvaluation. made_from: digests of what the run read. levels: further references
+    (tasks, K).
     """
-    return results.write_result(
-        args.output_dir, args.env_type, **facts, task_ids=task_ids, measured=evaluation, curve=curve, training=training,
-        made_from=made_from, reference={**reference_episodes(args.problem, task_ids), **(levels or {})},
-        task_parameters={int(task): task_parameters(args.problem, int(task)) for task in task_ids}, config=resolved(args),
-        directory=directory, folder=args.results_log_dir,
+    final = evaluate(
+        run.problem, model, agent, task_ids, settings.eval_rollouts, run.seed, settings.eval_deterministic, pictures=True
+    )
+    training = {"gradient_steps": loop.total * updates, "wall_clock_s": round(loop.seconds, 1)}
+    results.write_result(
+        run.output_dir, run.env_type, **facts, task_ids=task_ids, measured=final, curve=returns_curve(loop, updates),
+        training=training, made_from=made_from or {},
+        reference={**reference_episodes(run.problem, task_ids), **(levels or {})},
+        task_parameters={int(task): task_parameters(run.problem, int(task)) for task in task_ids}, config=run.saved,
+        directory=loop.directory, folder=settings.results_log_dir,
     )  # fmt: skip
+    write_json(loop.directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
 
 
-def result_facts(args, quality, method, ablation, privileges):
+def result_file(run, settings, facts):
+    """Path of the result file."""
+    return results.result_path(run.output_dir, {"env_type": run.env_type, **facts}, settings.results_log_dir)
+
+
+def print_result(run, settings, facts):
+    """What a finished run has reached."""
+    path = result_file(run, settings, facts)
+    returns = np.mean(results.read_result(path)["returns"], axis=0)
+    episodes = ", ".join(f"{value:.2f}" for value in returns)
+    follow = report_command(Path(run.output_dir, settings.results_log_dir))
+    print(f"{results.label(facts)}: mean return by episode {episodes}, sum {returns.sum():.2f}; result in {path}; next: {follow}")
+
+
+def result_facts(run, quality, method, ablation, privileges):
     """The facts of a run that its result file's path is built from."""
     return {
-        "quality": quality, "method": method, "recipe": args.recipe, "ablation": ablation, "regime": "bamdp",
-        "protocol": "strict", "validation": False, "fresh": False, "privileges": privileges, "seed": args.seed,
+        "quality": quality, "method": method, "recipe": run.recipe, "ablation": ablation, "regime": "bamdp",
+        "protocol": "strict", "validation": False, "fresh": False, "privileges": privileges, "seed": run.seed,
     }  # fmt: skip

@@ -4,102 +4,87 @@ A log of single-task agents tells the task by where its agent went. A belief tra
 on it takes for granted what that agent knew. Mixed logs hold behaviour that does not know its task.
 """
 
+import dataclasses
 import hashlib
 import json
 
 import numpy as np
 
-from baselines.borel.data import KEYS, data_directory, load_rollouts, read_task, task_directory, task_stamp
-from baselines.borel.settings import collect_command, data_name, next_command
-from src.run.config import fraction, plain_name, positive_int
+from baselines.borel.data import KEYS, load_rollouts, read_task, task_directory, task_stamp
+from baselines.borel.settings import collect_command, next_command
+from src.run.config import plain_name, positive_int
 from src.run.errors import UserError
 from src.run.seeding import numpy_generator
+from src.run.settings import setting
 
-MIXED = ("half", "any")  # which episodes of a roll-out are rewritten
-
-
-def add_mixing_flags(data):
-    """Flags of the logs and of what is mixed; `data`: argument group of a parser."""
-    data.add_argument("--data-dir", type=plain_name, help="name of the data set (default: log, with the recipe's suffix)")
-    data.add_argument("--num-trajs-per-task", type=positive_int, help="the first so many roll-outs (default: all)")
-    data.add_argument("--hindsight-relabelling", action="boolean", default=False, help="mix tasks by recomputed rewards (RR)")
-    data.add_argument("--relabelling-fraction", type=fraction, default=1.0, help="share of the roll-outs that RR rewrites")
-    data.add_argument("--relabelled-episodes", choices=MIXED, default="half",
-                      help="half: RR rewrites the first half of a roll-out's episodes and PR the first one; any: both the first "
-                           "u, u drawn (ours)")  # fmt: skip
-    data.add_argument("--policy-replaying", action="boolean", default=False, help="mix agents by their replays (PR)")
-    data.add_argument(
-        "--replaying-data-dir", type=plain_name, help="name of the replays (default: replay, with the recipe's suffix)"
-    )
-    data.add_argument("--num-replayed-policies", type=positive_int, default=20, help="agents replayed per task")
+REPLAYED_POLICIES = 20  # agents per task
 
 
-def load_logs(args):
-    """(Rollouts of the training tasks, their replays as `load_replays` gives or None).
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """data"""
 
-    Raises UserError without the data, or where relabelling would rewrite none of them.
-    """
-    problem, tasks = args.problem, range(*args.env.train_tasks)
-    directory = data_directory(args, data_name(args, args.data_dir))
-    rollouts = load_rollouts(directory, problem, tasks, collect_command(args), limit=args.num_trajs_per_task)
-    count = rollouts.rewards.shape[1]
-    if args.hindsight_relabelling and not round(args.relabelling_fraction * count):
-        given = f"--relabelling-fraction {args.relabelling_fraction:g}"
-        raise UserError(f"{given} rewrites none of {count} roll-outs: raise it, or give --hindsight-relabelling False")
-    if not args.policy_replaying:
+    data_dir: str | None = setting(None, "name of the data set (default: log, with the recipe's suffix)", plain_name)
+    num_trajs_per_task: int | None = setting(None, "the first so many roll-outs (default: all)", positive_int)
+    hindsight_relabelling: bool = setting(False, "mix tasks by recomputed rewards (RR)")
+    relabelled_episodes: str = setting(
+        "half", "RR rewrites the first half of a roll-out's episodes, PR the first one; any: both the first u, u drawn (ours)",
+        choices=["half", "any"],
+    )  # fmt: skip
+    policy_replaying: bool = setting(False, "mix agents by their replays (PR)")
+    replaying_data_dir: str | None = setting(None, "name of the replays (default: replay, with the recipe's suffix)", plain_name)
+
+
+def load_logs(run, mixing):
+    """(Rollouts of the training tasks, their replays as `load_replays` gives or None). Raises UserError without the data."""
+    problem, tasks = run.problem, range(*run.env.train_tasks)
+    rollouts = load_rollouts(run.logs, problem, tasks, collect_command(run), limit=mixing.num_trajs_per_task)
+    if not mixing.policy_replaying:
         return rollouts, None
-    return rollouts, load_replays(replay_directory(args), problem, tasks, next_command(args, "hindsight_data_collection"))
+    return rollouts, load_replays(run.replays, problem, tasks, next_command(run, "hindsight_data_collection"))
 
 
-def replay_directory(args):
-    """Where the replays lie."""
-    return data_directory(args, args.replaying_data_dir or "replay" + args.suffix)
-
-
-def data_stamps(args):
+def data_stamps(run, mixing):
     """{"data": stamps of the training tasks' logs} and, where they are used, the same of the "replays".
 
     Raises UserError where they are missing, or not those of this problem.
     """
-    problem, tasks = args.problem, range(*args.env.train_tasks)
-    logs, command = data_directory(args, data_name(args, args.data_dir)), collect_command(args)
-    stamps = {"data": [task_stamp(logs, problem, task, command) for task in tasks]}
-    if args.policy_replaying:
-        replays, command = replay_directory(args), next_command(args, "hindsight_data_collection")
-        stamps["replays"] = [task_stamp(replays, problem, task, command) for task in tasks]
+    problem, tasks, command = run.problem, range(*run.env.train_tasks), collect_command(run)
+    stamps = {"data": [task_stamp(run.logs, problem, task, command) for task in tasks]}
+    if mixing.policy_replaying:
+        command = next_command(run, "hindsight_data_collection")
+        stamps["replays"] = [task_stamp(run.replays, problem, task, command) for task in tasks]
     return stamps
 
 
-def data_digests(args):
+def data_digests(run, mixing):
     """What a run's settings say of the data that it reads: {"data_sha256", and "replays_sha256" where they are used}."""
-    stamps = data_stamps(args)
+    stamps = data_stamps(run, mixing)
     return {f"{name}_sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest() for name, rows in stamps.items()}
 
 
-def mix(args, rollouts, replays, purpose="", *epoch):
+def mix(run, mixing, rollouts, replays, purpose="", *epoch):
     """The logs with what --policy-replaying and --hindsight-relabelling ask for.
 
     The seed, `purpose` (a suffix of the generators' names) and the epoch, where one is given, decide what is drawn.
     """
-    if args.policy_replaying:
-        generator = numpy_generator(args.seed, f"replaying{purpose}", *epoch)
-        rollouts = replay_policies(
-            rollouts, args.problem, replays, args.num_replayed_policies, generator, args.relabelled_episodes
-        )
-    if args.hindsight_relabelling:
-        generator = numpy_generator(args.seed, f"relabelling{purpose}", *epoch)
-        rollouts = relabel_rewards(rollouts, args.problem, args.relabelling_fraction, generator, args.relabelled_episodes)
+    if mixing.policy_replaying:
+        generator = numpy_generator(run.seed, f"replaying{purpose}", *epoch)
+        rollouts = replay_policies(rollouts, run.problem, replays, REPLAYED_POLICIES, generator, mixing.relabelled_episodes)
+    if mixing.hindsight_relabelling:
+        generator = numpy_generator(run.seed, f"relabelling{purpose}", *epoch)
+        rollouts = relabel_rewards(rollouts, run.problem, generator, mixing.relabelled_episodes)
     return rollouts
 
 
-def relabel_rewards(rollouts, problem, fraction, generator, episodes="half"):
+def relabel_rewards(rollouts, problem, generator, episodes="half"):
     """Reward relabelling: move whole episodes between tasks and recompute their rewards.
 
-    Of each task's roll-outs a `fraction`, each at most once, gets its first u episodes replaced, each by that of a random
-    roll-out of a random other task, read from the data as they were; the rewards are those of the receiving task. So what
-    was visited no longer tells the task. (The original draws roll-outs with replacement, which misses a third of them, and
-    copies from data that it has already mixed.) Where the starts of later episodes were not recorded, donors give their first
-    episode: a reward that depends on s, as Cheetah's does, could not be recomputed for the first step of another.
+    Each of a task's roll-outs gets its first u episodes replaced, once, each by that of a random roll-out of a random other task,
+    read from the data as they were; the rewards are those of the receiving task. So what was visited no longer tells the task.
+    (The original draws roll-outs with replacement, which misses a third of them, and copies from data that it has already
+    mixed.) Where the starts of later episodes were not recorded, donors give their first episode: a reward that depends on s, as
+    Cheetah's does, could not be recomputed for the first step of another.
 
     Args:
         episodes: "half": u = K/2 (1 for K = 1), as published. "any": u uniform in 1..K for each roll-out (ours), so that the
@@ -113,9 +98,9 @@ def relabel_rewards(rollouts, problem, fraction, generator, episodes="half"):
         raise UserError("reward relabelling needs two training tasks or more")
     mixed = rollouts.copy()
     for row, task in enumerate(rollouts.task_ids):
-        chosen = generator.permutation(count)[: round(fraction * count)]
+        chosen = generator.permutation(count)
         many = max(1, problem.episodes // 2)
-        many = np.full(len(chosen), many) if episodes == "half" else generator.integers(1, problem.episodes + 1, len(chosen))
+        many = np.full(count, many) if episodes == "half" else generator.integers(1, problem.episodes + 1, count)
         for episode in range(many.max(initial=0)):
             slot, receivers = episode_slot(problem, episode), chosen[many > episode]
             given = slot if rollouts.starts_recorded else episode_slot(problem, 0)

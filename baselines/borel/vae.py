@@ -22,18 +22,51 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from src.run.config import natural, nonnegative_float, positive_float, positive_int
+from src.run.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class BeliefSettings:
+    """belief model"""
+
+    task_embedding_size: int = setting(5, "dimensions of the latent", positive_int)
+    aggregator_hidden_size: int = setting(128, "units of the GRU", positive_int)
+    layers_before_aggregator: tuple = setting((), "layers between embeddings and GRU", positive_int, nargs="*")
+    layers_after_aggregator: tuple = setting((), "layers between GRU and latent", positive_int, nargs="*")
+    action_embedding_size: int = setting(16, "0: the encoder does not read actions", natural)
+    state_embedding_size: int = setting(32, "0: the encoder does not read states", natural)
+    reward_embedding_size: int = setting(16, "0: the encoder does not read rewards", natural)
+    reward_decoder_layers: tuple = setting((32, 32), "widths", positive_int, nargs="+")
+    rew_pred_type: str = setting(
+        "deterministic", "squared error, or the probability that the reward is 1", choices=["deterministic", "bernoulli"]
+    )
+    multihead_for_reward: bool = setting(False, "one output per cell (gridworld)")
+    input_prev_state: bool = setting(False, "the reward decoder reads s")
+    input_action: bool = setting(False, "the reward decoder reads a")
+    input_next_state: bool = setting(True, "the reward decoder reads s'")
+    decode_state: bool = setting(False, "decode s' too: tasks differ in their dynamics")
+    predict_change: bool = setting(False, "with --decode-state: s' − s (ours)")
+    state_decoder_layers: tuple = setting((32, 32), "widths", positive_int, nargs="+")
+    decode_task: bool = setting(False, "decode the task's parameters too")
+    disable_decoder: bool = setting(False, "do not decode rewards")
+    disable_stochasticity_in_latent: bool = setting(False, "decode μ, not a sample")
+    learn_prior: bool = setting(False, "learn q_{−1} instead of N(0, I)")
+
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """Weights and options of the loss; the names are those of the flags of train_vae_offline.py."""
+    """loss of the belief model"""
 
-    kl_weight: float
-    rew_loss_coeff: float = 1.0
-    state_loss_coeff: float = 1.0
-    vae_batch_num_elbo_terms: int | None = None  # random beliefs t per roll-out that decode; None: all T + 1
-    num_decoded_transitions: int | None = None  # random transitions i per roll-out; None: all T
-    decode_only_past: bool = False
-    kl_to_gauss_prior: bool = False
+    vae_lr: float = setting(3e-4, "learning rate of Adam", positive_float)
+    vae_batch_num_rollouts_per_task: int = setting(8, "roll-outs per task in an update", positive_int)
+    kl_weight: float = setting(0.05, "β where all terms are sums; see vae.py", nonnegative_float)
+    kl_to_gauss_prior: bool = setting(False, "KL to N(0, I) at every step")
+    rew_loss_coeff: float = setting(1.0, "weight of the reward loss", nonnegative_float)
+    state_loss_coeff: float = setting(1.0, "weight of the state loss", nonnegative_float)
+    vae_batch_num_elbo_terms: int | None = setting(None, "beliefs per roll-out that decode (default: all)", positive_int)
+    num_decoded_transitions: int | None = setting(None, "transitions decoded per roll-out (default: all)", positive_int)
+    decode_only_past: bool = setting(False, "do not decode what is still to come")
 
 
 def layers(sizes, final=None):

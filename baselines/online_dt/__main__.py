@@ -38,31 +38,18 @@ from baselines.online_dt.pretrained import (
     run_folder,
 )
 from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
-from baselines.online_dt.training import Learner, Trainer, evaluate_policy
-from src.data.qualities import data_name
+from baselines.online_dt.training import Learner, Settings, Trainer, evaluate_policy
 from src.data.trajectories import load, observation_statistics
-from src.evaluation.method import note_results
+from src.evaluation.method import RunSettings, note_results
 from src.evaluation.results import write_result
 from src.evaluation.saved import save_known
-from src.run.config import (
-    Parser,
-    find_device,
-    fraction,
-    next_command,
-    nonnegative_float,
-    num_tasks,
-    parse_args,
-    positive_float,
-    positive_int,
-    proper_fraction,
-    real,
-    script_parser,
-    settings,
-)
+from src.run import config
+from src.run.config import Parser, find_device, next_command, num_tasks, parse_args, script_parser
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard
 from src.run.logger import Logger
 from src.run.loop import Loop
+from src.run.settings import add_settings, pick
 
 ROBOTS = ("hopper", "halfcheetah", "walker2d")
 D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
@@ -71,6 +58,7 @@ D4RL_SCORES = {  # returns of random and expert that D4RL normalises with
     "gym_walker2d": (1.629008, 4592.3),
 }
 SAVE_INTERVAL = 300  # seconds between checkpoints at most; every iteration ends with one
+KINDS = {field.name: field.type for field in dataclasses.fields(Settings) if field.name != "run"}
 VOLATILE = (
     "max_iters", "device", "threads", "resume", "tensorboard", "log_to_wandb", "output_dir", "eval_only", "pretrained_model",
 )  # fmt: skip
@@ -78,103 +66,8 @@ VOLATILE = (
 
 def make_parser():
     parser = script_parser(__doc__)
-    data = parser.add_argument_group("data")
-    data.add_argument("--env", choices=ROBOTS, help="short for --env_type gym_<env>")
-    data.add_argument(
-        "--dataset",
-        "--data_type",
-        "--data_quality",
-        type=data_name,
-        default="medium",
-        help="kind of data, see get_datasets.py",
-    )
-    data.add_argument("--mode", choices=["normal", "delayed"], default="normal", help="delayed: all reward at the last step")
-    data.add_argument("--pct_traj", type=fraction, default=1.0, help="pre-train on the best, up to this share of time steps")
-    model = parser.add_argument_group("model")
-    model.add_argument("--model_type", choices=["dt", "bc"], default="dt", help="decision transformer or behaviour cloning")
-    model.add_argument(
-        "--stochastic", action="boolean", default=False, help="Gaussian policy; otherwise deterministic, squared error"
-    )
-    model.add_argument("--stochastic_tanh", action="boolean", default=False, help="squash the Gaussian by tanh")
-    model.add_argument("--remove_pos_embs", action="boolean", default=False, help="no embedding of the time step")
-    model.add_argument("--K", type=positive_int, default=20, help="time steps of a training window")
-    model.add_argument("--embed_dim", type=positive_int, default=128, help="width of the transformer")
-    model.add_argument("--n_layer", type=positive_int, default=3, help="blocks (bc: hidden layers)")
-    model.add_argument("--n_head", type=positive_int, default=1, help="attention heads")
-    model.add_argument("--dropout", type=proper_fraction, default=0.1, help="on input, attention weights and residual branches")
-    model.add_argument("--return_scale", type=positive_float, default=1000.0, help="returns-to-go are divided by it")
-    training = parser.add_argument_group("training")
-    training.add_argument("--max_iters", type=positive_int, default=10, help="iterations; online: rounds of exploration")
-    training.add_argument("--num_steps_per_iter", type=positive_int, default=10_000, help="gradient steps of an iteration")
-    training.add_argument("--batch_size", type=positive_int, default=64, help="windows per gradient step")
-    training.add_argument("--optimizer", choices=["adamw", "lamb"], default="adamw", help="lamb: the official code's")
-    training.add_argument("--learning_rate", "-lr", type=positive_float, default=1e-4, help="after the warm-up")
-    training.add_argument("--weight_decay", "-wd", type=nonnegative_float, default=1e-4, help="of the optimiser")
-    training.add_argument("--warmup_steps", type=positive_int, default=10_000, help="linear warm-up; both phases share one")
-    training.add_argument(
-        "--ema_decay", type=proper_fraction, default=0.0, help="what acts is this moving average of the weights (ours; 0: none)"
-    )
-    training.add_argument("--bfloat16", action="boolean", default=False, help="run the transformer blocks in bfloat16")
-    entropy = parser.add_argument_group("entropy (with --stochastic)")
-    entropy.add_argument(
-        "--use_entropy", action="boolean", default=None, help="entropy bonus (default: online, or with --target_entropy)"
-    )
-    entropy.add_argument(
-        "--target_entropy", action="boolean", default=False, help="learn the temperature: entropy at minus the number of actions"
-    )
-    entropy.add_argument(
-        "--init_temperature", type=positive_float,
-        help="weight of the entropy bonus at the start (default: 0.1; online: where the pre-training left it)",
-    )  # fmt: skip
-    entropy.add_argument(
-        "--temperature_learning_rate", type=positive_float, default=1e-4, help="of Adam; a shorter schedule wants a larger one"
-    )
-    entropy.add_argument(
-        "--approximate_entropy_samples", type=positive_int, default=1000, help="draws per time step that estimate the entropy"
-    )
-    online = parser.add_argument_group("online phase")
-    online.add_argument("--online_training", action="boolean", default=False, help="fine-tune a pre-trained model online")
-    online.add_argument(
-        "--pretrained_model", help="folder of the model (default: where the pre-training command wrote it); also of --eval_only"
-    )
-    online.add_argument(
-        "--online_buffer_size", type=positive_int, default=1000, help="trajectories; at first the best offline ones"
-    )
-    online.add_argument(
-        "--keep_best", action="boolean", default=False, help="a full buffer gives up its lowest return, not its oldest (ours)"
-    )
-    online.add_argument("--num_online_rollouts", type=positive_int, default=1, help="episodes played per round")
-    online.add_argument(
-        "--online_rtg",
-        type=real,
-        help="return asked for when exploring (default: the model's, that of the settings file, else twice --eval_rtg)",
-    )
-    online.add_argument("--relabel", action="boolean", default=True, help="train on the returns achieved, not on those asked for")
-    online.add_argument(
-        "--exploration_noise", type=nonnegative_float, default=0.1,
-        help="Gaussian noise when a deterministic policy explores, as a share of the half range of the actions",
-    )  # fmt: skip
-    online.add_argument(
-        "--exploration_std", type=positive_float, default=1.0,
-        help="factor on the standard deviation of a stochastic policy when it explores (ours; 1: its own samples)",
-    )  # fmt: skip
-    evaluation = parser.add_argument_group("evaluation")
-    evaluation.add_argument("--eval_only", action="boolean", default=False, help="evaluate --pretrained_model, train nothing")
-    evaluation.add_argument(
-        "--eval_rtg", type=real, help="return asked for when evaluating (default: the model's, else the best of the data)"
-    )
-    evaluation.add_argument(
-        "--eval_context", type=positive_int, help="time steps seen when acting (default: the model's, else K)"
-    )
-    evaluation.add_argument("--eval_interval", type=positive_int, default=1, help="iterations between two evaluations")
-    evaluation.add_argument("--num_eval_episodes", type=positive_int, default=100, help="episodes of an evaluation")
-    evaluation.add_argument(
-        "--use_action_means",
-        action="boolean",
-        default=None,
-        help="evaluate the mean action (default: online only; --eval_only: as the model was evaluated); else sample",
-    )
-    parser.add_argument("--log_to_wandb", action="boolean", default=False, help="log to Weights & Biases too (pip install wandb)")
+    parser.add_argument("--env", choices=ROBOTS, help="short for --env_type gym_<env>")
+    add_settings(parser, *KINDS.values())
     return parser
 
 
@@ -186,8 +79,9 @@ def parse(argv=None):
     argv = translate(sys.argv[1:] if argv is None else list(argv))
     args = parse_args(make_parser(), "baselines.online_dt", argv)
     if args.online_training or args.eval_only:
-        folder = find_pretrained(args)
-        former, _ = read_pretrained(args, folder)
+        settings = choose(args)
+        folder = find_pretrained(settings)
+        former, _ = read_pretrained(settings.run, folder)
         # the online phase is measured by means unless told otherwise; an evaluation repeats what the model's run did
         keys = (*INHERITED, "use_action_means") if args.eval_only else INHERITED
         inherited = [f"--{key}={former[key]}" for key in keys if former[key] is not None]
@@ -219,6 +113,13 @@ def parse(argv=None):
         import_wandb()
     args.eval_context = min(args.eval_context or args.K, args.K)
     return args
+
+
+def choose(args):
+    """Settings from the namespace."""
+    return Settings(
+        pick(RunSettings, args, data_quality=args.dataset), **{name: pick(kind, args) for name, kind in KINDS.items()}
+    )
 
 
 def translate(argv):
@@ -262,67 +163,72 @@ def main(argv=None):
         args.eval_rtg = float(trajectories.returns.max())
     if args.online_rtg is None and args.online_training:
         args.online_rtg = args.eval_rtg + abs(args.eval_rtg)
-    levels, scale = reference_levels(trajectories, args.env_type)
-    if args.mode == "delayed":
+    settings, saved = choose(args), config.settings(args)
+    run, online = settings.run, settings.online
+    levels, scale = reference_levels(trajectories, run.env_type)
+    if settings.data.mode == "delayed":
         trajectories = dataclasses.replace(trajectories, rewards=delayed(trajectories.rewards, trajectories.lengths))
-    learner = Learner(make_policy(args, trajectories).to(args.device), args)
-    if args.pretrained_model:
-        load_pretrained(args, learner)
-    if args.eval_only:
-        returns = evaluate_policy(learner.average, args)["returns"][0]
-        print(f"{args.pretrained_model}: return {describe(returns, scale)} over {len(returns)} episodes")
+    policy = make_policy(run, settings.model, trajectories).to(run.device)
+    learner = Learner(policy, settings.optimisation, settings.entropy, run.seed)
+    if online.pretrained_model:
+        load_pretrained(run, Path(online.pretrained_model), learner)
+    if settings.evaluation.eval_only:
+        returns = evaluate_policy(learner.average, settings)["returns"][0]
+        print(f"{online.pretrained_model}: return {describe(returns, scale)} over {len(returns)} episodes")
         return
-    folder = run_folder(args, args.online_training)
-    volatile = VOLATILE if args.online_training else (*VOLATILE, "online_rtg")  # of which pre-training knows nothing
-    with run_directory(folder, settings(args), args.resume, volatile):
-        trainer, seconds = train(args, learner, trajectories, folder, scale)
-        result_file = save_result(args, trainer, seconds, trajectories, levels, scale, folder)
+    folder = run_folder(settings, online.online_training)
+    volatile = VOLATILE if online.online_training else (*VOLATILE, "online_rtg")  # of which pre-training knows nothing
+    with run_directory(folder, saved, run.resume, volatile):
+        trainer, seconds = train(settings, saved, learner, trajectories, folder, scale)
+        result_file = save_result(settings, saved, trainer, seconds, trajectories, levels, scale, folder)
         save_known(folder, "online_dt", {})
-        note_results(folder, args.output_dir, [result_file])
+        note_results(folder, run.output_dir, [result_file])
     follow = ""
-    if not args.online_training:
-        words = ["--dataset", args.dataset, "--online_training", "--pretrained_model", str(folder)]
-        if args.stochastic and not args.target_entropy:  # the method's online phase learns its temperature
+    if not online.online_training:
+        words = ["--dataset", run.data_quality, "--online_training", "--pretrained_model", str(folder)]
+        if settings.model.stochastic and not settings.entropy.target_entropy:  # the online phase learns its temperature
             words.append("--target_entropy")
-        follow = "; next: " + next_command(args, "-m baselines.online_dt", *words)
+        follow = "; next: " + next_command(run, "-m baselines.online_dt", *words)
     print(f"{folder}: return {describe(trainer.last['returns'][0], scale)}; result: {result_file}{follow}")
 
 
-def make_policy(args, trajectories):
+def make_policy(run, model, trajectories):
     """A fresh policy, its scales set from the data."""
-    torch.manual_seed(args.seed)
-    space = args.env.make().action_space
+    torch.manual_seed(run.seed)
+    space = run.env.make().action_space
     sizes = trajectories.observations.shape[2], trajectories.actions.shape[2]
-    policy = Policy(*sizes, vars(args), args.env.max_episode_steps)
+    policy = Policy(*sizes, model, run.env.max_episode_steps)
     policy.set_scales(*observation_statistics(trajectories), space.low, space.high)
     return policy
 
 
-def make_buffer(args, t):
+def make_buffer(settings, t):
     """Pre-training: all trajectories (or the best --pct_traj of their steps). Online: the best --online_buffer_size."""
-    capacity = args.online_buffer_size if args.online_training else None
-    rows = best(t.returns, t.lengths, capacity, 1.0 if args.online_training else args.pct_traj)
-    arrays = [torch.from_numpy(array[rows]).to(args.device) for array in (t.observations, t.actions, t.rewards, t.lengths)]
-    steps = args.env.max_episode_steps if args.online_training else t.rewards.shape[1]
-    return TrajectoryBuffer(*arrays, capacity or len(rows), steps, args.keep_best)
+    run, online = settings.run, settings.online
+    capacity = online.online_buffer_size if online.online_training else None
+    rows = best(t.returns, t.lengths, capacity, 1.0 if online.online_training else settings.data.pct_traj)
+    arrays = [torch.from_numpy(array[rows]).to(run.device) for array in (t.observations, t.actions, t.rewards, t.lengths)]
+    steps = run.env.max_episode_steps if online.online_training else t.rewards.shape[1]
+    return TrajectoryBuffer(*arrays, capacity or len(rows), steps, online.keep_best)
 
 
-def train(args, learner, trajectories, folder, scale):
-    """Run the phase to its end; returns the Trainer, and the seconds that it took."""
-    first, size = learner.step, args.num_steps_per_iter
-    trainer = Trainer(learner, make_buffer(args, trajectories), args, (lambda r: normalised(r, scale)) if scale else None)
-    total, wandb = args.max_iters * size, None
+def train(settings, saved, learner, trajectories, folder, scale):
+    """Run the phase to its end; returns the Trainer, and the seconds that it took. saved: the settings of config.json."""
+    iterations, size = settings.optimisation.max_iters, settings.optimisation.num_steps_per_iter
+    normalise = (lambda returns: normalised(returns, scale)) if scale else None
+    trainer = Trainer(learner, make_buffer(settings, trajectories), settings, normalise)
+    first, total, wandb = learner.step, iterations * size, None
     broken = UserError(f"{folder / 'state.pt'} is not the state of such a run: delete it, or pass --no-resume to start again")
     with fitting(broken):
         loop = Loop(
-            folder, total, size * args.eval_interval, {"learner": learner, "trainer": trainer}, {"model": learner.average},
-            save_every=size, save_seconds=SAVE_INTERVAL,
-            logger=lambda start: RunLog(folder, first + total, first + start, args.tensorboard, wandb),
+            folder, total, size * settings.evaluation.eval_interval, {"learner": learner, "trainer": trainer},
+            {"model": learner.average}, save_every=size, save_seconds=SAVE_INTERVAL,
+            logger=lambda start: RunLog(folder, first + total, first + start, settings.run.tensorboard, wandb),
         )  # fmt: skip
         begun = math.ceil(loop.step / size)
-    if begun > args.max_iters:
+    if begun > iterations:
         raise UserError(f"{folder} holds {begun} iterations: give --max_iters {begun} or more, or --no-resume to replace them")
-    wandb = start_wandb(args, folder) if args.log_to_wandb else None
+    wandb = start_wandb(folder, saved) if settings.evaluation.log_to_wandb else None
     trainer.train(loop)
     if wandb:
         wandb.finish()
@@ -351,11 +257,11 @@ def import_wandb():
     return wandb
 
 
-def start_wandb(args, folder):
+def start_wandb(folder, saved):
     """A run of Weights & Biases. Raises UserError."""
     name = "-".join(folder.parts[-5:])
     try:
-        return import_wandb().init(project="online-dt", name=name, dir=str(folder), config=settings(args))
+        return import_wandb().init(project="online-dt", name=name, dir=str(folder), config=saved)
     except Exception as error:  # the package has types of its own, which differ between its versions
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(
@@ -401,17 +307,18 @@ def describe(returns, scale):
     return f"{np.mean(returns):.1f}{score}"
 
 
-def save_result(args, trainer, seconds, t, levels, scale, folder):
+def save_result(settings, saved, trainer, seconds, t, levels, scale, folder):
     """The result file; returns its path."""
-    facts, training = result_facts(args, args.online_training), {"gradient_steps": trainer.learner.step}
+    run, online, target = settings.run, settings.online, settings.evaluation.eval_rtg
+    facts, training = result_facts(settings, online.online_training), {"gradient_steps": trainer.learner.step}
     training |= {"environment_steps": trainer.environment_steps, "wall_clock_s": round(seconds, 1)}
     training["parameters"] = sum(weights.numel() for weights in trainer.learner.average.parameters())
-    made_from = {"dataset_sha256": args.dataset_sha256, "pretrained_sha256": getattr(args, "pretrained_sha256", None)}
+    made_from = {key: saved.get(key) for key in ("dataset_sha256", "pretrained_sha256")}
     return write_result(
-        args.output_dir, **facts, privileges="none", task_ids=[0], measured=trainer.last, training=training, made_from=made_from,
-        config=settings(args), reference={level: None if value is None else [value] for level, value in levels.items()},
-        target_return=args.eval_rtg, curve=trainer.curve, directory=folder, normalisation=scale,
-        target_rule=f"fixed; exploration asks for {args.online_rtg:g}" if args.online_training else "fixed",
+        run.output_dir, **facts, privileges="none", task_ids=[0], measured=trainer.last, training=training, made_from=made_from,
+        config=saved, reference={level: None if value is None else [value] for level, value in levels.items()},
+        target_return=target, curve=trainer.curve, directory=folder, normalisation=scale,
+        target_rule=f"fixed; exploration asks for {online.online_rtg:g}" if online.online_training else "fixed",
         dataset={"episodes": len(t), "steps": int(t.lengths.sum()), "return_std": float(t.returns.std())},
     )  # fmt: skip
 

@@ -5,6 +5,7 @@
 Three tokens per step and a LayerNorm, then the shared GPT-2 stack. Behaviour cloning reads the last K states with an MLP.
 """
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -14,6 +15,25 @@ from torch import nn
 from src.data.scales import EPSILON, clipped
 from src.models.heads import GaussianHead
 from src.models.transformer import Transformer, attention_bias
+from src.run.config import positive_float, positive_int, proper_fraction
+from src.run.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """model"""
+
+    model_type: str = setting("dt", "decision transformer or behaviour cloning", choices=["dt", "bc"])
+    stochastic: bool = setting(False, "Gaussian policy; otherwise deterministic, squared error")
+    stochastic_tanh: bool = setting(False, "squash the Gaussian by tanh")
+    remove_pos_embs: bool = setting(False, "no embedding of the time step")
+    K: int = setting(20, "time steps of a training window", positive_int)
+    embed_dim: int = setting(128, "width of the transformer", positive_int)
+    n_layer: int = setting(3, "blocks (bc: hidden layers)", positive_int)
+    n_head: int = setting(1, "attention heads", positive_int)
+    dropout: float = setting(0.1, "on input, attention weights and residual branches", proper_fraction)
+    return_scale: float = setting(1000.0, "returns-to-go are divided by it", positive_float)
+    bfloat16: bool = setting(False, "run the transformer blocks in bfloat16")
 
 
 class DecisionTransformer(nn.Module):
@@ -65,22 +85,21 @@ class Policy(nn.Module):
     """A body and a head. Inputs and actions in physical units; all scaling happens inside.
 
     Args:
-        observation_size, action_size: d_s, d_a. settings: the flags of the command as a dict. max_steps: T.
+        observation_size, action_size: d_s, d_a. settings: ModelSettings. max_steps: T.
     """
 
     def __init__(self, observation_size, action_size, settings, max_steps):
         super().__init__()
-        width, layers, dropout = settings["embed_dim"], settings["n_layer"], settings["dropout"]
-        if settings["model_type"] == "bc":
-            self.body = BehaviourCloning(observation_size, settings["K"], width, layers, dropout)
+        s, width, layers, dropout = settings, settings.embed_dim, settings.n_layer, settings.dropout
+        if s.model_type == "bc":
+            self.body = BehaviourCloning(observation_size, s.K, width, layers, dropout)
         else:
-            table = None if settings["remove_pos_embs"] else max_steps
-            self.body = DecisionTransformer(
-                observation_size, action_size, width, layers, settings["n_head"], dropout, table, settings["bfloat16"]
-            )
-        self.stochastic, self.return_scale = settings["stochastic"], settings["return_scale"]
+            table = None if s.remove_pos_embs else max_steps
+            sizes = observation_size, action_size
+            self.body = DecisionTransformer(*sizes, width, layers, s.n_head, dropout, table, s.bfloat16)
+        self.stochastic, self.return_scale = s.stochastic, s.return_scale
         if self.stochastic:
-            self.head = GaussianHead(width, action_size, settings["stochastic_tanh"])
+            self.head = GaussianHead(width, action_size, s.stochastic_tanh)
         else:
             self.head = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
         for name, size, value in (("observation_mean", observation_size, 0), ("observation_std", observation_size, 1),

@@ -19,54 +19,56 @@ INHERITED = (*FIXED, *OPTIMISER, "eval_context", "eval_rtg", "online_rtg")
 MISFITS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)  # what a state of other keys, types or shapes raises
 
 
-def result_facts(args, online):
-    """The facts of a run that its name and its result file's path are built from; the ablation or mode is what the flags make."""
-    parts = []
-    if args.model_type == "bc":
+def result_facts(settings, online):
+    """The facts of a run (Settings) that its name and its result file's path are built from; the ablation or mode is what the
+    flags make."""
+    run, data, model, parts = settings.run, settings.data, settings.model, []
+    if model.model_type == "bc":
         parts.append("bc")
-    if not args.stochastic:
+    if not model.stochastic:
         parts.append("deterministic")
-    elif not args.stochastic_tanh:
+    elif not model.stochastic_tanh:
         parts.append("no_tanh")
-    if args.mode == "delayed":
+    if data.mode == "delayed":
         parts.append("delayed")
-    if args.pct_traj < 1:
-        parts.append(f"top{100 * args.pct_traj:g}")
+    if data.pct_traj < 1:
+        parts.append(f"top{100 * data.pct_traj:g}")
     if online:
         ablations = {
-            "no_entropy": args.stochastic and not args.use_entropy,
-            "no_relabelling": not args.relabel,
-            "same_rtg": args.online_rtg == args.eval_rtg,
+            "no_entropy": model.stochastic and not settings.entropy.use_entropy,
+            "no_relabelling": not settings.online.relabel,
+            "same_rtg": settings.online.online_rtg == settings.evaluation.eval_rtg,
         }
         parts += [name for name, holds in ablations.items() if holds]
     return {
-        "env_type": args.env_type, "quality": args.dataset, "method": "online_dt", "recipe": args.recipe,
+        "env_type": run.env_type, "quality": data.dataset, "method": "online_dt", "recipe": run.recipe,
         "ablation": "-".join(parts) or "none", "regime": "finetuned" if online else "pretrained", "protocol": "strict",
-        "validation": False, "fresh": False, "seed": args.seed,
+        "validation": False, "fresh": False, "seed": run.seed,
     }  # fmt: skip
 
 
-def run_folder(args, online):
+def run_folder(settings, online):
     """Folder of a run."""
-    facts = result_facts(args, online)
-    return Path(args.output_dir, "saves", args.env_type, args.dataset, label(facts), facts["regime"], f"seed_{args.seed}")
+    facts = result_facts(settings, online)
+    where = Path(settings.run.output_dir, "saves", facts["env_type"], facts["quality"])
+    return where / label(facts) / facts["regime"] / f"seed_{facts['seed']}"
 
 
-def find_pretrained(args):
+def find_pretrained(settings):
     """The folder of the model that --pretrained_model names, by default that of the pre-training command. Raises UserError."""
-    default = run_folder(args, online=False)
-    folder = Path(args.pretrained_model or default)
+    default = run_folder(settings, online=False)
+    folder = Path(settings.online.pretrained_model or default)
     if folder.suffix == ".pt":
         if folder.exists():
             raise UserError(f"{folder} is a pickle, which can run code when it is read; train a model with this command instead")
         print(f"{folder} was announced by the unofficial code but never published; using {default}", file=sys.stderr)
         folder = default
     if not (folder / "model.safetensors").exists() or not (folder / "state.pt").exists():
-        raise UserError(f"no pre-trained model in {folder}; make it: {pretraining(args)}")
+        raise UserError(f"no pre-trained model in {folder}; make it: {pretraining(settings.run)}")
     return folder
 
 
-def read_pretrained(args, folder):
+def read_pretrained(run, folder):
     """The settings and the learner's state of a finished run. Raises UserError where the files are not whole, or not its own."""
     config, weights = read_json(folder / "config.json"), load_tensors(folder / "model.safetensors")
     try:
@@ -79,19 +81,18 @@ def read_pretrained(args, folder):
     except (UserError, *MISFITS):
         finished, whole = True, False
     if not whole:
-        raise not_a_model(args, folder)
+        raise not_a_model(run, folder)
     if not finished:
         raise UserError(f"the run in {folder} is not finished; the command that started it continues it")
     return config, learner
 
 
-def load_pretrained(args, learner):
-    """Put the state of --pretrained_model into a fresh Learner. Raises UserError where it has other shapes."""
-    folder = Path(args.pretrained_model)
-    former, state = read_pretrained(args, folder)
-    if args.init_temperature is not None or not former["use_entropy"]:
+def load_pretrained(run, folder, learner):
+    """Put the state of the model in `folder` into a fresh Learner. Raises UserError where it has other shapes."""
+    former, state = read_pretrained(run, folder)
+    if learner.entropy.init_temperature is not None or not former["use_entropy"]:
         state["temperature"] = learner.temperature.state_dict()
-    with fitting(not_a_model(args, folder)):
+    with fitting(not_a_model(run, folder)):
         learner.load_state_dict(state)
 
 
@@ -106,11 +107,11 @@ def fitting(error):
         raise error from None
 
 
-def not_a_model(args, folder):
-    return UserError(f"{folder} is not a model of this program; make it again: {pretraining(args, '--no-resume')}")
+def not_a_model(run, folder):
+    return UserError(f"{folder} is not a model of this program; make it again: {pretraining(run, '--no-resume')}")
 
 
-def pretraining(args, *words):
+def pretraining(run, *words):
     """The command that makes the model, as far as the present one tells."""
-    command = next_command(args, "-m baselines.online_dt", "--dataset", args.dataset, *words)
+    command = next_command(run, "-m baselines.online_dt", "--dataset", run.data_quality, *words)
     return f"{command}, with the flags of the model"

@@ -1,25 +1,116 @@
 """Both phases: gradient steps on a trajectory buffer and, online, one roll-out before each round of them."""
 
-import argparse
 import copy
+import dataclasses
 from functools import partial
 
 import numpy as np
 import torch
 
 from baselines.online_dt.lamb import Lamb
-from baselines.online_dt.policy import Agent, Policy
+from baselines.online_dt.policy import Agent, ModelSettings, Policy
 from baselines.online_dt.replay import delayed
+from src.data.qualities import data_name
 from src.evaluation.batch import make_batch
 from src.evaluation.evaluate import evaluate
+from src.evaluation.method import RunSettings
 from src.evaluation.rollout import returns, rollout
 from src.models.heads import ActionDistribution, Temperature
+from src.run.config import fraction, nonnegative_float, positive_float, positive_int, proper_fraction, real
 from src.run.errors import require_finite
 from src.run.seeding import derive, numpy_generator, torch_generator
+from src.run.settings import setting
 
 GRADIENT_CLIP = 0.25
 INITIAL_TEMPERATURE = 0.1
 LOG_INTERVAL = 100  # gradient steps
+EXPLORATION_NOISE = 0.1  # of a deterministic policy that explores: Gaussian, as a share of the half range of the actions
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """data"""
+
+    dataset: str = setting("medium", "kind of data, see get_datasets.py", data_name, flags=("--data_type", "--data_quality"))
+    mode: str = setting("normal", "delayed: all reward at the last step", choices=["normal", "delayed"])
+    pct_traj: float = setting(1.0, "pre-train on the best, up to this share of time steps", fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation:
+    """training"""
+
+    max_iters: int = setting(10, "iterations; online: rounds of exploration", positive_int)
+    num_steps_per_iter: int = setting(10_000, "gradient steps of an iteration", positive_int)
+    batch_size: int = setting(64, "windows per gradient step", positive_int)
+    optimizer: str = setting("adamw", "lamb: the official code's", choices=["adamw", "lamb"])
+    learning_rate: float = setting(1e-4, "after the warm-up", positive_float, flags=("-lr",))
+    weight_decay: float = setting(1e-4, "of the optimiser", nonnegative_float, flags=("-wd",))
+    warmup_steps: int = setting(10_000, "linear warm-up; both phases share one", positive_int)
+    ema_decay: float = setting(0.0, "what acts is this moving average of the weights (ours; 0: none)", proper_fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entropy:
+    """entropy (with --stochastic)"""
+
+    use_entropy: bool | None = setting(None, "entropy bonus (default: online, or with --target_entropy)", bool)
+    target_entropy: bool = setting(False, "learn the temperature: entropy at minus the number of actions")
+    init_temperature: float | None = setting(
+        None, "weight of the entropy bonus at the start (default: 0.1; online: where the pre-training left it)", positive_float
+    )
+    temperature_learning_rate: float = setting(1e-4, "of Adam; a shorter schedule wants a larger one", positive_float)
+    approximate_entropy_samples: int = setting(1000, "draws per time step that estimate the entropy", positive_int)
+
+
+@dataclasses.dataclass(frozen=True)
+class Online:
+    """online phase"""
+
+    online_training: bool = setting(False, "fine-tune a pre-trained model online")
+    pretrained_model: str | None = setting(
+        None, "folder of the model (default: where the pre-training command wrote it); also of --eval_only"
+    )
+    online_buffer_size: int = setting(1000, "trajectories; at first the best offline ones", positive_int)
+    keep_best: bool = setting(False, "a full buffer gives up its lowest return, not its oldest (ours)")
+    num_online_rollouts: int = setting(1, "episodes played per round", positive_int)
+    online_rtg: float | None = setting(
+        None, "return asked for when exploring (default: the model's, that of the settings file, else twice --eval_rtg)", real
+    )
+    relabel: bool = setting(True, "train on the returns achieved, not on those asked for")
+    exploration_std: float = setting(
+        1.0, "factor on the standard deviation of a stochastic policy when it explores (ours; 1: its own samples)", positive_float
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """evaluation"""
+
+    eval_only: bool = setting(False, "evaluate --pretrained_model, train nothing")
+    eval_rtg: float | None = setting(
+        None, "return asked for when evaluating (default: the model's, else the best of the data)", real
+    )
+    eval_context: int | None = setting(None, "time steps seen when acting (default: the model's, else K)", positive_int)
+    eval_interval: int = setting(1, "iterations between two evaluations", positive_int)
+    num_eval_episodes: int = setting(100, "episodes of an evaluation", positive_int)
+    use_action_means: bool | None = setting(
+        None, "evaluate the mean action (default: online only; --eval_only: as the model was evaluated); else sample", bool
+    )
+    log_to_wandb: bool = setting(False, "log to Weights & Biases too (pip install wandb)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All settings of a run."""
+
+    run: RunSettings
+    data: Data
+    model: ModelSettings
+    optimisation: Optimisation
+    entropy: Entropy
+    online: Online
+    evaluation: Evaluation
 
 
 class Learner:
@@ -32,37 +123,37 @@ class Learner:
     A deterministic policy minimises the mean squared error of the scaled actions.
     `average` is what acts: with --ema_decay the exponential moving average of the weights (ours; how long a robot stays on its
     feet changes from one gradient step to the next), else the trained policy itself.
-    Args: policy: Policy. args: the flags of the command.
+    Args: policy: Policy. optimisation: Optimisation. entropy: Entropy.
     """
 
-    def __init__(self, policy, args):
-        self.policy, self.args, self.step = policy, args, 0
-        self.average = copy.deepcopy(policy).requires_grad_(False) if args.ema_decay else policy
-        kind = {"adamw": partial(torch.optim.AdamW, fused=True), "lamb": Lamb}[args.optimizer]
-        self.optimizer = kind(policy.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
-        target = -float(len(policy.action_range)) if args.target_entropy else None
-        initial = args.init_temperature or INITIAL_TEMPERATURE
-        temperature = Temperature(initial, target, args.temperature_learning_rate)
+    def __init__(self, policy, optimisation, entropy, seed):
+        self.policy, self.optimisation, self.entropy, self.seed, self.step = policy, optimisation, entropy, seed, 0
+        self.average = copy.deepcopy(policy).requires_grad_(False) if optimisation.ema_decay else policy
+        kind = {"adamw": partial(torch.optim.AdamW, fused=True), "lamb": Lamb}[optimisation.optimizer]
+        self.optimizer = kind(policy.parameters(), lr=optimisation.learning_rate, weight_decay=optimisation.weight_decay)
+        target = -float(len(policy.action_range)) if entropy.target_entropy else None
+        initial = entropy.init_temperature or INITIAL_TEMPERATURE
+        temperature = Temperature(initial, target, entropy.temperature_learning_rate)
         self.temperature = temperature.to(policy.action_range.device)
 
     def update(self, window):
         """One gradient step on a batch of windows; returns {"loss", "nll", "entropy", "temperature"} as far as they exist."""
-        args = self.args
+        optimisation, entropy = self.optimisation, self.entropy
         for group in self.optimizer.param_groups:
-            group["lr"] = args.learning_rate * min((self.step + 1) / args.warmup_steps, 1)
-            group["weight_decay"] = args.weight_decay  # a restored optimiser would bring that of its own phase
-        torch.manual_seed(derive(args.seed, "dropout", self.step))  # dropout takes no generator
+            group["lr"] = optimisation.learning_rate * min((self.step + 1) / optimisation.warmup_steps, 1)
+            group["weight_decay"] = optimisation.weight_decay  # a restored optimiser would bring that of its own phase
+        torch.manual_seed(derive(self.seed, "dropout", self.step))  # dropout takes no generator
         self.policy.train()
         predicted, (targets, mask) = self.policy(window), self.policy.targets(window)
         values = {}
         if self.policy.stochastic:
-            generator = torch.Generator(targets.device).manual_seed(derive(args.seed, "entropy", self.step))
+            generator = torch.Generator(targets.device).manual_seed(derive(self.seed, "entropy", self.step))
             distribution = ActionDistribution(predicted.mean[mask], predicted.log_std[mask], predicted.squash)
             loss = values["nll"] = -distribution.log_prob(targets).mean()
-            with torch.set_grad_enabled(args.use_entropy):  # without the term it is still logged
-                samples = args.approximate_entropy_samples if args.use_entropy else 1
+            with torch.set_grad_enabled(entropy.use_entropy):  # without the term it is still logged
+                samples = entropy.approximate_entropy_samples if entropy.use_entropy else 1
                 values["entropy"] = distribution.entropy(samples, generator).mean()
-            if args.use_entropy:
+            if entropy.use_entropy:
                 values["temperature"] = self.temperature.value
                 loss = loss - values["temperature"] * values["entropy"]
         else:
@@ -71,11 +162,11 @@ class Learner:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), GRADIENT_CLIP)
         self.optimizer.step()
-        if args.use_entropy:
+        if entropy.use_entropy:
             self.temperature.update(values["entropy"])
         self.step += 1
-        if args.ema_decay:
-            decay = min(args.ema_decay, self.step / (self.step + 9))  # the first weights are soon forgotten
+        if optimisation.ema_decay:
+            decay = min(optimisation.ema_decay, self.step / (self.step + 9))  # the first weights are soon forgotten
             for average, weight in zip(self.average.parameters(), self.policy.parameters(), strict=True):
                 average.lerp_(weight.detach(), 1 - decay)
         return {name: float(value.detach()) for name, value in {"loss": loss, **values}.items()}
@@ -97,25 +188,26 @@ class Trainer:
     stopped anywhere continues to the same weights.
 
     Args:
-        learner: Learner. buffer: TrajectoryBuffer. args: the flags. normalise: function returns (n,) -> scores, or None.
+        learner: Learner. buffer: TrajectoryBuffer. settings: Settings. normalise: function returns (n,) -> scores, or None.
     """
 
-    def __init__(self, learner, buffer, args, normalise):
-        self.learner, self.buffer, self.args, self.normalise = learner, buffer, args, normalise
+    def __init__(self, learner, buffer, settings, normalise):
+        self.learner, self.buffer, self.settings, self.normalise = learner, buffer, settings, normalise
         self.environment_steps = 0
         self.episodes = {}  # row of the buffer -> trajectory collected online, which a resumed run must put back
         self.curve = {key: [] for key in ("gradient_steps", "environment_steps", "test_return", "exploration_return", "entropy",
                                           "temperature")}  # fmt: skip
         self.recent, self.means, self.explored, self.last = {}, {}, [], None
-        space = args.env.make().action_space
+        self.run, self.online = settings.run, settings.online
+        space = self.run.env.make().action_space
         self.bounds = space.low, space.high
-        self.batch = make_batch(args.env, [0] * args.num_online_rollouts) if args.online_training else None
+        self.batch = make_batch(self.run.env, [0] * self.online.num_online_rollouts) if self.online.online_training else None
 
     def train(self, loop):
         """Train to the last step of the Loop; `explore` and evaluations are repeated where a stop signal ends them."""
-        size = self.args.num_steps_per_iter
+        size = self.settings.optimisation.num_steps_per_iter
         for step in loop.steps():
-            if self.args.online_training and (step - 1) % size == 0:
+            if self.online.online_training and (step - 1) % size == 0:
                 with loop.measuring():
                     if step == 1:
                         loop.logger.log(self.learner.step, self.measure())  # the pre-trained level
@@ -134,9 +226,8 @@ class Trainer:
 
     def update(self):
         """One gradient step."""
-        args, step = self.args, self.learner.step
-        by_end = args.model_type == "bc"
-        window = self.buffer.draw(args.batch_size, args.K, torch_generator(args.seed, "batch", step), by_end)
+        model, generator = self.settings.model, torch_generator(self.run.seed, "batch", self.learner.step)
+        window = self.buffer.draw(self.settings.optimisation.batch_size, model.K, generator, by_end=model.model_type == "bc")
         for name, value in self.learner.update(window).items():
             require_finite(value, f"the {name}")
             self.recent.setdefault(name, []).append(value)
@@ -146,25 +237,25 @@ class Trainer:
     def explore(self, number):
         """Round `number` (from 0): roll the policy out, asking for the exploration return, and put the trajectories into the
         buffer. Returns numbers for the log."""
-        args, names = self.args, (self.args.seed, "explore", number)
+        online, names, delay = self.online, (self.run.seed, "explore", number), self.settings.data.mode == "delayed"
         policy = self.learner.policy  # not the average: the luck of the last weights differs from round to round
         generator = torch_generator(*names) if policy.stochastic else None
         low, high = self.bounds
-        noise = None if policy.stochastic else args.exploration_noise * (high - low) / 2
-        spend = args.mode == "normal"
+        noise = None if policy.stochastic else EXPLORATION_NOISE * (high - low) / 2
         agent = Agent(
-            policy, args.online_rtg, args.eval_context, generator, args.exploration_std, spend, noise, numpy_generator(*names)
+            policy, online.online_rtg, self.settings.evaluation.eval_context, generator, online.exploration_std, not delay, noise,
+            numpy_generator(*names),
         )  # fmt: skip
-        seeds = [derive(*names, "reset", row) % 2**31 for row in range(args.num_online_rollouts)]
-        episodes = rollout(agent, self.batch, seeds, args.env.max_episode_steps)
+        seeds = [derive(*names, "reset", row) % 2**31 for row in range(online.num_online_rollouts)]
+        episodes = rollout(agent, self.batch, seeds, self.run.env.max_episode_steps)
         lengths = episodes["lengths"]
-        asked = args.online_rtg - np.cumsum(episodes["rewards"], 1, dtype=np.float64) + episodes["rewards"]
-        if args.mode == "delayed":
-            episodes["rewards"], asked = delayed(episodes["rewards"], lengths), np.full_like(asked, args.online_rtg)
+        asked = online.online_rtg - np.cumsum(episodes["rewards"], 1, dtype=np.float64) + episodes["rewards"]
+        if delay:
+            episodes["rewards"], asked = delayed(episodes["rewards"], lengths), np.full_like(asked, online.online_rtg)
         for row, length in enumerate(lengths):
             episode = {key: torch.from_numpy(episodes[key][row, :length].copy()) for key in ("actions", "rewards")}
             episode["observations"] = torch.from_numpy(episodes["observations"][row, : length + 1].copy())
-            if not args.relabel:
+            if not online.relabel:
                 episode["returns_to_go"] = torch.from_numpy(asked[row, :length]).float()
             self.store(episode)
         self.environment_steps += int(lengths.sum())
@@ -180,7 +271,7 @@ class Trainer:
 
     def measure(self):
         """Evaluate, and add a point to the curve. Returns numbers for the log."""
-        self.last = evaluate_policy(self.learner.average, self.args)
+        self.last = evaluate_policy(self.learner.average, self.settings)
         mean = float(np.mean(self.last["returns"]))
         point = {
             "gradient_steps": self.learner.step,
@@ -213,9 +304,11 @@ class Trainer:
             setattr(self, name, state[name])
 
 
-def evaluate_policy(policy, args):
+def evaluate_policy(policy, settings):
     """Returns (and lengths) of the evaluation episodes, always from the same start states; see `evaluate`."""
-    return evaluate(measured_agent(policy, args), args.env, [0], args.num_eval_episodes, 0, evaluation_seed(args.seed))
+    agent = measured_agent(policy, settings.data, settings.evaluation, settings.run.seed)
+    seed = evaluation_seed(settings.run.seed)
+    return evaluate(agent, settings.run.env, [0], settings.evaluation.num_eval_episodes, 0, seed)
 
 
 def evaluation_seed(seed):
@@ -223,14 +316,15 @@ def evaluation_seed(seed):
     return derive(seed, "evaluate")
 
 
-def measured_agent(policy, args):
+def measured_agent(policy, data, evaluation, seed):
     """The Agent that is evaluated."""
-    means = args.use_action_means or not policy.stochastic
-    generator = None if means else torch_generator(args.seed, "act")
-    return Agent(policy, args.eval_rtg, args.eval_context, generator, spend=args.mode == "normal")
+    means = evaluation.use_action_means or not policy.stochastic
+    generator = None if means else torch_generator(seed, "act")
+    return Agent(policy, evaluation.eval_rtg, evaluation.eval_context, generator, spend=data.mode == "normal")
 
 
 def restore(saved):
     """Saved (src/evaluation/saved.py) -> (Policy, function warmup -> Agent)."""
-    policy = saved.filled(Policy(*saved.sizes, saved.settings, saved.horizon))
-    return policy, lambda warmup: measured_agent(policy, argparse.Namespace(**saved.settings))
+    model, data, evaluation = saved.pick(ModelSettings, Data, Evaluation)
+    policy = saved.filled(Policy(*saved.sizes, model, saved.horizon))
+    return policy, lambda warmup: measured_agent(policy, data, evaluation, saved.seed)

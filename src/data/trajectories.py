@@ -201,6 +201,16 @@ def load(root, env_type, quality, env=None, command=None):
         raise UserError(f"no dataset {path}: {quality} is none of {', '.join(QUALITIES)}; import it by that name, or choose one")
     if not path.exists():
         raise UserError(f"no dataset {path}; make it: {command}")
+    trajectories = read(path, command)
+    found = trajectories.metadata.get("env_type"), trajectories.metadata.get("quality")
+    if found != (env_type, quality):
+        raise UserError(f"{path} holds {found[0]} {found[1]}, not {env_type} {quality}; put it back or make it: {command}")
+    check(trajectories, env)
+    return trajectories
+
+
+def read(path, command):
+    """The dataset in a main_data.hdf5, whatever it is of. command: as of `load`. Raises UserError where it was damaged."""
     try:
         open_regular(path).close()
         with h5py.File(path, "r") as file:
@@ -208,12 +218,8 @@ def load(root, env_type, quality, env=None, command=None):
     except FAULTS as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{path} is damaged ({reason}); delete it and make it again: {command}") from None
-    found = trajectories.metadata.get("env_type"), trajectories.metadata.get("quality")
-    if found != (env_type, quality):
-        raise UserError(f"{path} holds {found[0]} {found[1]}, not {env_type} {quality}; put it back or make it: {command}")
     if trajectories.digest() != trajectories.metadata.get("sha256"):
         raise UserError(f"{path} is not what was written (SHA-256 differs); delete it and make it again: {command}")
-    check(trajectories, env)
     return trajectories
 
 

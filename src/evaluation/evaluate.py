@@ -39,15 +39,11 @@ def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, 
 
 
 def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
-    rows = np.repeat(np.asarray(task_ids), episodes)
-    batch = make_batch(env, rows)
     lived = []
-    for number in range(warmup + 1 + later):
-        seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
-        agent.adapt(lived)
-        lived = [*lived, rollout(agent, batch, seeds, env.max_episode_steps)]
+    for number, (rows, seeds, episode) in enumerate(live(agent, env, task_ids, episodes, warmup + 1 + later, seed)):
+        lived.append(episode)
         if number == warmup and watch:
-            watch(rows, seeds, lived[-1])
+            watch(rows, seeds, episode)
     table = np.stack([returns(episode) for episode in lived], 1).reshape(len(task_ids), episodes, -1)
     result = {"returns": table[:, :, warmup].tolist()}
     if warmup:
@@ -61,6 +57,21 @@ def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
     if keep:
         result["trajectories"] = _paths(lived[: warmup + 1], task_ids, episodes, keep)
     return result
+
+
+def live(agent, env, task_ids, episodes, count, seed=0):
+    """`count` episodes in sequence, before each of which the agent adapts to those before; `episodes` rows for every task.
+
+    Yields (task ids of the rows (B,), seeds of their resets, Episode).
+    """
+    rows = np.repeat(np.asarray(task_ids), episodes)
+    batch = make_batch(env, rows)
+    lived = []
+    for number in range(count):
+        seeds = [derive(seed, "reset", int(task), row % episodes, number) % 2**31 for row, task in enumerate(rows)]
+        agent.adapt(lived)
+        lived = [*lived, rollout(agent, batch, seeds, env.max_episode_steps)]
+        yield rows, seeds, lived[-1]
 
 
 def successes(episode):

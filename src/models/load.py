@@ -130,6 +130,8 @@ def load_agent(directory, device="cpu", warmup=None):
     Its `agent` is the Agent itself, for `evaluate`. Raises UserError where the folder holds no such policy, or a damaged one.
     """
     acting, policy, world_model = read_agent(directory, find_device(device))
+    if acting.precision == "auto":  # matrices of one episode are so small that bfloat16 costs more than it gains
+        acting = dataclasses.replace(acting, precision="float32")
     return GymnasiumAgent(acting.agent(policy, world_model, warmup), acting.action_space)
 
 

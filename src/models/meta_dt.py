@@ -171,14 +171,15 @@ class MetaDT(nn.Module):
         return caches, mask
 
     def act(self, history, encoded_prompt=None, generator=None):
-        """The action at the last step of an unpadded history, (B, d_a); the last entry of `actions` is a placeholder.
+        """The action at the last step of a history, (B, d_a); the last entry of `actions` is a placeholder.
 
-        Args: history as in `forward` without mask; encoded_prompt from `encode_prompt`; generator: torch.Generator to draw the
-        action of a stochastic policy, None for its mean action.
+        Args: history as in `forward`, not padded where it has no mask; encoded_prompt from `encode_prompt`; generator:
+        torch.Generator to draw the action of a stochastic policy, None for its mean action.
         """
         tokens = self._tokens(self.history, history)[:, :-1]  # the last action token comes after what is read out
         length = tokens.shape[1]
-        bias = attention_bias(torch.ones(1, length, dtype=torch.bool, device=tokens.device))
+        mask = history["mask"].repeat_interleave(3, 1)[:, :-1] if "mask" in history else tokens.new_ones(1, length).bool()
+        bias = attention_bias(mask)
         past = None
         if encoded_prompt is not None:
             past, prompt_mask = encoded_prompt

@@ -83,7 +83,8 @@ def transition_inputs(observations, actions, next_observations, infos, keys):
     Together they tell s; s' and s alone would not tell s' − s, as a step moves an observation little.
     """
     parts = [next_observations, next_observations - observations, actions]
-    parts += [infos[key].reshape(*actions.shape[:-1], -1) for key in keys]
+    places = actions.shape[:-1]  # perhaps none, where -1 says nothing
+    parts += [infos[key].reshape(*places, math.prod(infos[key].shape[len(places) :])) for key in keys]
     return torch.from_numpy(np.concatenate(parts, -1, dtype=np.float32)).flatten(0, -2)
 
 

@@ -135,7 +135,8 @@ def split_episodes(episodes, share, seed):
         rows = order[episodes.task_ids[order] == task]
         held_out[rows[: round(share * len(rows))]] = True
     if held_out.all() or not held_out.any():
-        raise UserError(f"--validation_share {share} leaves no episode to {'train on' if held_out.all() else 'validate on'}")
+        lacks = "train on: lower it" if held_out.all() else "validate on: raise it, or record more episodes of each task"
+        raise UserError(f"--validation_share {share} leaves no episode to {lacks}")
     return episodes.take(np.flatnonzero(~held_out)), episodes.take(np.flatnonzero(held_out))
 
 

@@ -104,11 +104,12 @@ def draw_adaptation(panels, styles):
 
 
 @matplotlib.rc_context(STYLE)
-def draw_paths(panels, columns=5):
+def draw_paths(panels, columns=5, orange="evaluation"):
     """Paths of a point in the plane, one panel per task: earlier episodes from pale to dark blue, evaluations orange.
 
     Args:
         panels: [{"title", "goal": (2,) or None, "warmup": [(T + 1, 2), ...], "evaluation": [(T + 1, 2), ...]}].
+        orange: what the key calls the latter.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -134,7 +135,7 @@ def draw_paths(panels, columns=5):
         axes.yaxis.set_major_locator(MaxNLocator(4))
     handles = [Line2D([], [], color=blues[n], lw=1.5, label=f"episode {n + 1}") for n in range(warmups)]
     if any(panel["evaluation"] for panel in panels):
-        handles.append(Line2D([], [], color=EVALUATION_COLOUR, lw=2, label="evaluation"))
+        handles.append(Line2D([], [], color=EVALUATION_COLOUR, lw=2, label=orange))
     mark = {"ls": "", "mec": "#1a1a1a"}
     handles.append(Line2D([], [], marker="o", color="white", ms=6, label="start", **mark))
     if any(panel["goal"] is not None for panel in panels):

@@ -186,12 +186,15 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """The docstring's layout is kept, and every flag shows its default; mostly one line for a flag."""
 
     def __init__(self, prog):
-        super().__init__(prog, max_help_position=34, width=160)
+        super().__init__(prog, max_help_position=42, width=160)
 
     def _get_default_metavar_for_optional(self, action):
         return {"an integer": "N", "a number": "X", "a finite": "X"}.get(
             " ".join(getattr(action.type, "__name__", "").split()[:2]), "NAME"
         )
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)  # the help says what None means
 
     def _format_action_invocation(self, action):
         if isinstance(action, BooleanFlag):  # --no-x, --x True and --x False work too
@@ -202,11 +205,12 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 # -------------------------------------------------------------------------------------------------------------- parsing
 
 
-def parse_args(parser, script, argv=None):
+def parse_args(parser, script, argv=None, notes=True):
     """Two passes: find the environment's YAML, make its values the defaults, then parse in full.
 
     Args:
         script: name of the YAML section, with dots where it is nested: "train_context", "baselines.borel.online_training".
+        notes: say where a recipe has nothing for the script.
 
     Returns the namespace with `env` (EnvConfig), `env_type`, `env_name`, `suffix` ("" for the paper's recipe, "+fast" for
     another; "-validation" behind it with --validation) and a checked torch device in `device`. Raises UserError.
@@ -226,7 +230,7 @@ def parse_args(parser, script, argv=None):
     if chosen.recipe not in (None, "paper"):
         layers = recipe_layers(path, document, chosen.recipe)
         sections = [(file, find_section(recipe, script), f"{name}{script}") for file, recipe, name in layers]
-        if not any(section for _, section, _ in sections) and script.startswith(("train_", "baselines.")):
+        if notes and script.startswith(("train_", "baselines.")) and not any(section for _, section, _ in sections):
             print(
                 f"note: recipe {chosen.recipe} of {path.name} sets nothing for {script}: sizes are those without it",
                 file=sys.stderr,

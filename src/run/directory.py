@@ -9,7 +9,8 @@ from src.run import distributed
 from src.run.errors import UserError
 from src.run.files import locked_file, read_json, system_reason, write_json
 
-NOTES = {".lock", "config.json", "metrics.jsonl", "tensorboard"}  # what lies in the folder of a run that has achieved nothing yet
+# what lies in the folder of a run that has achieved nothing yet
+NOTES = {".lock", "config.json", "metrics.csv", "metrics.jsonl", "tensorboard"}
 
 
 @contextlib.contextmanager

@@ -46,6 +46,22 @@ def make_environment(env, render_mode=None, discrete=False):
     return environment
 
 
+def has_camera(environment):
+    """Whether it can be made with render_mode="rgb_array"."""
+    return "rgb_array" in type(environment.unwrapped).metadata.get("render_modes", [])
+
+
+def check_camera(env, mend):
+    """Raises UserError, which ends in `mend`, where the camera of an EnvConfig's environment gives no picture on this machine."""
+    with contextlib.closing(make_environment(env, "rgb_array")) as environment:
+        try:  # only a picture shows whether the machine has what it takes
+            environment.reset(seed=0, options={"task": env.test_tasks[0]})
+            environment.render()
+        except Exception as error:  # of the simulator, of OpenGL, or of a class of one's own
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise UserError(f"the camera of {env.env_name} does not work here ({reason}): {mend}") from None
+
+
 @contextlib.contextmanager
 def blamed(what):
     """Within, what the environment's own code raises becomes a UserError: `what`, the exception, and the line that raised it."""

@@ -1,9 +1,10 @@
-"""Logs of a run: metrics.jsonl always, TensorBoard events beside it, a progress bar with throughput and ETA on the terminal.
+"""Logs of a run: metrics.jsonl and metrics.csv always, TensorBoard events beside them, on the terminal a progress bar with ETA.
 
 Logging never ends a run: what cannot be written is left out.
 """
 
 import contextlib
+import csv
 import json
 import sys
 from pathlib import Path
@@ -25,16 +26,18 @@ class Logger:
     """
 
     def __init__(self, directory, total, start=0, unit="step", tensorboard=True, bar=True):
-        self._file = self._writer = None
+        self._file = self._table = self._writer = None
         # a file or a pipe gets a line now and then instead of hundreds of redrawn bars
         interval = 0.5 if sys.stderr.isatty() else 20
         self._bar = tqdm(total=total, initial=start, unit=unit, mininterval=interval, dynamic_ncols=True, disable=not bar)
+        path = Path(directory) / "metrics.jsonl"
+        kept = [record for record in read_metrics(directory) if record["step"] <= start]
         with self._forgiving("metrics.jsonl"):
-            path = Path(directory) / "metrics.jsonl"
-            kept = [json.dumps(record) + "\n" for record in read_metrics(directory) if record["step"] <= start]
             with atomic_path(path) as temporary:
-                temporary.write_text("".join(kept))
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
             self._file = path.open("a")
+        with self._forgiving("metrics.csv"):
+            self._table = Table(path.with_suffix(".csv"), kept)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a second of import, only where it is wanted
 
@@ -58,6 +61,9 @@ class Logger:
             with self._forgiving("metrics.jsonl"):
                 self._file.write(json.dumps({"step": step, **values}) + "\n")
                 self._file.flush()
+        if self._table:
+            with self._forgiving("metrics.csv"):
+                self._table.add({"step": step, **values})
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if self._writer:
             with self._forgiving("TensorBoard's events"):
@@ -81,9 +87,46 @@ class Logger:
         if self._file:
             with self._forgiving("metrics.jsonl"):
                 self._file.close()
+        if self._table:
+            with self._forgiving("metrics.csv"):
+                self._table.close()
         if self._writer:
             with self._forgiving("TensorBoard's events"):
                 self._writer.close()
+
+
+class Table:
+    """The records of metrics.jsonl as CSV: a column per name, in the order in which they came; empty where a record lacks it.
+
+    No artifact: what a kill tears is written anew, from metrics.jsonl, when the run goes on.
+    """
+
+    def __init__(self, path, records):
+        self.path, self.records, self._file = path, records, None
+        self._write()
+
+    def add(self, record):
+        """One more line; a name that is new makes the whole file anew."""
+        self.records.append(record)
+        if record.keys() <= self.names.keys():
+            self._writer.writerow(record)
+            self._file.flush()
+        else:
+            self._write()
+
+    def _write(self):
+        self.close()
+        self.names = {name: None for record in self.records for name in record}
+        self._file = self.path.open("w", newline="")
+        self._writer = csv.DictWriter(self._file, list(self.names), lineterminator="\n")
+        if self.records:
+            self._writer.writeheader()
+            self._writer.writerows(self.records)
+        self._file.flush()
+
+    def close(self):
+        if self._file:
+            self._file.close()
 
 
 class NoLogger:

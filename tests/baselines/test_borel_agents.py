@@ -150,16 +150,20 @@ def test_rollout_buffer():
     def rollouts(task, numbers):
         base = 1000.0 * task + 10 * torch.tensor(numbers, dtype=torch.float)
         states = base[:, None] + torch.arange(5)
-        return {"states": states[None, ..., None], "actions": states[None, :, :4].clone(), "rewards": states[None, :, :4].clone()}
+        steps = states[None, :, :4]
+        return {
+            "states": states[None, ..., None],
+            "actions": steps.clone(),
+            "rewards": steps.clone(),
+            "terminated": steps % 10 == 3,
+        }
 
     buffer.add([0], rollouts(0, [1]))
     for numbers in ([1, 2], [3, 4, 5]):
         buffer.add([1], rollouts(1, numbers))
     assert buffer.filled.tolist() == [1, 3]
     assert buffer.ordered(1)["rewards"][:, 0].tolist() == [1030, 1040, 1050]
-    obs, actions, rewards, next_obs, terminated = buffer.draw(
-        torch.tensor([1, 0, 1]), 200, torch.Generator().manual_seed(0), False
-    )
+    obs, actions, rewards, next_obs, terminated = buffer.draw(torch.tensor([1, 0, 1]), 200, torch.Generator().manual_seed(0))
     assert obs.shape == (3, 200, 1)
     torch.testing.assert_close(obs[..., 0], rewards)
     torch.testing.assert_close(obs[..., 0], actions)

@@ -12,7 +12,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from borel_helpers import ALL_TASKS, SCRIPTS, TINY_WIND, copy_of
+from borel_helpers import ALL_TASKS, SCRIPTS, TINY_WIND, copy_of, parsed
 from helpers import ROOT, assert_refused, problem_of
 
 from baselines.borel import convert, hindsight_data_collection, online_training
@@ -20,8 +20,7 @@ from baselines.borel import train_offline_agent as offline
 from baselines.borel import train_single_agent as single
 from baselines.borel import train_vae_offline as vae_script
 from baselines.borel.evaluate import reference_episodes
-from baselines.borel.settings import parse
-from baselines.borel.vae import LossSettings
+from baselines.borel.vae import BeliefSettings, LossSettings
 from src.run.config import known_env_types, read_yaml
 from src.run.errors import UserError
 from src.run.files import read_json
@@ -80,11 +79,6 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
     assert_refused(capsys, vae_script, [*flags, *extra], "has no effect without --decode-state")
     extra = ["--vae-model-name", "other", "--state-loss-coeff", "2"]
     assert_refused(capsys, vae_script, [*flags, *extra], "has no effect without --decode-state True: leave it 1")
-    extra = ["--vae-model-name", "other", "--hindsight-relabelling", "True", "--relabelling-fraction"]
-    for few in ("0", "0.05"):
-        assert_refused(capsys, vae_script, [*flags, *extra, few], f"--relabelling-fraction {few} rewrites none of 7 roll-outs")
-    extra = ["--hindsight-relabelling", "True", "--relabelling-fraction", "0", "--transform-data-bamdp", "True", "--method", "q"]
-    assert_refused(capsys, offline, [*flags, *extra], "rewrites none of 7 roll-outs")
     extra = ["--vae-model-name", "other", "--max-rollouts-per-task", "3"]
     assert_refused(capsys, vae_script, [*flags, *extra], "change --max-rollouts-per-task")
     extra = ["--vae-model-name", "other", "--state-embedding-size", "0", "--multihead-for-reward", "False"]
@@ -271,9 +265,8 @@ def test_settings_files_fit_the_scripts(env_type):
     sections = (document.get("baselines") or {}).get("borel") or {}
     for recipe in ("paper", *[name for name, entry in (document.get("recipes") or {}).items() if "baselines" in entry]):
         for name in sections:
-            extra = ["--source", "x"] if name == "convert" else []
-            args = parse(SCRIPTS[name].make_parser(), name, ["--env-type", env_type, "--recipe", recipe, *extra])
-            assert args.env_type == env_type
+            run, *_ = parsed(SCRIPTS[name], ["--env-type", env_type, "--recipe", recipe])
+            assert run.env_type == env_type
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -298,10 +291,10 @@ def test_published_flags_are_taken(tmp_path, capsys):
     published = ["--condition-policy-on-state", "True", "--sample-embeddings", "False", "--fixed-latent-params", "0"]
     online_training.main([*flags, *published, "--tensorboard", "False"])
     config = read_json(tmp_path / "saves/gridworld/log/borel/online/borel-online+debug/seed_0/config.json")
-    assert not set(online_training.PUBLISHED) & set(config)  # runs from before these flags continue
+    assert not {field.name for field in dataclasses.fields(online_training.Published)} & set(config)
     for recipe, interval in (("paper", 1), ("reduced", 10)):
-        args = parse(offline.make_parser(), "train_offline_agent", ["--env-type", "point_robot_wind", "--recipe", recipe])
-        assert args.log_interval == interval
+        *_, schedule, _ = parsed(offline, ["--env-type", "point_robot_wind", "--recipe", recipe])
+        assert schedule.log_interval == interval
 
 
 def test_unknown_baselines_in_a_settings_file(tmp_path, capsys):
@@ -314,18 +307,10 @@ def test_unknown_baselines_in_a_settings_file(tmp_path, capsys):
 
 
 def test_decoding_only_the_past_tells_what_it_overrides(capsys):
-    flags = ["--env-type", "gridworld", "--decode-only-past", "True", "--num-decoded-transitions"]
-    vae_script.loss_settings(parse(vae_script.make_parser(), "train_vae_offline", [*flags, "5"]))
+    vae_script.check_loss(BeliefSettings(), LossSettings(decode_only_past=True, num_decoded_transitions=5))
     assert "whatever --num-decoded-transitions says" in capsys.readouterr().err
-    vae_script.loss_settings(parse(vae_script.make_parser(), "train_vae_offline", flags[:-1]))
+    vae_script.check_loss(BeliefSettings(), LossSettings(decode_only_past=True))
     assert not capsys.readouterr().err
-
-
-def test_loss_settings_name_flags():
-    """Every field of LossSettings is a flag of both scripts that train a belief."""
-    for script in (vae_script, online_training):
-        flags = {action.dest for action in script.make_parser()._actions}
-        assert {field.name for field in dataclasses.fields(LossSettings)} <= flags
 
 
 def test_families_of_meta_dt_have_its_reference_levels():
@@ -339,7 +324,7 @@ def test_families_of_meta_dt_have_its_reference_levels():
 
 def test_problem_needs_rewards_for_relabelling(wind):
     _, flags = wind
-    problem = parse(vae_script.make_parser(), "train_vae_offline", flags).problem
+    problem = parsed(vae_script, flags)[0].problem
     problem.environment = object()
     with pytest.raises(UserError, match="no compute_rewards"):
         problem.rewards(0, np.zeros(3), np.zeros(2), np.zeros(3))

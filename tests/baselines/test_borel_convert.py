@@ -75,7 +75,8 @@ def test_datasets_become_logs(tmp_path, capsys):
     assert read_json(tmp_path / "datasets/cheetah_vel/log/task_007/task.json")["source"] == "replay dataset"
     assert_refused(capsys, convert, [*flags, "--dataset", "medium"], f"--data_type medium --output_dir {tmp_path}")
     assert_refused(capsys, convert, [*flags, "--dataset", "replay", "--max-rollouts-per-task", "6"], "fewer than 6 episodes")
-    assert_refused(capsys, convert, [*flags, "--dataset", "replay", "--source", "here"], "not allowed with argument")
+    assert_refused(capsys, convert, [*flags, "--dataset", "replay", "--source", "here"], "give either --source or --dataset")
+    assert_refused(capsys, convert, flags, "give either --source or --dataset")
 
 
 def test_dataset_of_a_sibling(tmp_path, capsys):

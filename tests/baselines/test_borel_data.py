@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from borel_helpers import random_rollouts
+from borel_helpers import parsed, random_rollouts
 from helpers import problem_of
 
 from baselines.borel import hindsight_data_collection, online_training
@@ -18,7 +18,6 @@ from baselines.borel import train_vae_offline as vae_script
 from baselines.borel.beliefs import load_belief_model
 from baselines.borel.data import load_rollouts
 from baselines.borel.mixing import load_logs, load_replays, mix, relabel_rewards, replay_policies
-from baselines.borel.settings import parse
 from src.run.files import load_tensors, read_json
 
 
@@ -32,17 +31,17 @@ def test_relabelling_with_the_own_task_changes_nothing(env_type):
 
 
 def test_reward_relabelling():
-    """Defects 10 and 15: the first half of the episodes of each chosen roll-out comes, once, from another task's data as
-    they were; its rewards are the receiving task's; the other episodes and roll-outs stay.
+    """Defects 10 and 15: the first half of the episodes of each roll-out comes, once, from another task's data as they
+    were; its rewards are the receiving task's; the other episodes stay.
     """
     problem = problem_of("gridworld", 4)
     rollouts = random_rollouts(problem, [0, 7, 20], 6)
-    mixed = relabel_rewards(rollouts, problem, 0.5, np.random.default_rng(0))
+    mixed = relabel_rewards(rollouts, problem, np.random.default_rng(0))
     assert rollouts.fingerprint() == random_rollouts(problem, [0, 7, 20], 6).fingerprint()  # the source is untouched
     for key, values in mixed.arrays().items():
         np.testing.assert_array_equal(values[:, :, 30:], rollouts.arrays()[key][:, :, 30:])
     moved = (mixed.next_obs != rollouts.next_obs).any((2, 3))
-    assert moved.sum(1).tolist() == [3, 3, 3]
+    assert moved.sum(1).tolist() == [6, 6, 6]
     for row, task in enumerate(rollouts.task_ids):
         expected = problem.rewards(task, mixed.obs[row], mixed.actions[row], mixed.next_obs[row])
         np.testing.assert_array_equal(mixed.rewards[row], expected)
@@ -56,7 +55,7 @@ def test_any_number_of_episodes_may_be_relabelled():
     """Each roll-out gets its first u episodes from other tasks, u uniform in 1..4; the rewards are the receiving task's."""
     problem = problem_of("gridworld", 4)
     rollouts = random_rollouts(problem, [0, 7, 20], 40)
-    mixed = relabel_rewards(rollouts, problem, 1.0, np.random.default_rng(0), "any")
+    mixed = relabel_rewards(rollouts, problem, np.random.default_rng(0), "any")
     moved = (mixed.next_obs != rollouts.next_obs).any(3).reshape(3, 40, 4, 15).any(3)
     many = moved.sum(2)
     assert (moved == (np.arange(4) < many[..., None])).all()  # the first ones
@@ -75,7 +74,7 @@ def test_relabelling_reads_no_reward_across_a_reset():
     stale = problem.rewards(3, rollouts.obs[0], rollouts.actions[0], rollouts.next_obs[0])
     assert stale[:, 200].max() < -30
     rollouts = dataclasses.replace(rollouts, starts_recorded=False)
-    mixed = relabel_rewards(rollouts, problem, 1.0, np.random.default_rng(0), "any")
+    mixed = relabel_rewards(rollouts, problem, np.random.default_rng(0), "any")
     moved = (mixed.next_obs[:, :, 200:-1] != rollouts.next_obs[:, :, 200:-1]).any((2, 3))
     assert moved.any() and mixed.rewards[:, :, 200].min() > -10
     for row, number in np.argwhere(moved):
@@ -90,12 +89,12 @@ def test_relabelling_reads_no_reward_across_a_reset():
 def test_fresh_relabelling_differs_by_epoch(grid):
     """Every epoch draws its own mixture; the same epoch draws the same again; the published way knows one draw."""
     _, flags = grid
-    args = parse(vae_script.make_parser(), "train_vae_offline", [*flags, "--hindsight-relabelling", "True"])
-    logs = load_logs(args)
-    once, first, again, second = (mix(args, *logs, "", *epoch).rewards for epoch in ((), (0,), (0,), (1,)))
+    run, mixing, *_ = parsed(vae_script, [*flags, "--hindsight-relabelling", "True"])
+    logs = load_logs(run, mixing)
+    once, first, again, second = (mix(run, mixing, *logs, "", *epoch).rewards for epoch in ((), (0,), (0,), (1,)))
     assert (first == again).all() and (first != second).any() and (first != once).any()
-    plain = parse(vae_script.make_parser(), "train_vae_offline", [*flags, "--hindsight-relabelling", "False"])
-    assert mix(plain, *logs, "", 0) is logs[0]
+    plain = dataclasses.replace(mixing, hindsight_relabelling=False)
+    assert mix(run, plain, *logs, "", 0) is logs[0]
 
 
 def test_dqn_agents_are_replayed(grid, tmp_path):
@@ -112,7 +111,7 @@ def test_policy_replaying(wind):
     of every roll-out is one of them.
     """
     folder, flags = wind
-    problem = parse(vae_script.make_parser(), "train_vae_offline", flags).problem
+    problem = parsed(vae_script, flags)[0].problem
     rollouts = load_rollouts(folder / "datasets/tiny_wind/log", problem, range(3), "")
     replays = load_replays(folder / "datasets/tiny_wind/replay", problem, range(3), "")
     assert replays[1]["policies"].tolist() == [0, 0, 1, 1, 2, 2]
@@ -133,7 +132,7 @@ def test_state_decoder_is_loaded(wind):
     folder, flags = wind
     vae_script.main([*flags, "--policy-replaying", "True"])
     vae_script.main(flags)
-    problem = parse(vae_script.make_parser(), "train_vae_offline", flags).problem
+    problem = parsed(vae_script, flags)[0].problem
     saved = folder / "saves/tiny_wind/log/borel/vae"
     model = load_belief_model(saved / "replay__seed_0", problem, "")
     weights = load_tensors(saved / "replay__seed_0" / "model.safetensors")
@@ -149,16 +148,15 @@ def test_replaying_reaches_the_policy(wind, capsys):
     for extra in (["--policy-replaying", "True"], []):
         vae_script.main([*flags, "--seed", "3", *extra])
     common = [*flags, "--seed", "3", "--transform-data-bamdp", "True"]
-    args = parse(offline.make_parser(), "train_offline_agent", [*common, "--vae-model-name", "replay__seed_3"])
-    name, path = offline.find_model(args)
-    model = load_belief_model(path, args.problem, "")
-    plain = offline.load_hyper_states(args, model, name)
-    args.policy_replaying = True
-    mixed = offline.load_hyper_states(args, model, name)
+    run, hyper, mixing, *_ = parsed(offline, [*common, "--vae-model-name", "replay__seed_3"])
+    name, path = offline.find_model(run, hyper)
+    model = load_belief_model(path, run.problem, "")
+    plain = offline.load_hyper_states(run, hyper, mixing, model, name)
+    mixed = offline.load_hyper_states(run, hyper, dataclasses.replace(mixing, policy_replaying=True), model, name)
     assert (plain["states"][:, :, :25, :2] != mixed["states"][:, :, :25, :2]).any()
     assert torch.equal(plain["actions"][:, :, 25:], mixed["actions"][:, :, 25:])
     steps = mixed["states"][:, :, 1:25, :2] - mixed["states"][:, :, :24, :2] - 0.1 * mixed["actions"][:, :, :24]
-    wind = torch.from_numpy(args.problem.tasks["wind"][:3]).float()[:, None, None].expand_as(steps)
+    wind = torch.from_numpy(run.problem.tasks["wind"][:3]).float()[:, None, None].expand_as(steps)
     torch.testing.assert_close(steps, wind, atol=1e-4, rtol=0)
     with pytest.raises(SystemExit):
         offline.main([*common, "--vae-model-name", "plain__seed_3", "--policy-replaying", "True"])

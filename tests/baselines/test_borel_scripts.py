@@ -4,6 +4,7 @@
 """
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -16,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from borel_helpers import copy_of, finished_data, shell
+from borel_helpers import copy_of, finished_data, parsed, shell
 from helpers import ROOT, assert_refused
 
 from baselines.borel import convert, hindsight_data_collection, online_training
+from baselines.borel import evaluate as evaluation
 from baselines.borel import train_offline_agent as offline
 from baselines.borel import train_single_agent as single
 from baselines.borel import train_vae_offline as vae_script
@@ -29,7 +31,6 @@ from baselines.borel.data import load_rollouts
 from baselines.borel.evaluate import BeliefAgent, evaluate
 from baselines.borel.mixing import relabel_rewards
 from baselines.borel.problem import play
-from baselines.borel.settings import make_agent, parse
 from src.evaluation.results import read_pictures, read_result
 from src.report.results import read_results
 from src.run import loop
@@ -98,10 +99,8 @@ def test_names_lie_where_they_are_looked_for(tmp_path, capsys, value):
         for flag in flags:
             assert_refused(capsys, script, [*base, flag, value], f"{flag}: {value!r} is not a name: give up to 100")
     assert not list(tmp_path.iterdir())
-    args = parse(
-        vae_script.make_parser(), "train_vae_offline", [*base, "--save-dir", "./trained_vae", "--main-data-dir", "./batch_data"]
-    )
-    assert (args.save_dir, args.main_data_dir) == ("./trained_vae", "./batch_data")
+    run, *_, output = parsed(vae_script, [*base, "--save-dir", "./trained_vae", "--main-data-dir", "./batch_data"])
+    assert (output.save_dir, run.folders["main"]) == ("./trained_vae", "./batch_data")
 
 
 def test_settings_of_the_stages_do_not_mix(grid):
@@ -118,19 +117,19 @@ def test_rewards_are_relabelled_before_the_encoder_reads_them(grid):
     """Defect 16: the stored beliefs are those of the stored rewards, and terminals in the goal follow the new task."""
     folder, flags = grid
     extra = ["--hindsight-relabelling", "True", "--terminate-in-goal", "True", "--relabelled-data-dir", "mixed"]
-    args = parse(offline.make_parser(), "train_offline_agent", [*flags, *extra, "--transform-data-bamdp", "True"])
-    name, path = offline.find_model(args)
-    model = load_belief_model(path, args.problem, "")
-    data = offline.load_hyper_states(args, model, name)
-    plain = load_rollouts(folder / "datasets/gridworld/log+debug", args.problem, range(21), "")
+    run, hyper, mixing, *_ = parsed(offline, [*flags, *extra, "--transform-data-bamdp", "True"])
+    name, path = offline.find_model(run, hyper)
+    model = load_belief_model(path, run.problem, "")
+    data = offline.load_hyper_states(run, hyper, mixing, model, name)
+    plain = load_rollouts(folder / "datasets/gridworld/log+debug", run.problem, range(21), "")
     assert (data["rewards"].numpy() != plain.rewards).any()
     assert torch.equal(data["terminated"], data["rewards"] == 1)
     states = data["states"]
-    mixed = relabel_rewards(plain, args.problem, 1.0, numpy_generator(0, "relabelling for the policy"))
+    mixed = relabel_rewards(plain, run.problem, numpy_generator(0, "relabelling for the policy"))
     task = 4
     arrays = {key: values[task] for key, values in mixed.arrays().items()}
     np.testing.assert_array_equal(arrays["rewards"], data["rewards"][task])
-    torch.testing.assert_close(hyper_states(model, args.problem, **arrays), states[task])
+    torch.testing.assert_close(hyper_states(model, run.problem, **arrays), states[task])
 
 
 def test_relabelling_is_on_or_off_in_both_stages(grid, tmp_path):
@@ -152,19 +151,19 @@ def test_relabelling_is_on_or_off_in_both_stages(grid, tmp_path):
 def test_hyper_states(grid):
     """Prior first; the flag cleared in the last row; beliefs equal those of an agent that acts step by step."""
     _, flags = grid
-    args = parse(offline.make_parser(), "train_offline_agent", flags)
-    model = load_belief_model(offline.find_model(args)[1], args.problem, "")
+    run, hyper, *_ = parsed(offline, flags)
+    model = load_belief_model(offline.find_model(run, hyper)[1], run.problem, "")
     agent = DQN(1, 13, 5, [8], torch.Generator().manual_seed(0), 0.9, 0.1, 1e-3)
     actor = BeliefAgent(model, agent)
-    played = play(args.problem, np.array([2, 9]), actor, (0, "test"))
+    played = play(run.problem, np.array([2, 9]), actor, (0, "test"))
     arrays = {key: played[key] for key in ("obs", "actions", "rewards", "next_obs")}
-    states = hyper_states(model, args.problem, **arrays)
+    states = hyper_states(model, run.problem, **arrays)
     assert states.shape == (2, 61, 13) and (states[:, :, 2] == 0).all()
     torch.testing.assert_close(states[:, :, 3:], torch.stack(actor.beliefs, 1))
     torch.testing.assert_close(states[:, 0, 3:], torch.cat(model.encoder.heads(model.encoder.empty(2)), -1))
-    first, second = (evaluate(args.problem, model, agent, np.arange(21), 1, seed=3, pictures=True) for _ in range(2))
+    first, second = (evaluate(run.problem, model, agent, np.arange(21), 1, seed=3, pictures=True) for _ in range(2))
     assert first == second and len(first["returns"]) == 21
-    expected = belief_rewards(model, states[:, :-1, 3:], offline.model_inputs(args.problem, model, arrays), 3, torch.Generator())
+    expected = belief_rewards(model, states[:, :-1, 3:], offline.model_inputs(run.problem, model, arrays), 3, torch.Generator())
     assert expected.shape == (2, 60) and (expected >= -0.1 - 1e-6).all() and (expected <= 1).all()
 
 
@@ -216,12 +215,12 @@ def test_the_result_is_that_of_the_test_tasks(tmp_path):
     vae_script.main(flags)
     offline.main([*flags, "--transform-data-bamdp", "True"])
     result = read_result(tmp_path / "results/few_goals/log/borel/bamdp-strict/seed_0.json")
-    args = parse(offline.make_parser(), "train_offline_agent", flags)
-    model = load_belief_model(offline.find_model(args)[1], args.problem, "")
-    agent = make_agent(args, 1, args.problem.observation_size + 10, torch.Generator())
+    run, hyper, _, settings, *_ = parsed(offline, flags)
+    model = load_belief_model(offline.find_model(run, hyper)[1], run.problem, "")
+    agent = settings.make(1, run.problem, run.problem.observation_size + 10, torch.Generator(), "cpu")
     policy = tmp_path / "saves/few_goals/log/borel/offline/borel/seed_0/policy.safetensors"
     agent.policy_network().load_state_dict(load_tensors(policy))
-    earned = {tasks: evaluate(args.problem, model, agent, np.array(tasks), 1, 0)["returns"] for tasks in ((0, 1, 2), (3, 4))}
+    earned = {tasks: evaluate(run.problem, model, agent, np.array(tasks), 1, 0)["returns"] for tasks in ((0, 1, 2), (3, 4))}
     assert result["task_ids"] == [3, 4] and result["returns"] == earned[3, 4]
     assert result["curve"]["test_return"][-1] == pytest.approx(np.mean(earned[3, 4]))
     assert result["curve"]["train_return"][-1] == pytest.approx(np.mean(earned[0, 1, 2]))
@@ -290,7 +289,7 @@ def test_two_agents_at_once_share_their_data(grid, tmp_path, monkeypatch):
     shutil.rmtree(folder / "saves/gridworld/log/borel/offline")
     transform, seen = offline.transform, []
 
-    def watched(args, model, task, arrays):
+    def watched(run, hyper, model, task, arrays):
         if len(seen) == 3:
             command = [sys.executable, "-m", "baselines.borel.train_offline_agent", *flags, "--method", "second"]
             second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -299,7 +298,7 @@ def test_two_agents_at_once_share_their_data(grid, tmp_path, monkeypatch):
                 time.sleep(0.05)
             assert second.poll() is None  # it stands at the lock
         seen.append(task)
-        return transform(args, model, task, arrays)
+        return transform(run, hyper, model, task, arrays)
 
     monkeypatch.setattr(offline, "transform", watched)
     offline.main(flags)
@@ -336,12 +335,12 @@ def test_the_best_policy_is_that_of_the_training_tasks(grid, monkeypatch):
     folder, flags = grid
     policies, scores = [], iter([(1.0, 2.0), (3.0, 0.0), (2.0, 9.0), (0.0, 5.0)])
 
-    def noted(args, model, agent):
+    def noted(run, settings, model, agent, groups):
         policies.append({name: value.clone() for name, value in agent.policy_network().state_dict().items()})
         return dict(zip(("train_return", "test_return"), next(scores), strict=True))
 
     monkeypatch.setattr(offline, "measure", noted)
-    monkeypatch.setattr(offline, "returns_curve", lambda loop, args: {})
+    monkeypatch.setattr(evaluation, "returns_curve", lambda loop, updates: {})
     offline.main([*flags, "--keep-best", "True", "--num-iters", "4", "--log-interval", "1", "--method", "chosen"])
     (path,) = (folder / "saves").rglob("chosen+debug/**/policy.safetensors")
     kept = load_tensors(path)
@@ -390,10 +389,10 @@ def test_online_training_refreshes_its_hyper_states(tmp_path):
     """With --refresh-interval what is stored is what the present encoder says; all tasks may serve for both."""
     flags = ["--env-type", "gridworld", "--recipe", "debug", "--output_dir", str(tmp_path), "--num-train-tasks", "21"]
     sizes = ["--policy-buffer-size", "180", "--vae-buffer-size", "180", "--num-tasks-sample", "21"]
-    args = parse(online_training.make_parser(), "online_training", [*flags, "--num-eval-tasks", "21", *sizes])
-    tasks = online_training.split_tasks(args)
+    base, split, *chosen, _ = parsed(online_training, [*flags, "--num-eval-tasks", "21", *sizes])
+    tasks = online_training.split_tasks(base, split)
     assert tasks["train"].tolist() == tasks["eval"].tolist() == list(range(21))
-    run = online_training.Online(args, tasks, tmp_path)
+    run = online_training.Online(base, *chosen, tasks, tmp_path)
     for iteration in range(3):
         run.iterate(iteration)
     assert (run.vae_buffer.counts > run.vae_buffer.capacity).all()  # the oldest are overwritten
@@ -404,7 +403,7 @@ def test_online_training_refreshes_its_hyper_states(tmp_path):
     raw = {key: values[4].numpy() for key, values in run.vae_buffer.arrays.items()}
     raw = {key: raw[key][: run.vae_buffer.filled[4]] for key in ("obs", "actions", "rewards", "next_obs")}
     torch.testing.assert_close(fresh[4, : len(raw["obs"])], hyper_states(run.model, run.problem, **raw))
-    args.refresh_interval = 1
+    run.schedule = dataclasses.replace(run.schedule, refresh_interval=1)
     run.iterate(3)
     stored = run.policy_buffer.arrays["states"].clone()
     run.refresh()

@@ -1,5 +1,6 @@
 """Online Decision Transformer: the stochastic head, the buffer, both phases end to end, and episodes that end on their own."""
 
+import dataclasses
 import json
 import math
 import os
@@ -15,11 +16,12 @@ import pytest
 import torch
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from baselines.online_dt.__main__ import main, parse, result_facts
+from baselines.online_dt import training
+from baselines.online_dt.__main__ import choose, main, parse, result_facts
 from baselines.online_dt.lamb import Lamb
-from baselines.online_dt.policy import Agent, Policy
+from baselines.online_dt.policy import Agent, ModelSettings, Policy
 from baselines.online_dt.replay import TrajectoryBuffer, best, delayed
-from baselines.online_dt.training import Learner, Trainer
+from baselines.online_dt.training import Entropy, Learner, Optimisation, Trainer
 from get_datasets import main as get_datasets
 from src.data.trajectories import load
 from src.evaluation.evaluate import evaluate
@@ -284,14 +286,16 @@ def test_delayed_reward_stands_at_the_last_step():
 # ------------------------------------------------------------------------------------------------------------ the policy
 
 
-SETTINGS = {"embed_dim": 16, "n_layer": 2, "n_head": 2, "dropout": 0.0, "model_type": "dt", "K": 4, "remove_pos_embs": True,
-            "bfloat16": False, "stochastic": True, "return_scale": 10.0, "stochastic_tanh": True}  # fmt: skip
+SETTINGS = ModelSettings(
+    embed_dim=16, n_layer=2, n_head=2, dropout=0.0, K=4, remove_pos_embs=True, stochastic=True, return_scale=10.0,
+    stochastic_tanh=True,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("model_type", ["dt", "bc"])
 def test_padding_never_changes_the_prediction(model_type):
     torch.manual_seed(0)
-    policy = Policy(2, 1, {**SETTINGS, "model_type": model_type}, 9).eval()
+    policy = Policy(2, 1, dataclasses.replace(SETTINGS, model_type=model_type), 9).eval()
     policy.set_scales(
         np.ones(2, np.float32), np.full(2, 2, np.float32), np.full(2, 10, np.float32), np.float32([-2]), np.float32([2])
     )
@@ -310,15 +314,16 @@ def test_padding_never_changes_the_prediction(model_type):
     )
 
 
-LEARNER = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "seed": 0, "use_entropy": True,
-           "target_entropy": True, "init_temperature": 0.1, "temperature_learning_rate": 1e-4,
-           "approximate_entropy_samples": 1, "ema_decay": 0.0}  # fmt: skip
+def small_learner(ema_decay=0.0):
+    optimisation = Optimisation(learning_rate=1e-3, weight_decay=0.0, warmup_steps=1, ema_decay=ema_decay)
+    entropy = Entropy(use_entropy=True, target_entropy=True, approximate_entropy_samples=1)
+    return Learner(Policy(2, 1, SETTINGS, 9), optimisation, entropy, seed=0)
 
 
 def test_what_acts_is_the_average_of_the_weights():
     """With decay 0.5 and the early decays 1/10 and 2/11 below it: w̄₁ = 0.1 w₀ + 0.9 w₁, w̄₂ = 2/11 w̄₁ + 9/11 w₂."""
     window = TrajectoryBuffer(*episodes([5, 7, 3]), 3, 9).gather(torch.tensor([0, 1, 2]), torch.tensor([0, 3, 1]), 2)
-    learner = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**{**LEARNER, "ema_decay": 0.5}))
+    learner = small_learner(ema_decay=0.5)
     weights = []
     for step in range(3):
         weights.append([weight.detach().clone() for weight in learner.policy.parameters()])
@@ -328,10 +333,10 @@ def test_what_acts_is_the_average_of_the_weights():
     for first, second, third, average in zip(*weights, learner.average.parameters(), strict=True):
         torch.testing.assert_close(average, 2 / 11 * (0.1 * first + 0.9 * second) + 9 / 11 * third)
         assert not average.requires_grad
-    again = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**{**LEARNER, "ema_decay": 0.5}))
+    again = small_learner(ema_decay=0.5)
     again.load_state_dict(learner.state_dict())
     assert all(map(torch.equal, again.average.parameters(), learner.average.parameters()))
-    plain = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**LEARNER))
+    plain = small_learner()
     assert plain.average is plain.policy
 
 
@@ -355,7 +360,7 @@ def test_padding_never_changes_an_update():
     results, learned = [], []
     for batch in (window, poisoned | {"mask": mask}):
         torch.manual_seed(0)
-        learner = Learner(Policy(2, 1, SETTINGS, 9), types.SimpleNamespace(**LEARNER))
+        learner = small_learner()
         results.append(learner.update(batch))
         learned.append(torch.cat([weight.flatten() for weight in learner.policy.parameters()]))
     assert results[0] == pytest.approx(results[1], rel=1e-5)
@@ -364,7 +369,7 @@ def test_padding_never_changes_an_update():
 
 def test_acting_is_the_last_position_of_training():
     torch.manual_seed(0)
-    policy = Policy(2, 1, {**SETTINGS, "remove_pos_embs": False}, 9)
+    policy = Policy(2, 1, dataclasses.replace(SETTINGS, remove_pos_embs=False), 9)
     observations, actions, rewards, _ = episodes([7])
     agent = Agent(policy, 5.0, context=3)
     agent.start(observations[:, 0].numpy())
@@ -399,7 +404,7 @@ def test_published_commands_are_understood(tmp_path, monkeypatch, capsys):
         3600,
     )
     assert first.stochastic and first.stochastic_tanh and first.remove_pos_embs and not first.use_entropy
-    assert label(result_facts(first, online=False)) == "online_dt"
+    assert label(result_facts(choose(first), online=False)) == "online_dt"
     with pytest.raises(UserError, match=r"make it: python -m baselines\.online_dt --env_type gym_hopper"):
         parse([*PUBLISHED[1].split(), "--output_dir", str(tmp_path)])
     assert "cuda:2 is not available" in capsys.readouterr().err or torch.cuda.device_count() > 2
@@ -439,19 +444,20 @@ def test_a_policy_is_exported_and_measured_again(words, toy, capsys):
     assert evaluate(trained.agent(0), env, [0], 3, 0, models.evaluation_seed(0))["returns"] == result(folder)["returns"]
 
 
-def test_a_deterministic_policy_explores_with_noise(toy):
+def test_a_deterministic_policy_explores_with_noise(toy, monkeypatch):
     flags, folder = toy
     flags = [*flags, "--no-stochastic", "--num_eval_episodes", "1", "--num_steps_per_iter", "1", "--max_iters", "1"]
     main(flags)
     model = str(folder / "saves/balance/random/online_dt-deterministic/pretrained/seed_0")
     actions = {}
-    for noise in ("0", "0.5"):
-        online = ["--online_training", "--pretrained_model", model, "--exploration_noise", noise, "--no-resume"]
+    for noise in (0.0, 0.5):
+        monkeypatch.setattr(training, "EXPLORATION_NOISE", noise)
+        online = ["--online_training", "--pretrained_model", model, "--no-resume"]
         main([*flags, *online, "--online_buffer_size", "4"])
         state = load_state(Path(model.replace("pretrained", "finetuned")) / "state.pt")
         (actions[noise],) = (episode["actions"] for episode in state["trainer"]["episodes"].values())
     steps = min(map(len, actions.values()))
-    assert (actions["0"][:steps] - actions["0.5"][:steps]).abs().mean() > 0.1  # of a range of 4
+    assert (actions[0.0][:steps] - actions[0.5][:steps]).abs().mean() > 0.1  # of a range of 4
 
 
 def test_booleans_and_contradictions():
@@ -616,10 +622,10 @@ def test_entropy_term_pulls_the_entropy_to_the_target():
 
 def test_learner_steers_the_temperature(toy):
     flags, _ = toy
-    args = parse([*flags, "--approximate_entropy_samples", "50"])
+    settings = choose(parse([*flags, "--approximate_entropy_samples", "50"]))
     buffer = TrajectoryBuffer(*episodes([20] * 4), 4, 20)
     for target, sign in ((-3.0, -1), (3.0, 1)):  # the entropy of a fresh policy lies in between
-        learner = Learner(Policy(2, 1, vars(args), 20), args)
+        learner = Learner(Policy(2, 1, settings.model, 20), settings.optimisation, settings.entropy, 0)
         learner.temperature.target = target
         values = [learner.update(buffer.draw(16, 5, torch_generator(0, "batch", step))) for step in range(3)]
         assert sign * (values[-1]["temperature"] - 0.1) > 0 and values[0]["temperature"] == pytest.approx(0.1)

@@ -245,7 +245,7 @@ def test_hooks_that_fail_are_named_in_one_line(monkeypatch):
 
 def test_an_info_may_be_as_large_as_it_likes(recwarn):
     episode = [np.zeros((1, 2, 1)), np.zeros((1, 1, 1)), np.zeros((1, 1)), np.ones(1, int), {"far": np.full((1, 1), 1e300)}, {}]
-    assert np.isinf(join_tasks(example_env(), {0: episode}, 0.5)[0].infos["far"]).all() and not list(recwarn)
+    assert np.isinf(join_tasks(example_env(), {0: episode})[0].infos["far"]).all() and not list(recwarn)
 
 
 def test_what_is_stored_under_a_name_is_not_that_of_another_environment(monkeypatch):

@@ -105,6 +105,8 @@ def test_recorded_facts_are_read_where_the_environment_names_them():
     infos = {"heat": np.full((2, 3), 7.0), "force": np.ones((2, 3, 5)), "reward_of_the_task": np.zeros((2, 3))}
     inputs = transition_inputs(*arrays, infos, ["heat", "force"])
     assert inputs.shape == (6, 16) and inputs.dtype == torch.float32 and inputs[:, 10].tolist() == [7] * 6
+    none = (array[:0, 0] for array in arrays)  # a batch of which no episode is moved to another task
+    assert transition_inputs(*none, {key: values[:0, 0] for key, values in infos.items()}, ["heat", "force"]).shape == (0, 16)
 
 
 def test_compared_with_true_rewards_by_hand(monkeypatch):

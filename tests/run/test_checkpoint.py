@@ -297,8 +297,10 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "a": 1}\n{"step": 20, "a": 2}\n{"step": 3')
     log = Logger(tmp_path, 30, start=10, tensorboard=False, bar=False)
     log.log(20, {"a": 3.0, "b": None})
+    log.log(30, {"b": 0.5})
+    assert (tmp_path / "metrics.csv").read_text() == "step,a,b\n10,1,\n20,3.0,\n30,,0.5\n"  # though nothing is closed
     log.close()
-    assert read_metrics(tmp_path) == [{"step": 10, "a": 1}, {"step": 20, "a": 3.0, "b": None}]
+    assert read_metrics(tmp_path) == [{"step": 10, "a": 1}, {"step": 20, "a": 3.0, "b": None}, {"step": 30, "b": 0.5}]
 
 
 def test_provenance(model_root):

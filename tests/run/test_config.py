@@ -408,7 +408,7 @@ def test_names_that_no_result_can_have(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("flags", "start"),
-    [([], 20_000), (["--steps", "25000"], 2500), (["--steps", "3"], 0), (["--steps", "200000"], 20_000),
+    [([], 20_000), (["--steps", "25000"], 5000), (["--steps", "3"], 0), (["--steps", "200000"], 20_000),
      (["--steps", "25000", "--prompt_start_step", "20000"], 20_000), (["--steps", "25000", "--prompt-start-step=20000"], 20_000),
      (["--steps", "6", "--recipe", "debug"], 2), (["--steps", "6", "--recipe", "fast"], 0)],
 )  # fmt: skip

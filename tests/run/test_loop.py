@@ -36,7 +36,7 @@ def assert_goes_on(folder, whole, from_step):
 def test_an_uninterrupted_run(whole):
     folder, loop = whole
     assert [record["step"] for record in loop.curve] == [4, 8, 12] and loop.seconds > 0
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "model.safetensors", "state.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.csv", "metrics.jsonl", "model.safetensors", "state.pt"]
     again = fit(folder)  # finished: nothing is trained any more
     assert (again.step, again.curve, again.seconds) == (12, loop.curve, loop.seconds)
 

@@ -11,6 +11,7 @@ import train_meta_dt
 from envs.ant import AntDirEnv
 from src.data import trajectories
 from src.evaluation.results import read_result
+from tools import play
 
 SHORT_POLICY = ["--steps", "3", "--eval_every", "3", "--prompt_start_step", "1", "--batch_size", "4", "--width", "16"]
 SHORT_POLICY += ["--eval_episodes", "1", "--curve_episodes", "1", "--warmup_episodes", "1", "--later_episodes", "1"]
@@ -67,6 +68,10 @@ def test_relabelled_imitation_and_a_film(root, tmp_path):
     with Image.open(film) as picture:
         assert picture.n_frames == 100  # 10 s at 10 frames per second
     assert read_result(path)["config"]["other_tasks"] == "training"
+    (folder,) = (root / "saves/ant_dir/medium").glob("meta_dt*/few_shot/seed_1")
+    play.main([str(folder), "--task", "46", "--warmup_episodes", "1", "--output", str(tmp_path / "beside.gif")])
+    with Image.open(tmp_path / "beside.gif") as picture:
+        assert picture.n_frames == 101 and picture.width == 2 * play.WIDTH + play.GAP
 
 
 def test_a_camera_that_does_not_work_is_named_before_training(root, tmp_path, monkeypatch, capsys):

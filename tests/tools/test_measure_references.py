@@ -43,6 +43,7 @@ def test_written_policies_and_the_explicit_choice(tmp_path, monkeypatch, capsys)
     assert "explicit_choice" in capsys.readouterr().out
 
     monkeypatch.setattr("src.evaluation.references.CONFIG_DIR", tmp_path)
+    monkeypatch.setattr("src.evaluation.references.is_published", lambda env: True)
     known = reference_levels(env, environment, [16, 17], episodes=1)
     assert known["explicit_choice"] == levels["explicit_choice"][16:18]
     assert "explicit_choice" not in reference_levels(env, environment, [0, 17], episodes=1)

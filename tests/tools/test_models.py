@@ -5,12 +5,14 @@ import inspect
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import POLICY, assert_refused, listing, point_robot
 
+from src.data import trajectories
 from src.evaluation.evaluate import evaluate
 from src.evaluation.results import read_result
 from src.run.errors import UserError
@@ -29,8 +31,8 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def exported(policy_root, tmp_path_factory):
-    """The folder of a tiny Meta-DT."""
-    return models.save_pretrained(policy_root / POLICY, tmp_path_factory.mktemp("models") / "meta_dt")
+    """The folder of a tiny Meta-DT in half precision."""
+    return models.save_pretrained(policy_root / POLICY, tmp_path_factory.mktemp("models") / "meta_dt", half=True)
 
 
 def test_a_meta_dt_is_whole_and_small(exported, policy_root, capsys):
@@ -69,8 +71,8 @@ def test_the_lines_of_the_card(exported):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_acts_from_its_folder_as_it_was_measured(name, data_root, tmp_path):
-    """Restored without any data, the full weights earn what the result file says, digit by digit; then half precision."""
+def test_every_method_acts_from_its_folder_as_it_was_measured(name, data_root, tmp_path, capsys):
+    """Restored without any data, the weights earn what the result file says, digit by digit, in their folder and out of it."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "datasets").symlink_to(data_root / "datasets")
@@ -85,7 +87,9 @@ def test_every_method_acts_from_its_folder_as_it_was_measured(name, data_root, t
         again = evaluate(trained.agent(warmup), point_robot(), result["task_ids"], 2, warmup, 0, later)
         assert {key: result[key] for key in again} == again
     out = models.save_pretrained(folder, tmp_path / "out")
-    assert models.measure(out) and read_json(out / "config.json")["method"] == method
+    capsys.readouterr()
+    assert models.measure(out, results=root / "results") and read_json(out / "config.json")["method"] == method
+    assert capsys.readouterr().out.count(": the same returns") == len(paths)
     agent = models.from_pretrained(out)
     agent.start(np.zeros(2))
     assert agent.action_space.contains(agent.act())
@@ -119,14 +123,16 @@ class Hub:
     @staticmethod
     def _upload_folder(repo_id, folder_path, repo_type, allow_patterns):
         for name in allow_patterns:
-            shutil.copy(f"{folder_path}/{name}", Hub.folder / repo_id)
+            (Hub.folder / repo_id / name).parent.mkdir(exist_ok=True)
+            shutil.copy(f"{folder_path}/{name}", Hub.folder / repo_id / name)
 
     @staticmethod
     def _snapshot_download(repo_id, repo_type, local_dir, allow_patterns):
         if not (Hub.folder / repo_id).exists():
             raise OSError("404 Client Error")
         for name in allow_patterns:
-            shutil.copy(Hub.folder / repo_id / name, local_dir)
+            Path(local_dir, name).parent.mkdir(exist_ok=True)
+            shutil.copy(Hub.folder / repo_id / name, f"{local_dir}/{name}")
 
 
 def test_the_hub(exported, tmp_path, monkeypatch, capsys):
@@ -142,7 +148,26 @@ def test_the_hub(exported, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("address", ["hf://", "hf://me", "hf://me/a/b", "hf:///a"])
+def test_a_dataset(data_root, tmp_path, monkeypatch, capsys):
+    """To the hub and back to where the scripts look for it; never to another name, and never altered."""
+    hub = pytest.importorskip("huggingface_hub")
+    Hub.folder, Hub.real = tmp_path / "hub", hub.HfApi
+    monkeypatch.setattr(hub, "HfApi", Hub)
+    folder, address = data_root / "datasets/point_robot/random-v0", "hf://datasets/me/walks"
+    assert_refused(capsys, models, ["push", str(folder), "hf://me/walks"], "is a dataset: hf://datasets/name/dataset")
+    models.main(["push", str(folder), address])
+    assert_refused(capsys, models, ["pull", address, str(tmp_path / "mine")], "pull it to datasets/point_robot/random-v0")
+    target = tmp_path / "datasets/point_robot/random-v0"
+    models.main(["pull", address, str(target)])
+    assert listing(target) == listing(folder)
+    loaded, stored = trajectories.load(tmp_path / "datasets", "point_robot", "random", point_robot()), tmp_path / "hub/me/walks"
+    flip(stored / models.DATA_FILES[0], (stored / models.DATA_FILES[0]).read_bytes().index(loaded.rewards[7].tobytes()))
+    shutil.rmtree(target)
+    assert_refused(capsys, models, ["pull", address, str(target)], "delete it and make it again")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("address", ["hf://", "hf://me", "hf://me/a/b", "hf:///a", "hf://datasets/me"])
 def test_a_wrong_address_of_the_hub(address, tmp_path, capsys):
     assert_refused(capsys, models, ["pull", address, str(tmp_path / "x")], "give hf://name/model")
 
@@ -175,9 +200,9 @@ def test_what_is_no_policy_is_refused(harm, message, exported, tmp_path, capsys)
     return assert_refused(capsys, models, ["measure", str(folder)], message)
 
 
-def flip(path):
+def flip(path, place=-1):
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[place] ^= 1
     path.write_bytes(data)
 
 
