@@ -97,6 +97,8 @@ def main(argv=None):
     if prompts and prompting.prompt_dropout and not paper:  # trained without prompts too, so it may be asked without one
         regimes["few_shot_policy_no_prompt"] = 0
     recipe = {key: parser.get_default(key) for key in (*MEASURED, "prompt_select", "true_rewards")}
+    if not prompts and recipe["prompt_select"] == "none" and not stage.zero_shot:  # one policy serves both
+        regimes["zero_shot"] = 0
     ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
     idle = ["warmup_episodes"] * (stage.zero_shot or paper) + ["prompt_pool"] * (not prompts)
     idle += ["explore", "explore_steps"] * paper
