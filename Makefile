@@ -14,7 +14,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/installed
 endif
 
-.PHONY: help setup demo demo-few_shot demo-zero_shot test test-slow lint format bench report reproduce datasets
+.PHONY: help setup demo test test-slow lint format bench report reproduce datasets
 
 help:
 	@echo "make demo        the four scripts on Point-Robot, then the table (13 minutes on two cores, more on slower ones)"
@@ -37,16 +37,8 @@ demo: $(READY)
 	$(PYTHON) train_data_collection.py $(DEMO)
 	$(PYTHON) get_datasets.py $(DEMO) --data_type $(DEMO_QUALITY)
 	$(PYTHON) train_context.py $(DEMO) --data_quality $(DEMO_QUALITY)
-	OMP_NUM_THREADS=1 $(MAKE) -j 2 demo-few_shot demo-zero_shot
-	$(PYTHON) -m tools.report --results $(DEMO_DIR)/results --output $(DEMO_DIR)/report
-
-demo-few_shot:
 	$(PYTHON) train_meta_dt.py $(DEMO) --data_quality $(DEMO_QUALITY)
-
-# beside few-shot, on the other core; its progress goes to a file
-demo-zero_shot:
-	$(PYTHON) train_meta_dt.py $(DEMO) --data_quality $(DEMO_QUALITY) --zero_shot True 2>$(DEMO_DIR)/zero_shot.log \
-	    || { tail -n 1 $(DEMO_DIR)/zero_shot.log >&2; exit 1; }
+	$(PYTHON) -m tools.report --results $(DEMO_DIR)/results --output $(DEMO_DIR)/report
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not slow" $(ARGS)

@@ -117,16 +117,12 @@ def check(model, decoding, optimisation):
         raise UserError(f"--other_tasks {decoding.other_tasks} has no effect without --decode relabelled: give both")
     if decoding.true_rewards and decoding.decode != "relabelled":
         raise UserError("--true_rewards has no effect without --decode relabelled: give both")
-    if model.reward_change and model.context_horizon:
-        raise UserError("--reward_change needs the rewards of the whole episode: give --context_horizon 0")
-    if optimisation.balance_steps and model.context_horizon:
-        raise UserError("--balance_steps needs contexts of whole episodes: give --context_horizon 0")
 
 
 def open_official(path, model, relabelled):
     """A world model of the official code and which head it has, where the settings (WorldModelSettings) are such a one's.
     Raises UserError."""
-    if model.predict_change or model.reward_change or not model.context_horizon or relabelled:
+    if not model.context_horizon or relabelled:
         raise UserError(
             "--import_from takes a world model as published: leave out the recipe and the switches that are not the paper's"
         )

@@ -34,7 +34,7 @@ from src.run.paths import context_directory
 from src.run.settings import pick, setting
 
 # settings of the evaluation that decide what is measured: where one differs from the recipe's, the result says so
-MEASURED = ("warmup_episodes", "explore", "explore_steps", "context", "target_return", "prompt_pool")
+MEASURED = ("warmup_episodes", "explore", "explore_steps", "context", "target_return")
 # settings that a resumed or re-evaluated run may change, beside those of every method
 VOLATILE = ("protocol", "render", "zero_shot", *MEASURED)
 ABLATIONS = {
@@ -74,6 +74,9 @@ def main(argv=None):
     paper = stage.protocol == "paper"
     exploration = Exploration() if paper else exploration
     prompts = not stage.zero_shot and adaptation.prompt_select != "none"
+    recipe = {key: parser.get_default(key) for key in (*MEASURED, "prompt_select", "true_rewards")}
+    if stage.zero_shot and adaptation.prompt_select in {"random", "none"} - {recipe["prompt_select"]}:
+        raise UserError(f"--prompt_select {adaptation.prompt_select} has no effect with --zero_shot True: there are no prompts")
     check(run, stage, model, optimisation, imitation, prompting, adaptation, exploration, prompts)
     keep_memory()
     distributed.join(run.device)
@@ -94,13 +97,10 @@ def main(argv=None):
 
     protocol = PaperProtocol(run, evaluation, data, prompts) if paper else None
     regimes = {"zero_shot": 0} if stage.zero_shot else {"few_shot": evaluation.warmup_episodes}
-    if prompts and prompting.prompt_dropout and not paper:  # trained without prompts too, so it may be asked without one
-        regimes["few_shot_policy_no_prompt"] = 0
-    recipe = {key: parser.get_default(key) for key in (*MEASURED, "prompt_select", "true_rewards")}
     if not prompts and recipe["prompt_select"] == "none" and not stage.zero_shot:  # one policy serves both
         regimes["zero_shot"] = 0
     ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
-    idle = ["warmup_episodes"] * (stage.zero_shot or paper) + ["prompt_pool"] * (not prompts)
+    idle = ["warmup_episodes"] * (stage.zero_shot or paper)
     idle += ["explore", "explore_steps"] * paper
     measured = {key: getattr(args, key) for key in MEASURED if key not in idle}
     variant = {key: value for key, value in measured.items() if value != recipe[key] and (key, value) not in ABLATIONS}
@@ -143,12 +143,8 @@ def check(run, stage, model, optimisation, imitation, prompting, adaptation, exp
             f"--prompt_start_step {prompting.prompt_start_step} is not below --steps {optimisation.steps}: the policy would be "
             "tested with prompts that it never saw; lower it, or pass --zero_shot True"
         )
-    if prompts and prompting.prompt_dropout == 1:
-        raise UserError("--prompt_dropout 1 trains without prompts and tests with them: lower it, or pass --zero_shot True")
-    if stage.zero_shot and adaptation.prompt_select in ("random", "none"):
-        raise UserError(f"--prompt_select {adaptation.prompt_select} has no effect with --zero_shot True: there are no prompts")
     if stage.protocol == "paper":
-        own = (adaptation.context == "tried", adaptation.prompt_select == "none")
+        own = (adaptation.context == "tried", adaptation.prompt_select == "none" and not stage.zero_shot)
         for needs, flag in zip(own, ("--context running", "--prompt_select argmax"), strict=True):
             if needs:
                 raise UserError(f"--protocol paper has no warm-up episodes of its own: pass {flag}")

@@ -130,7 +130,7 @@ def tiny_world_model(observation_size=2, action_size=2, horizon=4, seed=0, **opt
     model = WorldModel(observation_size, action_size, horizon, **options)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    sizes = (observation_size, action_size, 1, observation_size, 1)
+    sizes = (observation_size, action_size, 1, observation_size)
     model.set_normaliser(*(3 + 2 * torch.randn(50, size) for size in sizes))
     return model.eval().requires_grad_(False)
 

@@ -21,7 +21,7 @@ from src.run.devices import autocast_dtype
 from src.run.errors import UserError
 from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
 
-ARRAYS = ("low", "high", "return_bounds", "known_contexts")  # of Acting: kept with the tensors
+ARRAYS = ("low", "high", "known_contexts")  # of Acting: kept with the tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Acting:
 
     model, adaptation, exploration: their settings. horizon: T. target: return that is asked for. error_scale: two numbers, see
     `prediction_errors`. precision: see `autocast_dtype`. warmup: episodes before the one that counts. low, high: (d_a,) bounds
-    of the actions. return_bounds: (T, 2), known_contexts: (C, 16), or None; see MetaDTAgent. Arrays are tensors on the CPU.
+    of the actions. known_contexts: (C, 16), or None; see MetaDTAgent. Arrays are tensors on the CPU.
     """
 
     model: ModelSettings
@@ -44,7 +44,6 @@ class Acting:
     warmup: int
     low: torch.Tensor
     high: torch.Tensor
-    return_bounds: torch.Tensor | None = None
     known_contexts: torch.Tensor | None = None
 
     @property
@@ -54,11 +53,11 @@ class Acting:
     def agent(self, policy, world_model, warmup=None):
         """The Agent (src/evaluation/agent.py) of a MetaDT and a WorldModel on one device."""
         warmup, device = self.warmup if warmup is None else warmup, policy.action_scale.device
-        bounds, known = (None if values is None else values.to(device) for values in (self.return_bounds, self.known_contexts))
+        known = None if self.known_contexts is None else self.known_contexts.to(device)
         agent = MetaDTAgent(
             policy, world_model, self.model.history_length, self.model.prompt_length, self.target, self.adaptation,
-            warmup=warmup, error_scale=self.error_scale, return_bounds=bounds, known_contexts=known,
-            dtype=autocast_dtype(self.precision, device), seed=self.seed, sampled=self.model.head == "gaussian",
+            warmup=warmup, error_scale=self.error_scale, known_contexts=known,
+            dtype=autocast_dtype(self.precision, device), seed=self.seed,
         )  # fmt: skip
         return exploring(agent, self.exploration, self.action_space, warmup, self.seed)
 
@@ -71,7 +70,6 @@ class Acting:
         document |= {name: dataclasses.asdict(document[name]) for name in ("model", "adaptation", "exploration")}
         document["world_model"] = {
             "context_horizon": world_model.horizon, "embedding_size": world_model.gru.input_size // 3,
-            "predict_change": world_model.predict_change, "reward_change": world_model.reward_change,
         }  # fmt: skip
         save_tensors(Path(directory) / "agent.safetensors", tensors)
         write_json(Path(directory) / "agent.json", document | {"sha256": digest(tensors)})

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from src.data.scales import EPSILON, clipped
-from src.models.heads import ActionDistribution, GaussianHead
 from src.models.transformer import Transformer, attention_bias
 from src.models.world_model import CONTEXT_SIZE
 from src.run.config import positive_float, positive_int, proper_fraction
@@ -33,13 +32,7 @@ class ModelSettings:
     history_length: int = setting(20, "K: steps of history", positive_int)
     prompt_length: int = setting(5, "k: steps of the prompt", positive_int)
     return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
-    prompt_context: bool = setting(False, "z in the prompt's state tokens too (ours)")
-    prompt_norm: bool = setting(False, "LayerNorm on the prompt's tokens too (ours; the official code: history alone)")
     rescale_actions: bool = setting(False, "tanh head times the action bounds (ours)")
-    head: str = setting(
-        "mean", "action by squared error (the paper); median: by absolute error (ours); gaussian: tanh-squashed, sampled (ours)",
-        choices=["mean", "median", "gaussian"],
-    )  # fmt: skip
 
 
 class StepEmbedding(nn.Module):
@@ -77,11 +70,7 @@ class MetaDT(nn.Module):
         max_steps: T, entries of the time-step tables.
         return_scale: c; returns-to-go are divided by it.
         width, layers, heads, dropout: of the transformer.
-        prompt_context: join z to the prompt's state tokens too (ours; off in the paper's recipe).
-        prompt_norm: the LayerNorm of the history tokens for the prompt's too (ours; the official code, as Prompt-DT's, has it
-            for the history alone).
         action_scale: (d_a,) bounds that the tanh head is multiplied with; None keeps the paper's unscaled tanh.
-        stochastic: a tanh-squashed Gaussian in place of one action (ours; the head of the Online Decision Transformer).
         context, prompted: False leaves z out of the history's state tokens, and the prompt's embeddings out of the model. Without
             z this is Prompt-DT, without both the Decision Transformer.
         condition_size: steps carry `conditions` (B, L, condition_size), which stand in the place of the return-to-go (baselines).
@@ -89,19 +78,17 @@ class MetaDT(nn.Module):
 
     def __init__(
         self, observation_size, action_size, max_steps, return_scale, width=128, layers=3, heads=1, dropout=0.1,
-        prompt_context=False, action_scale=None, stochastic=False, prompt_norm=False,
-        context=True, prompted=True, condition_size=None,
+        action_scale=None, context=True, prompted=True, condition_size=None,
     ):  # fmt: skip
         super().__init__()
         self.return_scale = return_scale
         self.condition_size = condition_size
         sizes = observation_size, action_size, max_steps, width
         self.history = StepEmbedding(*sizes, context, condition_size or 1)
-        self.prompt = StepEmbedding(*sizes, prompt_context, condition_size or 1) if prompted else None
+        self.prompt = StepEmbedding(*sizes, False, condition_size or 1) if prompted else None
         self.embed_ln = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, dropout)
-        self.stochastic, self.prompt_norm = stochastic, prompt_norm
-        self.head = GaussianHead(width, action_size, squash=True) if stochastic else nn.Linear(width, action_size)
+        self.head = nn.Linear(width, action_size)
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
         self.register_buffer("observation_bound", torch.full((observation_size,), torch.inf))
@@ -113,7 +100,7 @@ class MetaDT(nn.Module):
         scale = np.maximum(np.abs(action_space.low), np.abs(action_space.high)) if settings.rescale_actions else None
         return cls(
             observation_size, action_size, max_steps, settings.return_scale, settings.width, settings.layers, settings.heads,
-            settings.dropout, settings.prompt_context, scale, settings.head == "gaussian", settings.prompt_norm,
+            settings.dropout, scale,
         )  # fmt: skip
 
     def set_normaliser(self, mean, std, bound=None):
@@ -132,7 +119,7 @@ class MetaDT(nn.Module):
             steps["actions"] / self.action_scale,
             steps["timesteps"],
         )
-        return self.embed_ln(tokens) if embedding is self.history or self.prompt_norm else tokens
+        return self.embed_ln(tokens) if embedding is self.history else tokens  # as Prompt-DT and the official code
 
     def forward(self, history, prompt=None):
         """Actions of every history position.
@@ -140,8 +127,7 @@ class MetaDT(nn.Module):
         Args:
             history, prompt: dicts of tensors with leading axes (B, K) and (B, k): returns_to_go, observations, contexts, actions,
                 timesteps, mask (False on the padding).
-        Returns: actions (B, K, d_a), or their ActionDistribution in units of the action scale. Position t sees R̂, s, z up to t
-        and the actions before t.
+        Returns: actions (B, K, d_a). Position t sees R̂, s, z up to t and the actions before t.
         """
         tokens, mask = self._tokens(self.history, history), history["mask"]
         first = 0
@@ -154,9 +140,7 @@ class MetaDT(nn.Module):
         return self.read_actions(hidden)
 
     def read_actions(self, hidden):
-        """Hidden states (..., D) at state tokens -> actions (..., d_a), or their ActionDistribution."""
-        if self.stochastic:
-            return self.head(hidden.float())
+        """Hidden states (..., D) at state tokens -> actions (..., d_a)."""
         return torch.tanh(self.head(hidden)).float() * self.action_scale
 
     def history_tokens(self, steps):
@@ -170,11 +154,10 @@ class MetaDT(nn.Module):
         _, caches = self.transformer(tokens, attention_bias(mask))
         return caches, mask
 
-    def act(self, history, encoded_prompt=None, generator=None):
+    def act(self, history, encoded_prompt=None):
         """The action at the last step of a history, (B, d_a); the last entry of `actions` is a placeholder.
 
-        Args: history as in `forward`, not padded where it has no mask; encoded_prompt from `encode_prompt`; generator:
-        torch.Generator to draw the action of a stochastic policy, None for its mean action.
+        Args: history as in `forward`, not padded where it has no mask; encoded_prompt from `encode_prompt`.
         """
         tokens = self._tokens(self.history, history)[:, :-1]  # the last action token comes after what is read out
         length = tokens.shape[1]
@@ -186,16 +169,13 @@ class MetaDT(nn.Module):
             hidden_prompt = torch.zeros(prompt_mask.shape, device=tokens.device).masked_fill_(~prompt_mask, -torch.inf)
             bias = torch.cat([hidden_prompt[:, None].expand(-1, length, -1), bias.expand(len(tokens), -1, -1)], 2)
         hidden, _ = self.transformer(tokens, bias, readout=slice(length - 1, None), past=past)
-        predicted = self.read_actions(hidden[:, 0])
-        if not self.stochastic:
-            return predicted
-        return (predicted.centre() if generator is None else predicted.sample(generator)) * self.action_scale
+        return self.read_actions(hidden[:, 0])
 
 
-def action_loss(predicted, actions, mask, scale, absolute=False):
+def action_loss(predicted, actions, mask, scale):
     """What `MetaDT.forward` predicted against actions (B, K, d_a), averaged over the positions of mask (B, K) -> scalar; see
     `action_errors`."""
-    return masked_mean(action_errors(predicted, actions, scale, absolute), mask)
+    return masked_mean(action_errors(predicted, actions, scale), mask)
 
 
 def masked_mean(errors, mask):
@@ -203,14 +183,7 @@ def masked_mean(errors, mask):
     return (errors * mask).sum() / mask.sum()
 
 
-def action_errors(predicted, actions, scale, absolute=False):
-    """Errors (B, K) of what `MetaDT.forward` predicted of actions (B, K, d_a).
-
-    In units of the action scale: squared error, or with `absolute` the absolute one (ours), averaged over action dimensions;
-    negative log density of a stochastic policy. The absolute error is least at the median of the actions, which a behaviour
-    policy's noise, cut off at the bounds, does not draw towards the middle as it does their mean.
-    """
-    if isinstance(predicted, ActionDistribution):
-        return -predicted.log_prob(actions / scale)
-    errors = (predicted - actions) / scale
-    return (errors.abs() if absolute else errors.square()).mean(-1)
+def action_errors(predicted, actions, scale):
+    """Squared errors (B, K) of what `MetaDT.forward` predicted of actions (B, K, d_a), in units of the action scale, means over
+    action dimensions."""
+    return ((predicted - actions) / scale).square().mean(-1)

@@ -38,8 +38,6 @@ class Adaptation:
         "argmax", "prompt segment by the world model's error: largest (the paper), in proportion (the official code); by chance; "
         "the last; none: no prompt tokens", choices=[*SELECTIONS, "none"],
     )  # fmt: skip
-    prompt_pool: str = setting("top3", "warm-up episode that the prompt is cut from", choices=["top3", "best"])
-    clamp_returns: bool = setting(False, "keep returns-to-go within the training data's (ours)")
     target_return: str | float = setting(
         "auto", "return that is asked for: a number (=-5 for a negative one), or the mean of the training tasks' best",
         automatic_or_number,
@@ -53,28 +51,25 @@ class MetaDTAgent:
         policy, world_model: MetaDT and WorldModel on one device.
         history_length: K. prompt_length: k. error_scale: see `prediction_errors`.
         target: target return, a number or one per row.
-        settings: Adaptation. prompt_pool: which warm-up episode the prompt is cut from, "best" by return (ours) or "top3",
-            uniform among the three best (the official code). context "carried": in an episode after warm-up every z is the mean
+        settings: Adaptation. The prompt is cut from one of the three best warm-up episodes, by chance (the official code).
+            context "carried": in an episode after warm-up every z is the mean
             of the last z of the episodes so far, and not that of the episode itself, which begins by knowing nothing. "tried":
             each warm-up episode after the first tries the next of `known_contexts` (C, 16), and the episode after them keeps
             the z that was paid best, what the first one told among them. Where a new task is like no known one, z tells little;
             which known behaviour serves it best shows when it is tried.
         warmup: N, episodes before the evaluated one; only these try contexts.
-        return_bounds: (T, 2) least and greatest return-to-go of the training data at each step; returns-to-go are clamped to
-            them (None: never clamped, as in the paper).
         dtype: torch.bfloat16 for autocast, or None.
-        seed: of the random choices. sampled: draw the actions of a stochastic policy; False plays the mean action.
+        seed: of the random choices.
     """
 
     def __init__(
         self, policy, world_model, history_length, prompt_length, target, settings=Adaptation(), *, warmup=0,
-        error_scale=(1.0, 1.0), return_bounds=None, known_contexts=None, dtype=None, seed=0, sampled=False,
+        error_scale=(1.0, 1.0), known_contexts=None, dtype=None, seed=0,
     ):  # fmt: skip
         self.policy, self.world_model = policy.eval(), world_model.eval()
         self.history_length, self.prompt_length, self.error_scale = history_length, prompt_length, error_scale
         self.target, self.settings, self.warmup = target, settings, warmup
-        self.return_bounds, self.known_contexts, self.dtype, self.seed = return_bounds, known_contexts, dtype, seed
-        self.generator = torch_generator(seed, "actions") if sampled else None
+        self.known_contexts, self.dtype, self.seed = known_contexts, dtype, seed
         self.device = policy.action_scale.device
 
     def _autocast(self):
@@ -123,19 +118,15 @@ class MetaDTAgent:
         """Actions (B, d_a) for the current step, numpy."""
         step, first = len(self.actions), max(self.begin, len(self.actions) + 1 - self.history_length)
         placeholder = [torch.zeros_like(self.policy.action_scale).expand(len(self.observations[0]), -1)]
-        returns_to_go = torch.stack(self.returns_to_go[first:], 1)
-        if self.return_bounds is not None:
-            low, high = self.return_bounds[first - self.begin : step + 1 - self.begin].unbind(-1)
-            returns_to_go = returns_to_go.clamp(low, high)
         history = {
-            "returns_to_go": returns_to_go,
+            "returns_to_go": torch.stack(self.returns_to_go[first:], 1),
             "observations": torch.stack(self.observations[first:], 1),
             "contexts": torch.stack(self.contexts[first:], 1),
             "actions": torch.stack(self.actions[first:] + placeholder, 1),
             "timesteps": torch.arange(first - self.begin, step + 1 - self.begin, device=self.device)[None],
         }
         with self._autocast():
-            return self.policy.act(history, self.prompt, self.generator).cpu().numpy()
+            return self.policy.act(history, self.prompt).cpu().numpy()
 
     @torch.inference_mode()
     def observe(self, actions, rewards, next_observations):
@@ -163,9 +154,7 @@ class MetaDTAgent:
         generator = torch_generator(self.seed, "prompt", len(episodes) - 1)
         ranked = self._returns(episodes).argsort(1, descending=True)
         rows = torch.arange(len(ranked), device=self.device)
-        choice = torch.zeros(len(ranked), dtype=torch.long)
-        if self.settings.prompt_pool == "top3":
-            choice = torch.randint(min(3, len(episodes)), (len(ranked),), generator=generator)
+        choice = torch.randint(min(3, len(episodes)), (len(ranked),), generator=generator)
         chosen = ranked[rows, choice.to(self.device)]
         observations, actions, rewards = (
             torch.stack([self._tensor(episode[key]) for episode in episodes], 1)[rows, chosen]
@@ -231,14 +220,3 @@ def training_errors(world_model, observations, actions, rewards, lengths, contex
     errors = [prediction_errors(world_model, observations, actions, rewards, contexts, scale)[inside] for scale in alone]
     found = [float(values.square().mean().sqrt()) + 1e-12 for values in errors]
     return [value if trained else LEFT_OUT for value, trained in zip(found, heads, strict=True)]
-
-
-def return_bounds(episodes, steps):
-    """(T, 2) least and greatest return-to-go of the training data at each step; no bound where no episode is that long."""
-    inside = torch.arange(episodes.returns_to_go.shape[1], device=episodes.lengths.device) < episodes.lengths[:, None]
-    low = episodes.returns_to_go.masked_fill(~inside, torch.inf).amin(0)
-    high = episodes.returns_to_go.masked_fill(~inside, -torch.inf).amax(0)
-    none = low > high
-    bounds = torch.stack([low.masked_fill(none, -torch.inf), high.masked_fill(none, torch.inf)], -1)
-    beyond = bounds.new_tensor([-torch.inf, torch.inf]).expand(max(0, steps - len(bounds)), 2)
-    return torch.cat([bounds, beyond])

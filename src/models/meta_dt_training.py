@@ -10,7 +10,7 @@ from src.data.relabel import with_best_of_other_tasks
 from src.data.windows import BatchSampler
 from src.models.load import Acting
 from src.models.meta_dt import MetaDT, action_errors, masked_mean
-from src.models.meta_dt_agent import build_episodes, return_bounds, training_errors
+from src.models.meta_dt_agent import build_episodes, training_errors
 from src.models.world_model import episode_contexts
 from src.run import distributed
 from src.run.config import fraction, natural
@@ -47,21 +47,20 @@ class Prompting:
     prompt_start_step: int = setting(
         20_000, "steps before prompts are switched on; where --steps is lowered its share of them", natural
     )
-    prompt_dropout: float = setting(0.0, "share of batches without prompts after that (ours)", fraction)
 
 
 class ActionErrors(torch.nn.Module):
     """The errors (B, K) of a policy on a batch: what the processes of a training compute each of their own rows."""
 
-    def __init__(self, policy, median):
+    def __init__(self, policy):
         super().__init__()
-        self.policy, self.median = policy, median
+        self.policy = policy
 
     def forward(self, history, prompt, dtype):
         """dtype: of the matrix products, None for float32."""
         with torch.autocast(history["actions"].device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             predicted = self.policy(history, prompt)
-        return action_errors(predicted, history["actions"], self.policy.action_scale, self.median)
+        return action_errors(predicted, history["actions"], self.policy.action_scale)
 
 
 def own_rows(batch):
@@ -112,7 +111,7 @@ class MetaDTTraining:
         self.policy = MetaDT.from_settings(*sizes, run.env.max_episode_steps, model, self.action_space)
         self.policy.set_normaliser(*(torch.from_numpy(values) for values in trajectories.observation_statistics(training)))
         self.policy.to(run.device)
-        self.errors = distributed.parallel(ActionErrors(self.policy, model.head == "median"), some_unused=True)
+        self.errors = distributed.parallel(ActionErrors(self.policy), some_unused=True)
         distributed.require_rows(optimisation.batch_size, "--batch_size")
         self.optimizer = optimisation.optimizer(self.policy.parameters())
         self.generator = torch_generator(run.seed, "policy_batches")
@@ -124,7 +123,6 @@ class MetaDTTraining:
         self.policy.train()
         self.optimisation.schedule(self.optimizer, step)
         prompted = self.prompts and step > self.prompting.prompt_start_step
-        prompted = prompted and torch.rand(1, generator=self.generator).item() >= self.prompting.prompt_dropout
         history, prompt = self.sampler.draw(self.optimisation.batch_size, self.generator, prompted)
         errors = distributed.gathered(self.errors(own_rows(history), own_rows(prompt), self.dtype))
         loss = masked_mean(errors, history["imitated"])
@@ -138,11 +136,10 @@ class MetaDTTraining:
     def acting(self, warmup):
         """All that the agent needs beside the weights."""
         low, high = (torch.from_numpy(limit) for limit in (self.action_space.low, self.action_space.high))
-        bounds = return_bounds(self.episodes, self.horizon) if self.adaptation.clamp_returns else None
         known = self.known_contexts() if self.adaptation.context == "tried" else None
         return Acting(
             self.settings, self.adaptation, self.exploration, self.horizon, self.target, self.error_scale, self.precision,
-            self.run.seed, warmup, low, high, bounds, known,
+            self.run.seed, warmup, low, high, known,
         )  # fmt: skip
 
     def save(self, directory, warmup):

@@ -25,14 +25,14 @@ class Step(nn.Module):
         self.register_buffer("context", torch.zeros(1, CONTEXT_SIZE) if agent.carried is None else agent.carried[:1].clone())
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        self.bounds, self.prompt = agent.return_bounds, agent.prompt
+        self.prompt = agent.prompt
         if self.prompt is not None:  # out of inference mode
             caches, mask = self.prompt
             self.prompt = [tuple(part.clone() for part in cache) for cache in caches], mask.clone()
 
     def initial(self):
         """Tensors: step; history of K steps (returns-to-go, observations, contexts, actions, time steps, mask); the last h
-        transitions and their mask, or the encoder's hidden state, and the last reward."""
+        transitions and their mask, or the encoder's hidden state."""
         d_s, d_a, length = len(self.policy.observation_mean), len(self.low), self.length
         window = max(1, self.world_model.horizon)
         return [
@@ -45,7 +45,7 @@ class Step(nn.Module):
     def forward(self, observation, reward, state):
         """observation (1, d_s), reward (1, 1) that the last action brought -> action (1, d_a), state."""
         step, returns, observations, contexts, actions, steps, mask, past_o, past_a, past_r, past_mask, hidden = state
-        begun, former = step > 0, past_r[:, -1]
+        begun = step > 0
         past_o, past_a, past_r = (
             _append(past, value) for past, value in ((past_o, observations[:, -1]), (past_a, actions[:, -1]), (past_r, reward))
         )
@@ -54,19 +54,15 @@ class Step(nn.Module):
         if self.reads and self.world_model.horizon:
             context = self.world_model.encode(past_o, past_a, past_r, past_mask)
         elif self.reads:
-            change = torch.where(step > 1, reward - former, torch.zeros_like(reward))
-            embedded = self.world_model.embed(past_o[:, -1], past_a[:, -1], reward, change)
+            embedded = self.world_model.embed(past_o[:, -1], past_a[:, -1], reward)
             hidden = torch.where(begun[None], self.world_model.gru(embedded[:, None], hidden)[1], hidden)
             context = self.world_model.to_context(hidden[0])
         returns = _append(returns, torch.where(begun[:, 0], returns[:, -1] - reward[:, 0], self.target))
         observations, contexts = _append(observations, observation), _append(contexts, context)
         steps, mask = _append(steps, step[:, 0]), _append(mask, torch.ones_like(begun[:, 0]))
         actions = _append(actions, torch.zeros_like(actions[:, -1]))
-        asked = returns
-        if self.bounds is not None:
-            asked = torch.minimum(torch.maximum(returns, self.bounds[steps, 0]), self.bounds[steps, 1])
         history = {
-            "returns_to_go": asked, "observations": observations, "contexts": contexts, "actions": actions, "timesteps": steps,
+            "returns_to_go": returns, "observations": observations, "contexts": contexts, "actions": actions, "timesteps": steps,
             "mask": mask,
         }  # fmt: skip
         action = torch.minimum(torch.maximum(self.policy.act(history, self.prompt), self.low), self.high)
@@ -103,7 +99,7 @@ class Episode(nn.Module):
 def episode_module(agent, action_space):
     """The next episode of an adapted Agent of one row, as a TorchScript module; matrix products in float32.
 
-    Raises UserError where the agent is no Meta-DT, draws its actions, or explores.
+    Raises UserError where the agent is no Meta-DT, or explores.
     """
     if isinstance(agent, ExploringAgent):
         if agent.number < agent.warmup or not agent.warmup:
@@ -111,8 +107,6 @@ def episode_module(agent, action_space):
         agent = agent.agent
     if not isinstance(agent, MetaDTAgent):
         raise UserError("only policies of Meta-DT become TorchScript modules")
-    if agent.generator is not None:
-        raise UserError("this policy draws its actions by chance, which a module does not: train it without --head gaussian")
     low, high = (torch.from_numpy(bound).float() for bound in (action_space.low, action_space.high))
     step = Step(agent, low, high).eval().requires_grad_(False)
     state = step.initial()

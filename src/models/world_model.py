@@ -33,8 +33,6 @@ class WorldModelSettings:
 
     context_horizon: int = setting(4, "h: past transitions that z reads; 0: the whole episode (ours)", natural)
     embedding_size: int = setting(16, "width of the inputs' embeddings", positive_int)
-    predict_change: bool = setting(False, "decode s' - s in units of its own deviation, not s' (ours)")
-    reward_change: bool = setting(False, "the encoder reads r_t - r_(t-1) too (ours); with horizon 0")
     standardise: bool = setting(True, "standardise inputs (the official code does not)")
 
 
@@ -67,22 +65,18 @@ class WorldModel(nn.Module):
         observation_size, action_size: d_s, d_a.
         horizon: h, the number of past transitions that z reads; 0 means all of the episode so far.
         embedding_size: width of the embedding of each observation, action and reward.
-        predict_change: decode s' − s, in units of its own deviation, instead of s'. A step moves an observation little, so
-            that in units of s' the part of the error that tells one body from another nearly vanishes.
-        reward_change: the encoder reads r_t − r_{t−1} too, in units of its own deviation (0 at an episode's first step), for the
-            same reason: a step moves a reward little, and how it moves says where the task's goal lies. With horizon 0 only.
     """
 
-    def __init__(self, observation_size, action_size, horizon, embedding_size=16, predict_change=False, reward_change=False):
+    def __init__(self, observation_size, action_size, horizon, embedding_size=16):
         super().__init__()
-        self.horizon, self.predict_change, self.reward_change = horizon, predict_change, reward_change
+        self.horizon = horizon
 
         def embedding(size):
             return Embedding(size, embedding_size)
 
         self.observation_embedding = embedding(observation_size)
         self.action_embedding = embedding(action_size)
-        self.reward_embedding = embedding(2 if reward_change else 1)
+        self.reward_embedding = embedding(1)
         self.gru = nn.GRU(3 * embedding_size, HIDDEN_SIZE, batch_first=True)
         self.to_context = nn.Linear(HIDDEN_SIZE, CONTEXT_SIZE)
         self.reward_observation_embedding = embedding(observation_size)
@@ -91,14 +85,10 @@ class WorldModel(nn.Module):
         self.state_observation_embedding = embedding(observation_size)
         self.state_action_embedding = embedding(action_size)
         self.state_decoder = Decoder(2 * embedding_size + CONTEXT_SIZE, observation_size)
-        sizes = {"observation": observation_size, "action": action_size, "reward": 1, "target": observation_size}
-        if reward_change:
-            sizes["reward_change"] = 1
-        for name, size in sizes.items():
+        for name, size in {"observation": observation_size, "action": action_size, "reward": 1}.items():
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
-            if name != "target":
-                self.register_buffer(f"{name}_bound", torch.full((size,), torch.inf))
+            self.register_buffer(f"{name}_bound", torch.full((size,), torch.inf))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -109,58 +99,34 @@ class WorldModel(nn.Module):
     @classmethod
     def from_settings(cls, observation_size, action_size, settings):
         """The untrained model of WorldModelSettings; its normaliser does nothing yet."""
-        return cls(
-            observation_size, action_size, settings.context_horizon, settings.embedding_size, settings.predict_change,
-            settings.reward_change,
-        )  # fmt: skip
+        return cls(observation_size, action_size, settings.context_horizon, settings.embedding_size)
 
-    def set_normaliser(self, observations, actions, rewards, next_observations, changes=None):
-        """Standardise inputs and targets by the statistics of training transitions (N, d_s), (N, d_a), (N, 1), (N, d_s), and of
-        the changes of their rewards (N, 1) where these are read."""
-        target = next_observations - observations if self.predict_change else observations
-        following = next_observations  # inputs of the reward decoder, and what the state decoder must say
+    def set_normaliser(self, observations, actions, rewards, next_observations):
+        """Standardise inputs and targets by the statistics of training transitions (N, d_s), (N, d_a), (N, 1), (N, d_s)."""
         given = {
-            "observation": statistics(observations, following),
+            "observation": statistics(observations, next_observations),
             "action": statistics(actions),
             "reward": statistics(rewards),
-            "target": statistics(target) if self.predict_change else statistics(observations, following),
         }
-        if self.reward_change:
-            given["reward_change"] = statistics(changes)
-        for name, (mean, divisor, bound) in given.items():
-            getattr(self, f"{name}_mean").copy_(mean)
-            getattr(self, f"{name}_std").copy_(divisor)
-            if name != "target":
-                getattr(self, f"{name}_bound").copy_(bound)
+        for name, values in given.items():
+            for kind, value in zip(("mean", "std", "bound"), values, strict=True):
+                getattr(self, f"{name}_{kind}").copy_(value)
 
     def standardise(self, name, values):
-        """`name`: observation, action, reward, reward_change or target; values (..., size) -> standardised values."""
+        """`name`: observation, action or reward; values (..., size) -> standardised values."""
         return (values - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
 
     def as_input(self, name, values):
         """As `standardise`, clipped at what the training data reached (src/data/scales.py)."""
         return clipped(self.standardise(name, values), getattr(self, f"{name}_bound"))
 
-    def state_target(self, observations, next_observations):
-        """What the state decoder must say of s and s' (..., d_s), in standardised units."""
-        return self.standardise("target", next_observations - observations if self.predict_change else next_observations)
-
-    def next_observations(self, observations, states):
-        """s' in physical units from s (..., d_s) and the state decoder's output (..., d_s): `state_target` turned round."""
-        target = states * self.target_std + self.target_mean
-        return observations + target if self.predict_change else target
-
-    def embed(self, observations, actions, rewards, changes=None):
-        """Transitions (..., d_s), (..., d_a), (..., 1), and `reward_changes` (..., 1) where the encoder reads them -> inputs of
-        the GRU (..., 3 · embedding_size)."""
-        reward = self.as_input("reward", rewards)
-        if self.reward_change:
-            reward = torch.cat([reward, self.as_input("reward_change", changes)], -1)
+    def embed(self, observations, actions, rewards):
+        """Transitions (..., d_s), (..., d_a), (..., 1) -> inputs of the GRU (..., 3 · embedding_size)."""
         return torch.cat(
             [
                 self.observation_embedding(self.as_input("observation", observations)),
                 self.action_embedding(self.as_input("action", actions)),
-                self.reward_embedding(reward),
+                self.reward_embedding(self.as_input("reward", rewards)),
             ],
             -1,
         )
@@ -186,7 +152,7 @@ class WorldModel(nn.Module):
         Args: observations (B, T, d_s), actions (B, T, d_a), rewards (B, T, 1).
         Returns: z (B, T + 1, 16); z[:, t] has read the transitions before t.
         """
-        hidden, _ = self.gru(self.embed(observations, actions, rewards, reward_changes(rewards)))
+        hidden, _ = self.gru(self.embed(observations, actions, rewards))
         return self.to_context(torch.cat([hidden.new_zeros(len(hidden), 1, HIDDEN_SIZE), hidden], 1))
 
     def contexts(self, observations, actions, rewards, mask):
@@ -196,7 +162,7 @@ class WorldModel(nn.Module):
         return self.encode_running(observations, actions, rewards)[:, :-1][mask]
 
     def decode(self, observations, actions, next_observations, contexts):
-        """Predictions in standardised units: rewards (B, 1) from (s, a, s', z) and states (B, d_s), see `state_target`, from
+        """Predictions in standardised units: rewards (B, 1) from (s, a, s', z) and next observations (B, d_s) from
         (s, a, z)."""
         observations, action = self.as_input("observation", observations), self.as_input("action", actions)
         next_observations = self.as_input("observation", next_observations)
@@ -219,26 +185,8 @@ class WorldModel(nn.Module):
         predicted_rewards, predicted_states = self.decode(observations, actions, next_observations, contexts)
         return (
             (predicted_rewards - self.standardise("reward", rewards)).square().squeeze(-1),
-            (predicted_states - self.state_target(observations, next_observations)).square().mean(-1),
+            (predicted_states - self.standardise("observation", next_observations)).square().mean(-1),
         )
-
-
-def reward_changes(rewards):
-    """r_t − r_{t−1} of episodes (B, T, 1), 0 at their first step."""
-    return torch.diff(rewards, dim=1, prepend=rewards[:, :1])
-
-
-def balanced(errors, mask):
-    """Mean over the time steps of the logarithm of their mean errors (ours).
-
-    An error at the first steps, where little is known of the task, is many times that of the last ones; in a plain mean it
-    drowns what a context that has read much could still tell better. The gradient of a logarithm weighs each step by the
-    inverse of its own error.
-
-    Args: errors (N,), one for each True of mask (B, T), in its order.
-    """
-    by_step = errors.new_zeros(mask.shape).masked_scatter(mask, errors)
-    return (by_step.sum(0) / mask.sum(0).clamp_min(1) + 1e-8)[mask.any(0)].log().mean()
 
 
 # ----------------------------------------------------------------------------------------- contexts of whole episodes
@@ -255,16 +203,12 @@ class RunningContexts:
         device = model.observation_mean.device
         padding = model.embed_padding().expand(rows, -1)
         self.inputs = [padding] * model.horizon
-        self.reward = None  # the last one
         self.hidden = torch.zeros(1, rows, HIDDEN_SIZE, device=device)
         self.current = self._read()
 
     def step(self, observations, actions, rewards):
         """One more transition: (B, d_s), (B, d_a), (B,)."""
-        rewards = rewards[:, None]
-        changes = torch.zeros_like(rewards) if self.reward is None else rewards - self.reward
-        self.reward = rewards
-        embedded = self.model.embed(observations, actions, rewards, changes)
+        embedded = self.model.embed(observations, actions, rewards[:, None])
         if self.model.horizon:
             self.inputs = [*self.inputs[1:], embedded]
         else:
@@ -334,7 +278,7 @@ def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.
         now, after = observations[part, :steps], observations[part, 1 : steps + 1]
         predicted_rewards, predicted_states = model.decode(now, actions[part], after, contexts[part, :steps])
         reward_errors = (predicted_rewards - model.standardise("reward", rewards[part, :, None])).abs().squeeze(-1)
-        state_errors = (predicted_states - model.state_target(now, after)).abs().sum(-1)
+        state_errors = (predicted_states - model.standardise("observation", after)).abs().sum(-1)
         errors[part] = reward_errors / scale[0] + state_errors / scale[1]
     return errors
 

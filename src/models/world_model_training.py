@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from src.data.transitions import make_sampler
-from src.models.world_model import WorldModel, balanced, reward_changes
+from src.models.world_model import WorldModel
 from src.run import distributed
 from src.run.config import fraction, nonnegative_float, positive_float, positive_int
 from src.run.errors import UserError, require_finite
@@ -30,9 +30,6 @@ class WorldModelOptimisation(Optimisation):
     grad_clip: float = setting(1.0, "largest gradient norm", positive_float)
     reward_weight: float = setting(1.0, "weight of the reward decoder's loss", nonnegative_float)
     state_weight: float = setting(1.0, "weight of the state decoder's loss", nonnegative_float)
-    balance_steps: bool = setting(
-        False, "the reward's error counts alike at every time step, by its logarithm (ours); with horizon 0"
-    )  # fmt: skip
 
     def over(self, transitions):
         """The same with its gradient steps known: --epochs passes over so many transitions where --steps is not given."""
@@ -93,7 +90,7 @@ class WorldModelTraining:
         """One gradient step, number `step` from 1; returns the losses."""
         self.optimisation.schedule(self.optimizer, step)
         batch = self.sampler.draw(self.optimisation.batch_size, self.generator)
-        reward, state = losses(self.errors, batch, self.device, self.optimisation.balance_steps)
+        reward, state = losses(self.errors, batch, self.device)
         loss = self.optimisation.weighted(reward, state)
         self.optimisation.descend(self.optimizer, self.model.parameters(), loss)
         return {"loss": loss.detach(), "reward_loss": reward.detach(), "state_loss": state.detach()}
@@ -141,11 +138,10 @@ def split_episodes(episodes, share, seed):
 
 
 def flat_transitions(episodes):
-    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1), (N, d_s), and the changes of their rewards (N, 1)."""
+    """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1), (N, d_s)."""
     inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
     arrays = episodes.observations[:, :-1], episodes.actions, episodes.rewards[..., None], episodes.observations[:, 1:]
-    changes = reward_changes(torch.from_numpy(episodes.rewards[..., None]))
-    return [*(torch.from_numpy(array[inside]) for array in arrays), changes[torch.from_numpy(inside)]]
+    return [torch.from_numpy(array[inside]) for array in arrays]
 
 
 class DecodingErrors(torch.nn.Module):
@@ -159,12 +155,11 @@ class DecodingErrors(torch.nn.Module):
         return self.model.errors(*transition, self.model.contexts(*window))
 
 
-def losses(errors, batch, device, balance_steps=False):
-    """Losses (reward, state) of a batch of TransitionSampler: mean squared errors in standardised units; with `balance_steps` the
-    reward's is `balanced` over the time steps. errors: DecodingErrors."""
+def losses(errors, batch, device):
+    """Losses (reward, state) of a batch of TransitionSampler: mean squared errors, standardised units. errors: DecodingErrors."""
     window, transition = ([value.to(device) for value in part] for part in batch)
     reward, state = map(distributed.gathered, errors(*own_rows(window, transition)))
-    return balanced(reward, window[3]) if balance_steps else reward.mean(), state.mean()
+    return reward.mean(), state.mean()
 
 
 def own_rows(window, transition):
@@ -195,7 +190,7 @@ def validate(model, sampler, device, chunk=8192):
         contexts = model.contexts(*window)
         own = torch.stack(model.losses(observations, actions, rewards, after, contexts)).cpu().double() * len(rewards)
         reward, state = model.decode(observations, actions, after, contexts)
-        guesses = reward * model.reward_std + model.reward_mean, model.next_observations(observations, state)
+        guesses = reward * model.reward_std + model.reward_mean, state * model.observation_std + model.observation_mean
         parts.append((number, own, *(value.cpu() for value in (*guesses, rewards, after))))
     parts = sorted((part for some in distributed.collected(parts) for part in some), key=lambda part: part[0])
     sums, predicted, true = torch.zeros(2, dtype=torch.float64), [], []

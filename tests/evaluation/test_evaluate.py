@@ -65,7 +65,7 @@ def explorer(agent, warmup=0, space=None, explore="noise", steps=0, scale=1.0):
 
 def meta_dt(target=-3.0, warmup=0, seed=0, **settings):
     """A tiny Meta-DT with Adaptation `settings`; the agent's own arguments among them."""
-    own = {key: settings.pop(key) for key in ("return_bounds", "known_contexts") if key in settings}
+    own = {key: settings.pop(key) for key in ("known_contexts",) if key in settings}
     policy = tiny_policy(action_scale=torch.tensor([0.1, 0.1]))
     return MetaDTAgent(policy, tiny_world_model(), 6, 4, target, Adaptation(**settings), warmup=warmup, seed=seed, **own)
 
@@ -335,8 +335,7 @@ def test_no_exploration_is_the_agent_itself():
 
 def test_forgetting_leaves_the_context_and_nothing_else():
     """After forget() the agent acts as a new one whose first context is what the steps before told."""
-    bounds = torch.tensor([[-2.0, -1.0]] * 20)
-    agent, new = (meta_dt(-1.5, return_bounds=bounds) for _ in range(2))
+    agent, new = meta_dt(-1.5), meta_dt(-1.5)
     rng = np.random.default_rng(0)
     agent.adapt([])
     agent.start(np.zeros((3, 2), np.float32))
@@ -359,7 +358,7 @@ def test_forgetting_leaves_the_context_and_nothing_else():
 
 def test_same_seed_same_numbers():
     def agent(seed):
-        return explorer(meta_dt(seed=seed, prompt_select="sample", prompt_pool="top3"), 3, steps=19)
+        return explorer(meta_dt(seed=seed, prompt_select="sample"), 3, steps=19)
 
     results = [evaluate(agent(seed), ENV, TESTS, 3, 3, seed) for seed in (0, 0, 1)]
     assert results[0] == results[1] != results[2]
@@ -367,7 +366,7 @@ def test_same_seed_same_numbers():
 
 
 def test_a_task_does_not_depend_on_the_others():
-    together, alone = (evaluate(meta_dt(prompt_pool="best"), ENV, tasks, 2, 2) for tasks in (TESTS, [47]))
+    together, alone = (evaluate(meta_dt(), ENV, tasks, 2, 2) for tasks in (TESTS, [47]))
     np.testing.assert_allclose(together["returns"][2], alone["returns"][0], atol=2e-4)
 
 

@@ -1,6 +1,5 @@
 """The world model: contexts that know the past of their own episode only, and relabelling across tasks."""
 
-import dataclasses
 import math
 import shutil
 
@@ -14,17 +13,15 @@ import train_context
 from src.data import trajectories
 from src.data.relabel import EnvironmentRewards, paid_by
 from src.data.transitions import Decoding, TransitionSampler, context_windows, make_sampler
-from src.models import world_model_training
 from src.models.meta_dt_agent import MetaDTAgent
 from src.models.world_model import (
     RunningContexts,
     WorldModel,
-    balanced,
     episode_contexts,
     load_world_model,
     prediction_errors,
 )
-from src.models.world_model_training import flat_transitions, split_episodes, validate
+from src.models.world_model_training import split_episodes, validate
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors
 from src.run.seeding import numpy_generator
@@ -33,7 +30,6 @@ HORIZON = 4
 
 
 both_kinds = pytest.mark.parametrize("horizon", [HORIZON, 0], ids=["windows", "running"])
-both_targets = pytest.mark.parametrize("predict_change", [False, True], ids=["state", "change"])
 
 
 def windows_by_hand(observations, actions, rewards, step):
@@ -102,33 +98,14 @@ def test_a_running_context_knows_the_whole_past():
     assert not torch.isclose(found[:, 1:], contexts[:, 1:]).all(2).any()
 
 
-def test_the_encoder_may_read_changes_of_the_reward():
-    """Step by step as in one pass, by hand r_t − r_(t−1) with 0 first, in units of its own deviation, causal."""
-    model, (observations, actions, rewards) = tiny_world_model(horizon=0, reward_change=True), random_episodes()
-    contexts = episode_contexts(model, observations, actions, rewards)
-    running = RunningContexts(model, 3)
+@both_kinds
+def test_contexts_step_by_step_are_those_of_one_pass(horizon):
+    model, (observations, actions, rewards) = tiny_world_model(horizon=horizon), random_episodes()
+    contexts, running = episode_contexts(model, observations, actions, rewards), RunningContexts(model, 3)
     for step in range(7):
         torch.testing.assert_close(running.current, contexts[:, step], atol=1e-6, rtol=1e-6)
         running.step(observations[:, step], actions[:, step], rewards[:, step])
     torch.testing.assert_close(running.current, contexts[:, 7], atol=1e-6, rtol=1e-6)
-    changes = torch.stack([rewards[:, 0] * 0, *(rewards[:, t] - rewards[:, t - 1] for t in range(1, 7))], 1)[..., None]
-    both = torch.cat([(rewards[..., None] - model.reward_mean) / model.reward_std,
-                      (changes - model.reward_change_mean) / model.reward_change_std], -1)  # fmt: skip
-    parts = [
-        model.observation_embedding(model.standardise("observation", observations[:, :-1])),
-        model.action_embedding(model.standardise("action", actions)),
-        model.reward_embedding(both),
-    ]
-    hidden = model.gru(torch.cat(parts, -1))[0]
-    torch.testing.assert_close(contexts[:, 1:], model.to_context(hidden), atol=1e-6, rtol=1e-6)
-    inputs = observations[:, 0], actions[:, 0], rewards[:, :1], observations[:, 1]
-    model.set_normaliser(*inputs, torch.tensor([[0.0], [2.0], [4.0]]))
-    assert (model.reward_change_mean.item(), model.reward_change_std.item()) == pytest.approx((2, (8 / 3) ** 0.5), abs=1e-4)
-    contexts = episode_contexts(model, observations, actions, rewards)
-    rewards[:, 4:] += 1
-    found = episode_contexts(model, observations, actions, rewards)
-    torch.testing.assert_close(found[:, :5], contexts[:, :5], atol=1e-6, rtol=0)
-    assert not torch.isclose(found[:, 5:], contexts[:, 5:]).all(2).any()
 
 
 @both_kinds
@@ -209,15 +186,14 @@ def test_initialisation():
 # ------------------------------------------------------------------------------------------------- units and gradients
 
 
-@both_targets
 @both_kinds
-def test_a_change_of_units_changes_nothing(horizon, predict_change):
+def test_a_change_of_units_changes_nothing(horizon):
     """Data in centimetres with statistics in centimetres: same contexts, same losses, errors in centimetres."""
     scales, episodes = (100.0, 10.0, 1000.0), random_episodes(4, 9)
     found = []
     for factors in ((1.0, 1.0, 1.0), scales):
         observations, actions, rewards = (values * factor for values, factor in zip(episodes, factors, strict=True))
-        model = tiny_world_model(horizon=horizon, predict_change=predict_change)
+        model = tiny_world_model(horizon=horizon)
         now, after = observations[:, :-1].flatten(0, 1), observations[:, 1:].flatten(0, 1)
         model.set_normaliser(now, actions.flatten(0, 1), rewards.flatten()[:, None], after)
         sampler = TransitionSampler(
@@ -229,10 +205,9 @@ def test_a_change_of_units_changes_nothing(horizon, predict_change):
         assert found[1][1][name] == pytest.approx(factor * found[0][1][name], rel=1e-3), name
 
 
-@both_targets
 @both_kinds
-def test_validation_by_hand(horizon, predict_change):
-    model = tiny_world_model(horizon=horizon, predict_change=predict_change)
+def test_validation_by_hand(horizon):
+    model = tiny_world_model(horizon=horizon)
     observations, actions, rewards = random_episodes(2, 5)
     lengths = torch.tensor([5, 3])
     sampler = TransitionSampler(observations, actions, rewards, lengths, torch.tensor([0, 1]), horizon)
@@ -243,8 +218,7 @@ def test_validation_by_hand(horizon, predict_change):
             here, z = observations[episode, t : t + 1], contexts[episode, t : t + 1]
             reward, state = model.decode(here, actions[episode, t : t + 1], observations[episode, t + 1 : t + 2], z)
             reward_errors.append(reward[0, 0] * model.reward_std[0] + model.reward_mean[0] - rewards[episode, t])
-            target = observations[episode, t + 1] - (observations[episode, t] if predict_change else 0)
-            state_errors.append(state[0] * model.target_std + model.target_mean - target)
+            state_errors.append(state[0] * model.observation_std + model.observation_mean - observations[episode, t + 1])
             true.append(rewards[episode, t])
     scores = validate(model, sampler, torch.device("cpu"), chunk=6)
     assert scores["reward_rmse"] == pytest.approx(torch.stack(reward_errors).square().mean().sqrt().item(), rel=1e-4)
@@ -253,46 +227,18 @@ def test_validation_by_hand(horizon, predict_change):
     assert scores["reward_loss"] == pytest.approx((scores["reward_rmse"] / model.reward_std.item()) ** 2, rel=1e-4)
 
 
-@both_targets
-def test_prediction_errors_by_hand(predict_change):
-    model, (observations, actions, rewards) = tiny_world_model(predict_change=predict_change), random_episodes(2, 5)
+def test_prediction_errors_by_hand():
+    model, (observations, actions, rewards) = tiny_world_model(), random_episodes(2, 5)
     contexts = episode_contexts(model, observations, actions, rewards)
     errors = prediction_errors(model, observations, actions, rewards, contexts, (2.0, 4.0))
     assert errors.shape == (2, 5)
     reward, state = model.decode(observations[1, 3:4], actions[1, 3:4], observations[1, 4:5], contexts[1, 3:4])
-    target = observations[1, 4] - (observations[1, 3] if predict_change else 0)
-    true_reward, true_state = model.standardise("reward", rewards[1, 3]), (target - model.target_mean) / model.target_std
+    true_reward = model.standardise("reward", rewards[1, 3])
+    true_state = (observations[1, 4] - model.observation_mean) / model.observation_std
     expected = (reward[0, 0] - true_reward).abs() / 2 + (state[0] - true_state).abs().sum() / 4
     torch.testing.assert_close(errors[1, 3], expected[0])
     only_reward = prediction_errors(model, observations, actions, rewards, contexts[:, :5], (1.0, math.inf), chunk=5)
     torch.testing.assert_close(only_reward[1, 3], (reward[0, 0] - true_reward).abs()[0])
-
-
-def test_balanced_errors_by_hand():
-    """Means over the rows that have a step, their logarithms, the mean of these; each error weighs 1 / the sum of its step."""
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    errors = torch.tensor([4.0, 0.5, 2.0], requires_grad=True)  # (row, step): (0, 0), (0, 1), (1, 0)
-    loss = balanced(errors, mask)
-    assert loss.item() == pytest.approx((math.log(3) + math.log(0.5)) / 2)
-    loss.backward()
-    assert errors.grad.tolist() == pytest.approx([1 / 12, 1, 1 / 12])
-
-
-def test_balanced_training_learns(model_root, monkeypatch):
-    """train_context --balance_steps by its script: the loss is the balanced one, and it falls."""
-    seen = []
-
-    def noted(errors, mask):
-        assert errors.shape == (int(mask.sum()),)
-        seen.append(balanced(errors, mask))
-        return seen[-1]
-
-    monkeypatch.setattr(world_model_training, "balanced", noted)
-    flags = ["--env_type", "point_robot", "--recipe", "debug", "--output_dir", str(model_root), "--no-tensorboard"]
-    flags += ["--data_quality", "random", "--context_horizon", "0", "--balance_steps", "--seed", "6", "--steps", "60"]
-    train_context.main(flags)
-    values = [value.item() for value in seen]
-    assert len(values) == 60 and np.mean(values[-10:]) < np.mean(values[:10]) - 0.3
 
 
 @both_kinds
@@ -539,20 +485,6 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(model_root, tm
     found = [load_tensors(root / directory.relative_to(model_root) / f"{name}.safetensors")
              for root, name in ((model_root, "best"), (short, "last"))]  # fmt: skip
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
-
-
-def test_a_world_model_that_reads_changes_is_saved_whole(model_root):
-    """train_context --reward_change by its script; statistics of all the episodes' changes, unequal lengths too."""
-    flags = ["--env_type", "point_robot", "--data_quality", "random", "--recipe", "debug", "--output_dir", str(model_root)]
-    train_context.main([*flags, "--context_horizon", "0", "--reward_change", "--seed", "5", "--no-tensorboard"])
-    directory = model_root / "saves/point_robot/random/context+debug/seed_5"
-    model, _ = load_world_model(directory)
-    dataset = trajectories.load(model_root / "datasets", "point_robot", "random").select(range(45))
-    changes = np.diff(dataset.rewards, axis=1, prepend=dataset.rewards[:, :1])
-    assert model.reward_embedding[0].in_features == 2
-    assert model.reward_change_std.item() == pytest.approx(changes.std(), rel=0.05)  # nine tenths of the episodes
-    shorter = dataclasses.replace(dataset.take([0, 1]), lengths=np.array([3, 20]))
-    np.testing.assert_array_equal(flat_transitions(shorter)[4][:5, 0], [*changes[0, :3], *changes[1, :2]])
 
 
 def test_the_saved_world_model_is_the_trained_one(model_root):

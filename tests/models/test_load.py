@@ -56,9 +56,9 @@ def test_it_acts_as_it_was_measured(policy_root):
 
 
 FLAGS = {
-    "tried": ["--context", "tried", "--prompt_pool", "best", "--clamp_returns", "--rescale_actions", "--prompt_context"],
-    "probe": ["--explore", "probe", "--explore_steps", "2", "--context", "carried", "--head", "gaussian"],
-    "zero_shot": ["--zero_shot", "--head", "median"],
+    "tried": ["--context", "tried", "--rescale_actions"],
+    "probe": ["--explore", "probe", "--explore_steps", "2", "--context", "carried"],
+    "zero_shot": ["--zero_shot"],
 }
 
 

@@ -15,13 +15,13 @@ from src.run.loop import Optimisation
 from src.run.settings import pick
 
 
-def training(root, prompts=True, steps=10, start=0, dropout=0.0, **adaptation):
+def training(root, prompts=True, steps=10, start=0, **adaptation):
     """MetaDTTraining on the dataset of `root`, with a tiny policy and an untrained world model."""
     run = pick(RunSettings, parsed("train_meta_dt", *words(root)[2:]))
     data, model = TrainingData(run), ModelSettings(width=16, layers=1, dropout=0.0, history_length=6, prompt_length=4)
     return data, MetaDTTraining(
         run, data, tiny_world_model(), model=model, optimisation=Optimisation(steps, batch_size=8, lr_warmup_steps=0),
-        imitation=Imitation(), prompting=Prompting(start, dropout), adaptation=Adaptation(**adaptation),
+        imitation=Imitation(), prompting=Prompting(start), adaptation=Adaptation(**adaptation),
         exploration=Exploration(), prompts=prompts, precision="float32",
     )  # fmt: skip
 
@@ -50,7 +50,7 @@ def test_the_target_is_the_mean_best_return_of_the_training_tasks(data_root):
 
 @pytest.mark.parametrize(
     ("settings", "prompted"),
-    [({"prompts": True, "start": 2}, [0, 0, 1, 1]), ({"prompts": False}, [0] * 4), ({"dropout": 0.999}, [0] * 4)],
+    [({"prompts": True, "start": 2}, [0, 0, 1, 1]), ({"prompts": False}, [0] * 4)],
 )
 def test_prompts_are_switched_on_after_their_step(data_root, monkeypatch, settings, prompted):
     _, method = training(data_root, **settings)

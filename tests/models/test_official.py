@@ -144,9 +144,6 @@ def test_actions_and_loss_of_the_policy(prompted):
     torch.testing.assert_close(found[history["mask"]], expected[history["mask"]], atol=1e-6, rtol=0)
     by_hand = (expected - history["actions"])[history["mask"]].square().mean()
     torch.testing.assert_close(loss, by_hand, atol=1e-6, rtol=1e-6)
-    if prompted:  # ours, which the fast recipe has, is another model
-        policy.prompt_norm = True
-        assert (policy(history, prompt) - expected)[history["mask"]].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("head", ["reward", "state"])

@@ -20,22 +20,20 @@ STEPS, HISTORY, PROMPT = 11, 5, 3
 SPACE = Box(np.float32([-0.5, -0.2]), np.float32([0.4, 0.3]))
 KINDS = {
     "window": {},
-    "whole episodes": {"world": {"horizon": 0, "reward_change": True}},
+    "whole episodes": {"world": {"horizon": 0}},
     "no context": {"context": "none"},
     "carried": {"context": "carried"},
-    "clamped, no prompt": {"prompt_select": "none", "clamped": True},
+    "no prompt": {"prompt_select": "none"},
     "zero-shot": {"lived": 0},
-    "mean action": {"policy": {"stochastic": True}},
 }
 
 
-def make_agent(world=None, policy=None, lived=2, clamped=False, **settings):
+def make_agent(world=None, policy=None, lived=2, **settings):
     """An Agent of one row, adapted to `lived` random episodes."""
     rng = np.random.default_rng(0)
-    bounds = torch.tensor([[-30.0, -1.0]]).repeat(STEPS, 1) + torch.arange(STEPS)[:, None] if clamped else None
     agent = MetaDTAgent(
         tiny_policy(**(policy or {})), tiny_world_model(**(world or {})), HISTORY, PROMPT, -5.0, Adaptation(**settings),
-        warmup=lived, return_bounds=bounds,
+        warmup=lived,
     )  # fmt: skip
     sizes = {"observations": (1, STEPS + 1, 2), "actions": (1, STEPS, 2), "rewards": (1, STEPS)}
     episodes = [{key: rng.normal(size=size).astype(np.float32) for key, size in sizes.items()} for _ in range(lived)]
@@ -83,9 +81,6 @@ def test_what_cannot_be_a_module_is_refused(policy_root, tmp_path, capsys):
     exploring.adapt([])
     with pytest.raises(UserError, match="begins the episode by exploring"):
         episode_module(exploring, SPACE)
-    agent.generator = torch.Generator()
-    with pytest.raises(UserError, match="draws its actions by chance"):
-        episode_module(agent, SPACE)
     iql = str(ROOT / "trained/point_robot/replay/iql+compare")
     out = str(tmp_path / "policy.pt")
     assert_refused(capsys, models, ["torchscript", iql, out], "only policies of Meta-DT")

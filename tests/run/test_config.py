@@ -303,10 +303,10 @@ def test_the_published_values_of_point_robot():
     found = (policy.return_scale, policy.batch_size, policy.weight_decay, policy.lr_warmup_steps, policy.grad_clip)
     assert found == (10, 128, 1e-4, 10_000, 0.25)
     assert (policy.width, policy.layers, policy.heads, policy.dropout, policy.eval_every) == (128, 3, 1, 0.1, 500)
-    ours = ("prompt_context", "rescale_actions", "full_windows", "clamp_returns", "explore_steps", "prompt_dropout")
-    assert not any(getattr(policy, name) for name in ours) and policy.prompt_pool == "top3"
-    ours = (policy.head, policy.context, policy.explore, policy.imitate, policy.other_tasks, policy.target_return)
-    assert ours == ("mean", "running", "none", "episodes", "none", "auto")
+    ours = ("rescale_actions", "full_windows", "explore_steps")
+    assert not any(getattr(policy, name) for name in ours)
+    ours = (policy.context, policy.explore, policy.imitate, policy.other_tasks, policy.target_return)
+    assert ours == ("running", "none", "episodes", "none", "auto")
     assert (context.context_horizon, context.epochs, context.steps, context.batch_size) == (4, 301, None, 128)
     assert (context.learning_rate, context.grad_clip, context.decode, context.weight_decay) == (1e-3, 1.0, "own", 0)
 
@@ -410,7 +410,7 @@ def test_names_that_no_result_can_have(tmp_path, name):
     ("flags", "start"),
     [([], 20_000), (["--steps", "25000"], 5000), (["--steps", "3"], 0), (["--steps", "200000"], 20_000),
      (["--steps", "25000", "--prompt_start_step", "20000"], 20_000), (["--steps", "25000", "--prompt-start-step=20000"], 20_000),
-     (["--steps", "6", "--recipe", "debug"], 2), (["--steps", "6", "--recipe", "fast"], 0)],
+     (["--steps", "6", "--recipe", "debug"], 2)],
 )  # fmt: skip
 def test_a_smaller_budget_keeps_the_share_of_steps_without_prompts(flags, start):
     import train_meta_dt

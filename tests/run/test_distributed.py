@@ -81,7 +81,7 @@ def curve(result, name):
     return np.array(result["curve"][name])
 
 
-WORLD_MODELS = [["--context_horizon", "4"], ["--context_horizon", "0", "--balance_steps", "--batch_size", "60"]]
+WORLD_MODELS = [["--context_horizon", "4"], ["--context_horizon", "0", "--batch_size", "60"]]
 
 
 @pytest.mark.parametrize("flags", WORLD_MODELS, ids=["windows", "whole episodes"])
@@ -111,7 +111,7 @@ def test_a_policy_by_torchrun(model_root, tmp_path):
         (tmp_path / name / "datasets").symlink_to(model_root / "datasets")
         (tmp_path / name / "saves/point_robot/random/context+debug").symlink_to(model_root / CONTEXT.parent)
         argv = ["--steps", "20", "--eval_every", "5", "--prompt_start_step", "8", "--dropout", "0", "--precision", "float32"]
-        argv += ["--eval_episodes", "2", "--prompt_pool", "best"]
+        argv += ["--eval_episodes", "2"]
         if name == "one":
             path = run_stage("train_meta_dt", tmp_path / name, *argv)[0].relative_to(tmp_path / name)
         else:

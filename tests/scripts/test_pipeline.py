@@ -91,7 +91,7 @@ def test_each_script_prints_the_command_that_comes_next(tmp_path):
         assert text in page
     found = {(r["label"], r["regime"]): r for r in read_results(root / "results")[0]}
     assert found.keys() == {
-        ("context+debug", "diagnostics"), ("meta_dt+debug", "few_shot"), ("meta_dt+debug", "few_shot_policy_no_prompt")
+        ("context+debug", "diagnostics"), ("meta_dt+debug", "few_shot")
     }  # fmt: skip
     policy = found["meta_dt+debug", "few_shot"]
     assert policy["task_ids"] == [45, 46, 47, 48, 49] and np.shape(policy["returns"]) == (5, 2)
@@ -178,9 +178,9 @@ WEIGHTS = {"train_context": (CONTEXT, ("best", "last")), "train_meta_dt": (POLIC
 VARIANT = "meta_dt+debug-warmup_episodes_1"  # STEPS have fewer than the recipe
 FILES = {
     "train_context": ("context+debug/diagnostics",),
-    "train_meta_dt": (f"{VARIANT}/few_shot-strict", f"{VARIANT}/few_shot_policy_no_prompt-strict"),
+    "train_meta_dt": (f"{VARIANT}/few_shot-strict",),
 }
-OF_RECIPE = ("meta_dt+debug/few_shot-strict", "meta_dt+debug/few_shot_policy_no_prompt-strict")
+OF_RECIPE = ("meta_dt+debug/few_shot-strict",)
 both_stages = pytest.mark.parametrize("script", STEPS)
 
 
@@ -417,11 +417,11 @@ def test_the_papers_protocol(models, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("ablation", "flags", "regimes"),
     [
-        ("no_context", ["--context", "none"], ["few_shot", "few_shot_policy_no_prompt"]),
+        ("no_context", ["--context", "none"], ["few_shot"]),
         ("no_context", ["--context", "none", "--zero_shot"], ["zero_shot"]),
         ("no_prompt", ["--prompt_select", "none"], ["few_shot"]),
         ("no_prompt", ["--prompt_select", "none", "--context", "carried"], ["few_shot"]),
-        ("random_prompt", ["--prompt_select", "random"], ["few_shot", "few_shot_policy_no_prompt"]),
+        ("random_prompt", ["--prompt_select", "random"], ["few_shot"]),
     ],
 )
 def test_ablations(models, policy_root, ablation, flags, regimes):
@@ -432,7 +432,8 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
     assert paths == [folder / f"{regime}-strict" / "seed_0.json" for regime in regimes]
     found = read_result(paths[0])
     assert (found["method"], found["ablation"]) == ("meta_dt", ablation) and ("warmup_returns" in found) == ("few" in regimes[0])
-    folder = models / SAVES / f"meta_dt+debug-{ablation}" / ("few_shot" if len(regimes) == 2 else "zero_shot") / "seed_0"
+    unprompted = ablation == "no_prompt" or "--zero_shot" in flags
+    folder = models / SAVES / f"meta_dt+debug-{ablation}" / ("zero_shot" if unprompted else "few_shot") / "seed_0"
     assert not same_weights(folder, policy_root / POLICY, "model")
     state = load_state(folder / "state.pt")
     fixed = ("observation_mean", "observation_std", "observation_bound", "action_scale")
@@ -440,22 +441,21 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
     moments = {names[index]: value["exp_avg"] for index, value in state["optimizer"]["state"].items()}
     if ablation == "no_context":  # nothing came through the columns that read z
         assert not moments["history.states.weight"][:, 16:].any() and moments["history.states.weight"][:, :16].any()
-    if len(regimes) == 1:  # the prompt's own layers were never used
+    if unprompted:  # the prompt's own layers were never used
         assert moments.keys() == {name for name in names if not name.startswith("prompt.")}
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        "--prompt_context --rescale_actions --full_windows --clamp_returns --explore probe --explore_steps 2",
-        "--prompt_select sample --prompt_pool best --target_return -4 --prompt_dropout 0 --hindsight_share 0.5",
+        "--rescale_actions --full_windows --explore probe --explore_steps 2",
+        "--prompt_select sample --target_return -4 --hindsight_share 0.5",
         "--precision bfloat16 --heads 2 --lr_schedule cosine --prompt_select last --top_share 0.3",
         "--precision float32 --history_length 30 --prompt_length 20 --prompt_start_step 0",
         "--history_length 1 --prompt_length 1 --dropout 0 --curve_episodes 2",
         "--top_share 0.1 --imitate steps --explore noise --explore_steps 2 --history_length 3 --batch_size 2",
-        "--head gaussian",
         "--context tried",
-        "--head median --context carried --rescale_actions --precision bfloat16",
+        "--context carried --rescale_actions --precision bfloat16",
     ],
 )
 def test_other_settings_run(models, flags):
@@ -500,7 +500,7 @@ def test_running_contexts_run_and_resume(data, tmp_path, monkeypatch):
     monkeypatch.undo()
     run_stage("train_context", twin, *flags)
     assert same_weights(data / CONTEXT, twin / CONTEXT, "best", "last")
-    run_stage("train_meta_dt", data, "--prompt_context", "--hindsight_share", "0.5")
+    run_stage("train_meta_dt", data, "--hindsight_share", "0.5")
     assert np.isfinite(result(data, "meta_dt+debug/few_shot-strict")["returns"]).all()
 
 
@@ -533,7 +533,7 @@ def test_episodes_of_unequal_length(tmp_path):
     )
     trajectories.save(episodes, tmp_path / "datasets", point_robot(), "random", {})
     run_stage("train_context", tmp_path)
-    run_stage("train_meta_dt", tmp_path, "--clamp_returns", "--full_windows", "--prompt_length", "6")
+    run_stage("train_meta_dt", tmp_path, "--full_windows", "--prompt_length", "6")
     assert np.isfinite(result(tmp_path, "meta_dt+debug/few_shot-strict")["returns"]).all()
 
 
