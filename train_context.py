@@ -113,8 +113,6 @@ def check(model, decoding, optimisation):
     """Settings that contradict each other. Raises UserError."""
     if not (optimisation.reward_weight or optimisation.state_weight):
         raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
-    if decoding.other_tasks != "training" and decoding.decode != "relabelled":
-        raise UserError(f"--other_tasks {decoding.other_tasks} has no effect without --decode relabelled: give both")
     if decoding.true_rewards and decoding.decode != "relabelled":
         raise UserError("--true_rewards has no effect without --decode relabelled: give both")
 

@@ -1,4 +1,4 @@
-"""Reward relabelling: what the same transitions would have earned on another task, of training or imagined (BOReL's idea).
+"""Reward relabelling: what the same transitions would have earned on another training task (BOReL's idea).
 
 Who says what a task pays is a Rewards: a model that has learned it from the recorded rewards (src/models/reward_model.py), or the
 environment's own function (EnvironmentRewards), which is a privilege. Nothing of a test task is read.
@@ -12,8 +12,6 @@ import numpy as np
 
 from src.run.environment import blamed
 from src.run.errors import UserError
-
-SPREAD = 0.3  # of imagined tasks
 
 
 class Rewards(Protocol):
@@ -33,27 +31,23 @@ class Rewards(Protocol):
     def on(self, episodes):
         """Function task id -> rewards (E, T) that this task would pay for Trajectories, 0 beyond an episode's end."""
 
-    def imagined(self, number, generator):
-        """Rewards that know `number` more tasks, drawn by a NumPy generator, and the range of their ids, behind all others."""
-
 
 class EnvironmentRewards:
     """Rewards by the environment's `compute_rewards`.
 
-    Args: episodes: Trajectories of the training tasks. table: task parameters by task id (default: the environment's own).
+    Args: episodes: Trajectories of the training tasks.
     Raises UserError where the environment cannot tell the rewards, or not from what the dataset recorded.
     """
 
     privileges, facts, made_from = "reward function", {}, {}
 
-    def __init__(self, environment, episodes, table=None):
+    def __init__(self, environment, episodes):
         if not hasattr(environment, "compute_rewards"):
             raise UserError(
                 f"relabelling by true rewards needs {type(environment).__name__}.compute_rewards, which it lacks: leave "
                 "--true_rewards out"
             )
-        self.environment, self.episodes = environment, episodes
-        self.table = environment.unwrapped.tasks if table is None else table
+        self.environment, self.table = environment, environment.unwrapped.tasks
         first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
         try:
             with blamed(f"{type(environment).__name__}.compute_rewards fails"):
@@ -76,20 +70,6 @@ class EnvironmentRewards:
 
     def on(self, episodes):
         return lambda task: rewards_on(self, episodes, np.full(len(episodes), task))
-
-    def imagined(self, number, generator):
-        """A smoothed bootstrap of the training tasks: an imagined one has the parameters of a training task, drawn uniformly,
-        moved by Gaussian noise of SPREAD times the standard deviation of each parameter over the training tasks."""
-        trained = np.unique(self.episodes.task_ids)
-        centres = generator.choice(trained, number)
-
-        def extended(values):
-            spread = SPREAD * values[trained].std(0)
-            return np.concatenate([values, values[centres] + spread * generator.standard_normal((number, *values.shape[1:]))])
-
-        known = len(next(iter(self.table.values())))
-        table = {key: extended(values) for key, values in self.table.items()}
-        return EnvironmentRewards(self.environment, self.episodes, table), range(known, known + number)
 
 
 def true_rewards(environment, episodes):
@@ -114,33 +94,24 @@ def paid_by(rewards, episodes, tasks, generator):
     return dataclasses.replace(episodes, rewards=rewards_on(rewards, episodes, drawn), task_ids=drawn)
 
 
-def with_best_of_other_tasks(episodes, rewards, share, imagined=0, generator=None, best_steps=False):
+def with_best_of_other_tasks(episodes, rewards, share, best_steps=False):
     """Trajectories with, for every task, the episodes of the other tasks that it would have paid best, rewards relabelled.
 
     rewards: Rewards. share: how many join, as a share of the task's own episodes. best_steps: so many for each time step, by
-    what would have been paid from there on; an episode joins whole. imagined: as many imagined tasks join too, each with as many
-    random episodes as a training task has on average, for prompts, and with its best ones. They get task ids behind the
-    environment's.
+    what would have been paid from there on; an episode joins whole.
     """
-    tasks, new = np.unique(episodes.task_ids), ()
-    if imagined:
-        rewards, new = rewards.imagined(imagined, generator)
-    paid_on = rewards.on(episodes)
-    inside, count = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None], round(len(episodes) / len(tasks))
+    paid_on, inside = rewards.on(episodes), np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
     parts = []
-    for task in [*tasks, *new]:
+    for task in np.unique(episodes.task_ids):
         others = np.flatnonzero(episodes.task_ids != task)
         relabelled = paid_on(task)[others]
         paid = relabelled[:, ::-1].cumsum(1, dtype=np.float64)[:, ::-1]  # from each step to the end
         paid[~inside[others]] = -np.inf
         paid = paid if best_steps else paid[:, :1]
         order = np.argsort(-paid, axis=0, kind="stable")
-        own = len(episodes) - len(others)
-        best = order[: math.ceil(share * (own or count))]
+        best = order[: math.ceil(share * (len(episodes) - len(others)))]
         reached = np.take_along_axis(paid, best, 0) > -np.inf  # a step that no episode reaches has no best one
         chosen = np.unique(best[reached]) if best_steps else best[:, 0]
-        if not own:
-            chosen = np.concatenate([chosen, generator.choice(len(others), count, replace=False)])
         moved = episodes.take(others[chosen])
         parts.append(dataclasses.replace(moved, rewards=relabelled[chosen], task_ids=np.full(len(chosen), task)))
     joined = {

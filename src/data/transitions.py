@@ -5,14 +5,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from src.run.config import fraction, natural
-from src.run.seeding import numpy_generator
+from src.run.config import fraction
 from src.run.settings import setting
-
-
-def tasks_to_pay(value):
-    """training, or how many imagined tasks join them."""
-    return value if value == "training" else natural(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,22 +19,15 @@ class Decoding:
     )  # fmt: skip
     true_rewards: bool = setting(False, "relabel by the environment's reward function, not by a learned one (an ablation)")
     relabel_share: float = setting(0.5, "share of the windows that --decode relabelled moves to another task", fraction)
-    other_tasks: str | int = setting(
-        "training",
-        "whose rewards --decode relabelled gives: the training tasks'; N: and those of N imagined tasks between them",
-        tasks_to_pay,
-    )
 
 
-def make_sampler(episodes, horizon, decoding=Decoding(), rewards=None, seed=0):
-    """TransitionSampler over Trajectories; relabelling needs Rewards (src/data/relabel.py), and a seed for imagined tasks."""
+def make_sampler(episodes, horizon, decoding=Decoding(), rewards=None):
+    """TransitionSampler over Trajectories; relabelling needs Rewards (src/data/relabel.py)."""
     arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards", "lengths", "task_ids"))
     if decoding.decode != "relabelled":
         return TransitionSampler(*arrays, horizon, across_episodes=decoding.decode == "task")
-    infos, imagined = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}, ()
-    if decoding.other_tasks != "training":
-        rewards, imagined = rewards.imagined(decoding.other_tasks, numpy_generator(seed, "imagined_tasks"))
-    return TransitionSampler(*arrays, horizon, rewards, decoding.relabel_share, infos, imagined=imagined)
+    infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
+    return TransitionSampler(*arrays, horizon, rewards, decoding.relabel_share, infos)
 
 
 class TransitionSampler:
@@ -56,20 +43,19 @@ class TransitionSampler:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), task_ids (E,): CPU tensors.
         horizon: h, or 0 for running contexts: whole episodes are drawn then, and each of their steps is a transition to decode.
         relabel: None, or Rewards. What a task has recorded itself stays as it is recorded.
-        relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data and `imagined`.
+        relabel_share: share of the windows that are moved to a task drawn uniformly among the tasks of the data.
         infos: dict key -> (E, T, ...): recorded facts that these may need.
         across_episodes: decode transitions of any episode of the task; without relabelling only.
-        imagined: ids of tasks without data that `relabel` knows.
     """
 
     def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None,
-                 across_episodes=False, imagined=()):  # fmt: skip
+                 across_episodes=False):  # fmt: skip
         self.observations, self.actions, self.rewards, self.infos = observations, actions, rewards, infos or {}
         self.lengths, self.task_ids, self.horizon = lengths, task_ids, horizon
         self.relabel, self.relabel_share = relabel, relabel_share
         self.across_episodes = across_episodes
         self.episodes_of = {int(task): (task_ids == task).nonzero()[:, 0] for task in task_ids.unique()}
-        self.tasks = torch.tensor([*self.episodes_of, *imagined])
+        self.tasks = torch.tensor([*self.episodes_of])
         self.cumulative = lengths.cumsum(0)
         self.size = int(self.cumulative[-1])
 

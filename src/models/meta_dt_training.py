@@ -15,13 +15,8 @@ from src.models.world_model import episode_contexts
 from src.run import distributed
 from src.run.config import fraction, natural
 from src.run.devices import autocast_dtype
-from src.run.seeding import derive, numpy_generator, torch_generator
+from src.run.seeding import derive, torch_generator
 from src.run.settings import setting
-
-
-def tasks_to_pay(value):
-    """none, training, or how many imagined tasks join them."""
-    return value if value in ("none", "training") else natural(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +27,8 @@ class Imitation:
     imitate: str = setting(
         "episodes", "steps: the share is of the steps at each time, by return-to-go", choices=["episodes", "steps"]
     )  # fmt: skip
-    other_tasks: str | int = setting(
-        "none", "training: other tasks' episodes too, paid as this task would pay; N: and learn N imagined tasks", tasks_to_pay
+    other_tasks: str = setting(
+        "none", "training: the training tasks' episodes, too, paid as this task would pay", choices=["none", "training"]
     )  # fmt: skip
     true_rewards: bool = setting(False, "paid by the environment's reward function, not by a learned one (an ablation)")
     hindsight_share: float = setting(0.0, "windows that get another episode's last z", fraction)
@@ -89,9 +84,7 @@ class MetaDTTraining:
         self.precision, self.dtype = precision, autocast_dtype(precision, run.device)
         training = data.episodes
         if imitation.other_tasks != "none":
-            imagined = 0 if imitation.other_tasks == "training" else imitation.other_tasks
-            generator, steps = numpy_generator(run.seed, "imagined_tasks"), imitation.imitate == "steps"
-            training = with_best_of_other_tasks(training, rewards, imitation.top_share, imagined, generator, steps)
+            training = with_best_of_other_tasks(training, rewards, imitation.top_share, imitation.imitate == "steps")
         arrays = [
             torch.from_numpy(getattr(training, name)).to(run.device) for name in ("observations", "actions", "rewards", "lengths")
         ]

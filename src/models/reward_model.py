@@ -3,8 +3,7 @@
     r = MLP(s, a, s', w)        w: an embedding of the task, learned too
 
 Each task has recorded other transitions, and all share the network: what the rewards of one task tell far from its own paths
-serves the others. So transitions can be moved to other tasks (src/data/relabel.py) without the environment's reward function. A
-point between the embeddings of tasks that are near each other is a task between them: an imagined one.
+serves the others. So transitions can be moved to other tasks (src/data/relabel.py) without the environment's reward function.
 """
 
 import contextlib
@@ -18,7 +17,6 @@ from torch import nn
 from src.data.relabel import EnvironmentRewards, rewards_on
 from src.data.scales import clipped, statistics
 from src.run import distributed
-from src.run.config import num_tasks
 from src.run.devices import schedule_factor
 from src.run.errors import UserError
 from src.run.files import digest, load_state, locked_file, save_state
@@ -32,7 +30,6 @@ LEARNING_RATE, WEIGHT_DECAY = 4e-3, 1e-3
 # noise on them makes what lies between two of them a task, too. Both decide how well other tasks' transitions are paid.
 EMBEDDING_LEARNING_RATE, EMBEDDING_NOISE = 2e-2, 0.1
 HELD_OUT = 0.1  # of each task's episodes
-NEIGHBOURS = 4  # training tasks that an imagined one lies between
 TRUSTED = 0.8  # R² on held-out episodes below which relabelled rewards may mislead
 FEW = 5  # training tasks, below which nothing shows what one of them would pay where only the others have been
 DIFFERENT = 0.02  # of R²: by so much another task's rewards must be worse, or all tasks pay alike
@@ -101,18 +98,17 @@ class LearnedRewards:
 
     Args:
         model: RewardModel. task_ids: (K,) ascending; row i of the embeddings is task task_ids[i]. keys: infos that it reads.
-        first: id of the first imagined task. facts, made_from: see Rewards. embeddings: (K, w), where not the model's own.
+        facts, made_from: see Rewards.
     """
 
     privileges = "none"
 
-    def __init__(self, model, task_ids, keys, first, facts, made_from, embeddings=None):
-        self.model, self.task_ids, self.keys, self.first = model, np.asarray(task_ids), keys, first
+    def __init__(self, model, task_ids, keys, facts, made_from):
+        self.model, self.task_ids, self.keys = model, np.asarray(task_ids), keys
         self.facts, self.made_from = facts, made_from
-        self.embeddings = model.embedding.weight.detach() if embeddings is None else embeddings
 
     def _embeddings(self, tasks):
-        return self.embeddings[torch.from_numpy(np.searchsorted(self.task_ids, tasks))]
+        return self.model.embedding.weight.detach()[torch.from_numpy(np.searchsorted(self.task_ids, tasks))]
 
     def __call__(self, observations, actions, next_observations, infos, tasks):
         inputs = transition_inputs(observations, actions, next_observations, infos, self.keys)
@@ -128,17 +124,6 @@ class LearnedRewards:
             return rewards
 
         return paid
-
-    def imagined(self, number, generator):
-        """A training task, drawn uniformly, and those nearest to it, NEIGHBOURS in all: their embeddings, mixed by weights that
-        are drawn uniformly from the simplex. See Rewards."""
-        near = torch.cdist(self.embeddings, self.embeddings).argsort(1)[:, :NEIGHBOURS].numpy()
-        chosen = near[generator.choice(len(near), number)]
-        weights = torch.from_numpy(generator.dirichlet(np.ones(near.shape[1]), number).astype(np.float32))
-        embeddings = torch.cat([self.embeddings, (weights[..., None] * self.embeddings[chosen]).sum(1)])
-        ids = range(self.first, self.first + number)
-        known = [*self.task_ids, *ids]
-        return LearnedRewards(self.model, known, self.keys, ids.stop, self.facts, self.made_from, embeddings), ids
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -301,7 +286,7 @@ def learned_rewards(run, data):
     model = RewardModel(len(state["model"]["input_mean"]), len(source["task_ids"]))
     model.load_state_dict(state["model"])
     facts, made_from = {"learned_reward": state["errors"]}, {"reward_model_sha256": digest(state["model"])}
-    return LearnedRewards(model, source["task_ids"], keys, num_tasks(data.environment), facts, made_from)
+    return LearnedRewards(model, source["task_ids"], keys, facts, made_from)
 
 
 def check(errors, tasks):

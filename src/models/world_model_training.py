@@ -60,7 +60,7 @@ class WorldModelTraining:
 
     def __init__(self, run, episodes, held_out, *, model, optimisation, decoding, rewards=None):
         self.device = run.device
-        self.sampler = make_sampler(episodes, model.context_horizon, decoding, rewards, run.seed)
+        self.sampler = make_sampler(episodes, model.context_horizon, decoding, rewards)
         self.validation = make_sampler(held_out, model.context_horizon)
         self.optimisation = optimisation.over(self.sampler.size)
         torch.manual_seed(derive(run.seed, "context"))

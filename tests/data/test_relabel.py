@@ -86,38 +86,6 @@ def test_best_steps_joins_episodes_that_are_best_from_some_step_on(episodes):
     )  # nobody for steps 2 and 3
 
 
-def imagined_goals(episodes, number):
-    rewards, ids = EnvironmentRewards(point_robot().make(), episodes).imagined(number, np.random.default_rng(0))
-    assert ids == range(100, 100 + number)
-    return rewards.table["goal"]
-
-
-def test_true_imagined_tasks_lie_around_the_training_tasks(episodes):
-    goals = point_robot().make().unwrapped.tasks["goal"]
-    table = imagined_goals(episodes, 6000)
-    assert np.array_equal(table[:100], goals) and table.shape == (6100, 2)
-    generator = np.random.default_rng(0)
-    centres = generator.choice(np.array(TASKS), 6000)
-    moves = (table[100:] - goals[centres]) / goals[list(TASKS)].std(0)
-    assert np.abs(moves.mean(0)).max() < 0.02 and np.allclose(moves.std(0), 0.3, atol=0.01)
-    assert np.unique(centres).tolist() == list(TASKS)  # no other task is a centre
-    assert np.array_equal(table, imagined_goals(episodes, 6000))
-
-
-def test_imagined_tasks_join_with_random_and_with_their_best_episodes(episodes):
-    environment = point_robot().make()
-    joined = with_best_of_other_tasks(episodes, environment, 0.5, 2, np.random.default_rng(0))
-    plain = with_best_of_other_tasks(episodes, environment, 0.5)
-    assert np.array_equal(joined.observations[:18], plain.observations) and joined.task_ids[18:].tolist() == [100] * 6 + [101] * 6
-    goals = imagined_goals(episodes, 2)[100:]
-    for goal, added in zip(goals, (joined.take(np.arange(18, 24)), joined.take(np.arange(24, 30))), strict=True):
-        assert np.allclose(added.rewards, -np.linalg.norm(added.observations[:, 1:] - goal, axis=-1), atol=1e-6)
-        possible = np.sort(-np.linalg.norm(episodes.observations[:, 1:] - goal, axis=-1).sum(1))
-        assert np.allclose(np.sort(added.returns[:2]), possible[-2:], atol=1e-5)  # half of a task's four: the two best of all
-        chosen = {observations.tobytes() for observations in added.observations[2:]}
-        assert len(chosen) == 4  # as many as a task has, each once
-
-
 def test_an_environment_that_cannot_tell_is_named(episodes):
     class Silent:
         tasks: dict = {}  # noqa: RUF012

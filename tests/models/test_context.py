@@ -406,18 +406,6 @@ def test_relabelled_rewards_are_those_of_the_environment(data_root):
     assert np.isclose(options, rewards.numpy(), atol=1e-6).any(1).all()
 
 
-def test_imagined_tasks_are_paid_as_training_tasks_are(data_root):
-    few = trajectories.load(data_root / "datasets", "point_robot", "random").select([3, 30])
-    environment = point_robot().make()
-    true = EnvironmentRewards(environment, few)
-    sampler = make_sampler(few, HORIZON, Decoding("relabelled", relabel_share=1.0, other_tasks=8), true, seed=2)
-    _, (_, _, rewards, after) = sampler.draw(2000, torch.Generator().manual_seed(0))
-    table = true.imagined(8, numpy_generator(2, "imagined_tasks"))[0].table["goal"]
-    distances = -np.linalg.norm(after.numpy()[:, None] - table[[3, 30, *range(100, 108)]], axis=-1)
-    fits = np.isclose(distances, rewards.numpy(), atol=1e-6)
-    assert fits.any(1).all() and fits.any(0).all()  # each reward is that of one of the ten tasks, and every task is met
-
-
 def test_episodes_are_paid_by_unseen_tasks(data_root):
     few = trajectories.load(data_root / "datasets", "point_robot", "random").select([3, 30])
     environment = point_robot().make()

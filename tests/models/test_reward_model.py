@@ -32,8 +32,8 @@ def trained(episodes):
     return train_reward_model(episodes, [], 0)
 
 
-def learned(model, task_ids, first=50):
-    return LearnedRewards(model, task_ids, [], first, {}, {})
+def learned(model, task_ids):
+    return LearnedRewards(model, task_ids, [], {}, {})
 
 
 def by_hand():
@@ -80,24 +80,6 @@ def test_the_best_episodes_by_learned_rewards_join():
     added = joined.take(np.arange(4, 7))  # half of 2, 1 and 1 episodes, upwards
     assert added.task_ids.tolist() == [3, 5, 8] and added.observations[:, 0, 0].tolist() == [2, 1, 2]
     assert added.rewards.tolist() == [[3, 4, 5], [12, 13, 14], [23, 24, 25]]
-
-
-def test_imagined_tasks_lie_between_near_training_tasks(monkeypatch):
-    monkeypatch.setattr(reward_model, "NEIGHBOURS", 2)
-    model = by_hand()
-    model.embedding.weight.data[:, 0] = torch.tensor([0.0, 1.0, 5.0])
-    rewards, ids = learned(model, [3, 5, 8]).imagined(400, np.random.default_rng(0))
-    assert ids == range(50, 450)
-    one = np.ones((400, 1), np.float32)
-    where = (rewards(one, one, one, {}, np.arange(50, 450)) - 1) / 10  # w_0 of each
-    low, high = where[where <= 1], where[where > 1]
-    assert (
-        len(low) + len(high) == 400 and 0 <= low.min() < 0.1 and low.max() > 0.9 and high.max() <= 5
-    )  # between 0 and 1, 1 and 5
-    assert 90 < len(high) < 180 and len(np.unique(where)) == 400
-    assert rewards(one[:3], one[:3], one[:3], {}, np.array([3, 5, 8])).tolist() == [1, 11, 51]  # the others are what they were
-    again, more = rewards.imagined(2, np.random.default_rng(0))
-    assert more == range(450, 452) and len(again.embeddings) == 405
 
 
 def test_recorded_facts_are_read_where_the_environment_names_them():
@@ -178,12 +160,12 @@ def root(data_root, tmp_path):
 def test_one_model_for_all_scripts_and_no_privilege(root, capsys):
     run_stage("train_context", root, *RELABELLED)
     file = (root / FILE).read_bytes()
-    run_stage("train_meta_dt", root, "--other_tasks", "4")
+    run_stage("train_meta_dt", root, "--other_tasks", "training")
     assert (root / FILE).read_bytes() == file
     (root / FILE).unlink()
-    run_stage("train_meta_dt", root, "--other_tasks", "4", "--no-resume")  # made again: the same bits
+    run_stage("train_meta_dt", root, "--other_tasks", "training", "--no-resume")  # made again: the same bits
     assert (root / FILE).read_bytes() == file
-    run_stage("train_meta_dt", root, "--other_tasks", "4", "--true_rewards")
+    run_stage("train_meta_dt", root, "--other_tasks", "training", "--true_rewards")
     found = {(r["label"], r["regime"]): r for r in read_results(root / "results")[0]}
     assert found["meta_dt+debug", "few_shot"]["privileges"] == found["context+debug", "diagnostics"]["privileges"] == "none"
     assert found["meta_dt+debug-true_rewards", "few_shot"]["privileges"] == "reward function"
@@ -193,7 +175,7 @@ def test_one_model_for_all_scripts_and_no_privilege(root, capsys):
     assert found["meta_dt+debug", "few_shot"]["learned_reward"]["held_out_r2"] == error
     assert capsys.readouterr().out.count(f"learned rewards: R² {error:.4g} on held-out episodes") == 3
     run_stage("train_context", root, *RELABELLED, "--true_rewards", "--no-resume")
-    run_stage("train_meta_dt", root, "--other_tasks", "4", "--no-resume")  # told by the world model
+    run_stage("train_meta_dt", root, "--other_tasks", "training", "--no-resume")  # told by the world model
     found = {(r["label"], r["regime"]): r["privileges"] for r in read_results(root / "results")[0]}
     assert found["meta_dt+debug", "few_shot"] == found["context+debug", "diagnostics"] == "reward function"
 
@@ -235,7 +217,7 @@ def test_nothing_of_a_test_task_is_read(root):
 def test_a_model_of_other_data_is_refused(root, capsys):
     run_stage("train_context", root, *RELABELLED)
     state = load_state(root / FILE)
-    other = ("--other_tasks", "2")
+    other = ("--other_tasks", "training")
     for key, value in (("dataset_sha256", "0" * 64), ("task_ids", [1, 2]), ("seed", 7), ("info_keys", ["heat"])):
         save_state(root / FILE, state | {key: value})
         assert_refused(capsys, train_meta_dt, words(root, *other), f"was learned from another {key}: delete it")

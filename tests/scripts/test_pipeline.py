@@ -129,8 +129,8 @@ def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
     report.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "report")])
     assert "slide" in (tmp_path / "report/index.html").read_text()
     # a class that does not say what other tasks would pay: it is learned from the data, or asked for in vain
-    for script, flags in (("train_context", ["--decode", "relabelled"]), ("train_meta_dt", [])):
-        importlib.import_module(script).main([*common, "--seed", "1", "--other_tasks", "3", *flags])
+    for script, flags in (("train_context", ["--decode", "relabelled"]), ("train_meta_dt", ["--other_tasks", "training"])):
+        importlib.import_module(script).main([*common, "--seed", "1", *flags])
     (policy,) = (r for r in read_results(tmp_path / "results")[0] if (r["seed"], r["regime"]) == (1, "few_shot"))
     (made,) = (r for r in read_results(tmp_path / "results")[0] if (r["seed"], r["method"]) == (1, "context"))
     assert policy["privileges"] == made["privileges"] == "none"
@@ -160,7 +160,7 @@ def whole(tmp_path_factory, data_root):
 
 
 STEPS = {
-    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.03", "--other_tasks", "5"],
+    "train_context": ["--steps", "20", "--eval_every", "5", "--learning_rate", "0.03"],
     "train_meta_dt": [
         "--steps",
         "10",
@@ -171,7 +171,7 @@ STEPS = {
         "--precision",
         "float32",
         "--other_tasks",
-        "5",
+        "training",
     ],
 }
 WEIGHTS = {"train_context": (CONTEXT, ("best", "last")), "train_meta_dt": (POLICY, ("model",))}
