@@ -42,7 +42,7 @@ from src.run.files import atomic_path, read_json
 MARK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
 FACTS = ("method", "recipe", "ablation", "variant")
 PAGES = ("README.md", "docs/*.md", "baselines/*/*.md", "results/*.md", "trained/*.md")
-REGIMES = {"few_shot_policy_no_prompt": "few-shot policy, no prompt", "few_shot": "few-shot", "zero_shot": "zero-shot"}
+REGIMES = {"few_shot": "few-shot", "zero_shot": "zero-shot"}
 DIRTY = " †"
 DIRTY_NOTE = "\n† The checkout of at least one of these runs had changes that were not committed (`-dirty` in its result file).\n"
 NAME = re.compile(r"([\w-]+)(?:/([\w-]+))?(?:\+(\w+))?")  # family, kind of data, recipe
@@ -281,12 +281,12 @@ def sequence_table(sections):
 def overview_table(sections, env_types):
     """One row per family and kind of data: Meta-DT between the reference levels.
 
-    Without context: neither z nor prompts, a task-blind policy of the same data. Zero-shot: trained without prompts. Few-shot
-    policy, no prompt: trained with them, in its first episode. The score: which part of the gain of the best known
-    policies over the task-blind level few-shot has.
+    Without context: neither z nor prompts, a task-blind policy of the same data. The score: which part of the gain of the best
+    known policies over the task-blind level few-shot has.
     """
-    lines = [["family, data", "task-blind", "data mean", "without context", "zero-shot", REGIMES["few_shot_policy_no_prompt"]]]
-    lines[0] += ["few-shot", "best known", "normalised score"]
+    lines = [
+        ["family, data", "task-blind", "data mean", "without context", "zero-shot", "few-shot", "best known", "normalised score"]
+    ]
     for section in sorted(sections, key=lambda section: (env_types.index(section.env_type), section.quality)):
         runs = {key: methods for key, methods in section.runs.items() if key[1] == "strict"}
         few = pick(runs, "few_shot")
@@ -296,10 +296,7 @@ def overview_table(sections, env_types):
         blind, best = levels.get("task_blind"), levels.get("best_known")
         known = blind is not None and best is not None
         gain = f"{(results.scores_of(few).mean() - blind) / (best - blind):.0%}" if known else "–"
-        shown = (
-            without_context(runs),
-            *(pick(runs, regime) for regime in ("zero_shot", "few_shot_policy_no_prompt", "few_shot")),
-        )
+        shown = without_context(runs), pick(runs, "zero_shot"), few
         played = [score(results.scores_of(found), 1) + mark(found) if found else "–" for found in shown]
         names = ("task_blind", "dataset_mean", "best_known")
         *before, best = (f"{round(levels[name], 1) + 0.0:.1f}" if name in levels else "–" for name in names)  # no -0.0
@@ -329,8 +326,8 @@ def gain_table(folder, env_types):
 
 
 def without_context(runs):
-    """Results of Meta-DT with neither z nor prompts: trained without both, else without z and in the first episode, or None."""
-    return pick(runs, "zero_shot", "no_context") or pick(runs, "few_shot_policy_no_prompt", "no_context")
+    """Results of Meta-DT with neither z nor prompts, or None."""
+    return pick(runs, "zero_shot", "no_context")
 
 
 def pick(runs, regime, ablation="none"):

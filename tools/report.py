@@ -61,8 +61,7 @@ LEGEND = {
     "[low, high]": """95 % interval. Whole seeds and whole tasks are resampled with replacement (two-way
         percentile bootstrap, 2,000 resamples), so it speaks of other seeds and other tasks. With fewer than
         five seeds it tends to be too narrow; a single seed has none.""",
-    "Regime": """zero_shot: the agent sees nothing but the running episode. few_shot_policy_no_prompt: the same,
-        by the few-shot policy. few_shot: before it is scored, the
+    "Regime": """zero_shot: the agent sees nothing but the running episode. few_shot: before it is scored, the
         frozen agent plays a few warm-up episodes on the test task. bamdp: episodes 1 to K on one task, what was
         learnt is kept from one to the next, and the score is the mean over the K. Other names are explained by
         the script in the row's command. pretrained, finetuned: after the offline phase, and after learning online.""",

@@ -45,7 +45,7 @@ def write_result(
     Args:
         output_dir: the root above results/. quality: of the data ("medium", "online", …).
         method: "meta_dt", "borel", …. recipe: named block of settings. ablation: "none", "no_context", ….
-        regime: "zero_shot", "few_shot", "few_shot_policy_no_prompt", "bamdp", …, or "diagnostics" (world model; no tasks).
+        regime: "zero_shot", "few_shot", "bamdp", …, or "diagnostics" (world model; no tasks).
         protocol: "strict", "paper", or None for diagnostics. privileges: one of PRIVILEGES.
         task_ids: the tasks that were scored. measured: what `evaluate` returns; PER_TASK lists, and PICTURES.
         training: {"gradient_steps", "wall_clock_s", "parameters" (their number), …}. made_from: {"dataset_sha256", …}.

@@ -18,7 +18,7 @@ from src.run.files import read_json
 
 GROUPS = {  # what an agent may have lived on the test task before it is scored -> regimes
     "Few-shot": ("few_shot",),
-    "Zero-shot": ("zero_shot", "few_shot_policy_no_prompt"),
+    "Zero-shot": ("zero_shot",),
     "K episodes in sequence": ("bamdp",),
     "Learning online": ("finetuned", "pretrained"),
     "With data of the test tasks": (),  # other protocols than strict, whatever the regime

@@ -29,7 +29,7 @@ LEVELS = (
     "explicit_choice",
     "best_known",
 )  # in display order; others follow
-REGIMES = ("few_shot", "few_shot_policy_no_prompt", "zero_shot", "bamdp", "finetuned", "pretrained")  # in display order
+REGIMES = ("few_shot", "zero_shot", "bamdp", "finetuned", "pretrained")  # in display order
 PROTOCOLS = ("strict", "paper")
 SEQUENTIAL = ("bamdp",)  # regimes whose evaluation episodes are played in sequence, each knowing the former ones
 MAY_DIFFER = (  # settings that say how a run was made and not what was made
