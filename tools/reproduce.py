@@ -16,10 +16,11 @@ python -m tools.report.
 import argparse
 from pathlib import Path
 
+import train_meta_dt
 from src.data.qualities import QUALITIES
 from src.evaluation.results import result_path
 from src.run.backends import Running, open_backend
-from src.run.config import Parser, natural, report_command
+from src.run.config import Parser, natural, parse_args, report_command
 from src.run.errors import UserError, main_guard
 from src.run.files import read_json, write_json
 from src.run.paths import context_directory, policy_directory, reproduce_directory
@@ -61,21 +62,28 @@ def meta_dt_jobs(args, env, quality, seed, recipe, data):
         context_directory(run) / "best.safetensors",
     )  # fmt: skip
 
-    def policy(regime, *extra, ablation="none", protocol="strict", needs=(context,), artifact=None):
+    def policy(*regimes, extra=(), ablation="none", protocol="strict", needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
-        cells = [cell(env, quality, seed, "meta_dt", recipe, regime, ablation, protocol)]
+        cells = [cell(env, quality, seed, "meta_dt", recipe, regime, ablation, protocol) for regime in regimes]
         return make_job(args, ("train_meta_dt.py", *flags, *extra), f"{kind}, {recipe}", cells, (*data, *needs), artifact)
 
     plain = policy_directory(run, f"meta_dt{suffix_of(recipe)}", "zero_shot") / "model.safetensors"
-    zero_shot = policy("zero_shot", "--zero_shot", "True", artifact=plain)
+    if not has_prompts(flags):  # one policy serves both regimes
+        without = policy("few_shot", "zero_shot", extra=ABLATIONS["no_context"], ablation="no_context")
+        return [context, policy("few_shot", "zero_shot", artifact=plain)], [without]
+    zero_shot = policy("zero_shot", extra=("--zero_shot", "True"), artifact=plain)
     main = [context, policy("few_shot"), zero_shot]
-    further = [policy("few_shot", *extra, ablation=name) for name, extra in ABLATIONS.items()]
-    if recipe == "fast" or len(args.recipes) == 1:
-        paper = ("--protocol", "paper")
-        further.append(policy("few_shot", *paper, protocol="paper"))
-        again = ("--zero_shot", "True", "--eval_only", *paper)
-        further.append(policy("zero_shot", *again, protocol="paper", needs=(context, zero_shot)))
+    further = [policy("few_shot", extra=extra, ablation=name) for name, extra in ABLATIONS.items()]
+    paper = ("--protocol", "paper")
+    further.append(policy("few_shot", extra=paper, protocol="paper"))
+    again = ("--zero_shot", "True", "--eval_only", *paper)
+    further.append(policy("zero_shot", extra=again, protocol="paper", needs=(context, zero_shot)))
     return main, further
+
+
+def has_prompts(flags):
+    """Whether Meta-DT has prompts under these flags of train_meta_dt.py, which name its settings and its recipe."""
+    return parse_args(train_meta_dt.make_parser(), "train_meta_dt", flags).prompt_select != "none"
 
 
 def cell(env, quality, seed, method, recipe, regime, ablation="none", protocol="strict"):

@@ -1,6 +1,6 @@
 """A trained Meta-DT as one artifact: written beside its weights by stage 4, loaded to act in a gymnasium environment.
 
-agent = load_agent("saves/point_robot/medium/meta_dt+fast/few_shot/seed_0")
+agent = load_agent("saves/point_robot/medium/meta_dt+fast/zero_shot/seed_0")
 """
 
 import dataclasses
@@ -123,7 +123,7 @@ def load_agent(directory, device="cpu", warmup=None):
     """The trained policy of a folder of stage 4 as a GymnasiumAgent, with its world model and all that it adapts with.
 
     Args:
-        directory: for example saves/point_robot/medium/meta_dt+fast/few_shot/seed_0. device: as --device.
+        directory: for example saves/point_robot/medium/meta_dt+fast/zero_shot/seed_0. device: as --device.
         warmup: episodes that explore and try before the one that counts (default: as it was measured; 0: zero-shot).
     Its `agent` is the Agent itself, for `evaluate`. Raises UserError where the folder holds no such policy, or a damaged one.
     """

@@ -80,3 +80,10 @@ def what_a_missing_run_needs_is_made_again(finished):
     assert planned == ["train_context.py", "train_meta_dt.py", "train_meta_dt.py"]
     missing.write_bytes(before)
     assert reproduce(finished, "--dry_run").strip() == ""
+
+
+def test_a_recipe_without_prompts_has_one_policy_for_both_regimes(tmp_path):
+    planned = reproduce(tmp_path, "--dry_run", "--recipes", "fast").splitlines()
+    assert [command.split("random", 1)[1] for command in planned if "train_" in command] == [
+        " --seed 0", " --seed 0", " --seed 0 --context none"
+    ]  # fmt: skip
