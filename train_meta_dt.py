@@ -39,7 +39,10 @@ MEASURED = ("warmup_episodes", "explore", "explore_steps", "context", "target_re
 VOLATILE = ("protocol", "render", "zero_shot", *MEASURED)
 ABLATIONS = {
     ("context", "none"): "no_context",
+    ("prompt_select", "argmax"): "argmax_prompt",
+    ("prompt_select", "sample"): "sampled_prompt",
     ("prompt_select", "random"): "random_prompt",
+    ("prompt_select", "last"): "last_prompt",
     ("prompt_select", "none"): "no_prompt",
     ("true_rewards", True): "true_rewards",
 }

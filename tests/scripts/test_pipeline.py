@@ -422,6 +422,7 @@ def test_the_papers_protocol(models, tmp_path, monkeypatch):
         ("no_prompt", ["--prompt_select", "none"], ["few_shot"]),
         ("no_prompt", ["--prompt_select", "none", "--context", "carried"], ["few_shot"]),
         ("random_prompt", ["--prompt_select", "random"], ["few_shot"]),
+        ("last_prompt", ["--prompt_select", "last"], ["few_shot"]),
     ],
 )
 def test_ablations(models, policy_root, ablation, flags, regimes):
@@ -462,7 +463,8 @@ def test_other_settings_run(models, flags):
     short = ["--steps", "6", "--eval_every", "6", "--eval_episodes", "1", "--warmup_episodes", "1"]
     found = read_result(run_stage("train_meta_dt", models, *short, *flags.split())[0])
     assert np.isfinite(found["returns"]).all() and ("--target_return" in flags) == (found["target_return"] == -4)
-    bounds = load_tensors(models / POLICY / "model.safetensors")["action_scale"].tolist()
+    (weights,) = (models / SAVES).glob("meta_dt*/few_shot/seed_0/model.safetensors")
+    bounds = load_tensors(weights)["action_scale"].tolist()
     assert bounds == pytest.approx([0.1, 0.1] if "--rescale_actions" in flags else [1, 1])
 
 
