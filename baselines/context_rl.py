@@ -400,10 +400,16 @@ def restore_context_rl(saved, learner, learner_settings):
     return policy, functools.partial(context_agent, policy, learner, settings, known, saved.space, saved.seed)
 
 
+def read_flags(name, docstring, learner_settings, argv=None, notes=True):
+    """What a method of this kind is told on the command line; see `run_context_rl`. notes: see `parse_args`."""
+    return parse_args(
+        method_parser(docstring, ContextSettings, learner_settings, ActorCriticSettings), f"baselines.{name}", argv, notes
+    )
+
+
 def run_context_rl(name, docstring, learner, learner_settings, argv=None):
     """The main function of a method of this kind: flags, training, results. Args as `ContextRL`; name: of its file."""
-    parser = method_parser(docstring, ContextSettings, learner_settings, ActorCriticSettings)
-    args = parse_args(parser, f"baselines.{name}", argv)
+    args = read_flags(name, docstring, learner_settings, argv)
     keep_memory()
     chosen = {
         "contexts": pick(ContextSettings, args),

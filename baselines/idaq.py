@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from baselines.actor_critic import step
-from baselines.context_rl import restore_context_rl, run_context_rl
+from baselines.context_rl import read_flags, restore_context_rl, run_context_rl
 from baselines.focal import Focal, FocalSettings
 from baselines.idaq_published import our_words
 from baselines.in_distribution import AdaptationSettings, InDistributionAgent
@@ -142,7 +142,7 @@ def restore(saved):
 
 @main_guard
 def main(argv=None):
-    words = our_words(argv)
+    words = our_words(argv, lambda words: read_flags("idaq", __doc__, IdaqSettings, words, notes=False))
     return None if words is None else run_context_rl("idaq", __doc__, Idaq, IdaqSettings, words)
 
 

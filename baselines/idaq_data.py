@@ -52,7 +52,11 @@ def convert(folder, env, name, output_dir, episodes=None, checkpoint=None):
         files = episode_files(path, episodes, checkpoint)
         lived = [episode for file in files for episode in read_episode(file, env, environment)]
         contents = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
-        sources[str(task)] = [path.name, hashlib.sha256(contents).hexdigest()]
+        told = hashlib.sha256(contents).hexdigest()
+        twin = next((folder for folder, other in sources.values() if other == told), None)
+        if twin:
+            raise UserError(f"{twin} and {path.name} hold the same episodes: one of them has the data of the other")
+        sources[str(task)] = [path.name, told]
         check_rewards(lived, task, path, environment)
         found += [(task, episode) for episode in lived]
     trajectories = assemble(found, environment, env.terminates)

@@ -31,10 +31,11 @@ PRESETS = {  # script: its configuration and data
 }
 
 
-def our_words(argv):
+def our_words(argv, check=None):
     """The words of our own command for those of a published one; our own stay as they are. None where it is done: it made data.
 
-    argv: words, or None for those of this process. Raises UserError where a word is neither, or contradicts another.
+    argv: words, or None for those of this process. check: called with our words before any data are made. Raises UserError where
+    a word is neither, or contradicts another.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0].startswith("-"):
@@ -42,7 +43,7 @@ def our_words(argv):
     name, rest = Path(argv[0]).name, argv[1:]
     if name in PRESETS:
         config, data = PRESETS[name]
-        return launched(find_config(config), data, rest)
+        return launched(find_config(config), data, rest, check)
     if name in ("policy_train.py", "data_collection_ml1.py"):
         return collected(name, rest)
     if name != "launch_experiment_cpearl.py":
@@ -52,7 +53,7 @@ def our_words(argv):
         rest = argv
     if len(rest) < 2 or any(word.startswith("-") for word in rest[:2]):
         raise UserError("give CONFIG.json and DATA_DIR first, for example configs/idaq/cpearl-ml1.json data/soccer-v2")
-    return launched(find_config(rest[0]), rest[1], rest[2:])
+    return launched(find_config(rest[0]), rest[1], rest[2:], check)
 
 
 def flags_of(argv):
@@ -72,8 +73,8 @@ def switch(value):
     return int(value)
 
 
-def launched(path, data, argv):
-    """Our words for launch_experiment_cpearl.py."""
+def launched(path, data, argv, check=None):
+    """Our words for launch_experiment_cpearl.py. check: see `our_words`."""
     document, said = read_config(path)
     given, rest = flags_of(argv)
     gpu = given.pop("gpu", None)
@@ -94,13 +95,16 @@ def launched(path, data, argv):
     first = Parser(add_help=False)
     first.add_argument("--output_dir", default=".")
     output_dir = first.parse_known_args(rest)[0].output_dir
-    if Path(data).exists():
-        convert(data, env, name, output_dir, *(int(said[key]) if key in said else None for key in ("n_trj", "train_epoch")))
-    else:
-        name = "expert"
-        print(f"note: there is no {data}: the dataset expert of get_datasets.py is learned from", file=sys.stderr)
+    there = Path(data).exists()
+    name = name if there else "expert"
     flags = [word for key, value in settings.items() if key not in ours for word in (f"--{key}", str(value))]
     words = ["--env_type", env.env_type, "--data_quality", name, *flags, *rest]
+    if check:
+        check(words)
+    if there:
+        convert(data, env, name, output_dir, *(int(said[key]) if key in said else None for key in ("n_trj", "train_epoch")))
+    else:
+        print(f"note: there is no {data}: the dataset expert of get_datasets.py is learned from", file=sys.stderr)
     print(f"this is: python -m baselines.idaq {shlex.join(words)}", file=sys.stderr)
     return words
 

@@ -1,6 +1,7 @@
 """IDAQ's published commands and files: what they become, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,24 @@ def test_files_that_cannot_be_right_are_refused_and_nothing_is_written(change, m
     with pytest.raises(UserError, match=message):
         convert(tmp_path / "d", load_env("point_robot_semicircle"), "theirs", tmp_path)
     assert not (tmp_path / "datasets").exists() and not (tmp_path / "stolen").exists()
+
+
+def test_two_tasks_with_the_same_episodes_are_refused(tmp_path):
+    record(tmp_path / "d")
+    shutil.rmtree(tmp_path / "d/goal_idx1")
+    shutil.copytree(tmp_path / "d/goal_idx0", tmp_path / "d/goal_idx1")
+    with pytest.raises(UserError, match="goal_idx0 and goal_idx1 hold the same episodes"):
+        convert(tmp_path / "d", load_env("point_robot_semicircle"), "theirs", tmp_path)
+    assert not (tmp_path / "datasets").exists()
+
+
+def test_a_wrong_flag_is_refused_before_data_are_made(tmp_path, capsys):
+    record(tmp_path / "mine")
+    path = written(tmp_path / "tiny.json")
+    assert_refused(
+        capsys, idaq, [path, str(tmp_path / "mine"), "--output_dir", str(tmp_path), "--widht", "8"], "did you mean --width"
+    )
+    assert not (tmp_path / "datasets").exists()
 
 
 def test_goal_indices_are_task_ids_but_on_the_half_circle():
