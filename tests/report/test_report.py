@@ -576,7 +576,7 @@ def test_no_results_says_what_to_do(tmp_path):
 
 def test_the_committed_results_are_small_and_readable():
     results, faults = read_results(ROOT / "results")
-    assert not faults and len(results) > 100
+    assert not faults and len(results) > 50
     assert sum(path.stat().st_size for path in (ROOT / "results").rglob("*") if path.is_file()) < 5e6
     assert max(len(result["path"].read_text().splitlines()) for result in results) < 120
 
