@@ -52,9 +52,10 @@ class Saved:
         return chosen[0] if len(chosen) == 1 else chosen
 
     def filled(self, module):
-        """`module` with the weights, frozen, on the device."""
+        """`module` with the weights on the device. Its parameters keep asking for gradients, as where its row was measured: the last
+        bits of a product depend on it."""
         module.load_state_dict(self.weights)  # half precision becomes what the module has
-        return module.to(self.device).eval().requires_grad_(False)
+        return module.to(self.device).eval()
 
     def tensor(self, name):
         """One of the known tensors, on the device."""

@@ -134,7 +134,7 @@ def load_agent(directory, device="cpu", warmup=None):
 
 
 def read_agent(directory, device):
-    """(Acting, MetaDT, WorldModel) of a folder, frozen, on a torch.device. Raises UserError as `load_agent`."""
+    """(Acting, MetaDT, WorldModel) of a folder on a torch.device. Raises UserError as `load_agent`."""
     directory = Path(directory)
     document, tensors, weights = (
         read(directory / name)
@@ -156,5 +156,5 @@ def read_agent(directory, device):
         policy.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         raise UserError(f"{directory} holds no agent of train_meta_dt.py: give its command again, with --no-resume") from None
-    policy, world_model = (module.to(device).eval().requires_grad_(False) for module in (policy, world_model))
-    return acting, policy, world_model
+    # the policy's parameters keep asking for gradients, as where its row was measured: products' last bits depend on it
+    return acting, policy.to(device).eval(), world_model.to(device).eval().requires_grad_(False)
