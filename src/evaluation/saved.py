@@ -52,8 +52,8 @@ class Saved:
         return chosen[0] if len(chosen) == 1 else chosen
 
     def filled(self, module):
-        """`module` with the weights on the device. Its parameters keep asking for gradients, as where its row was measured: the last
-        bits of a product depend on it."""
+        """`module` with the weights on the device. Its parameters keep asking for gradients, as where its row was measured: the
+        last bits of a product depend on it."""
         module.load_state_dict(self.weights)  # half precision becomes what the module has
         return module.to(self.device).eval()
 

@@ -47,7 +47,9 @@ def test_a_meta_dt_is_whole_and_small(exported, policy_root, capsys):
     assert world_model and {value.dtype for value in world_model.values()} == {torch.float16}
     assert models.measure(exported)
     out, config = capsys.readouterr().out, read_json(exported / "config.json")
-    assert set(config["regimes"]) == set(read_json(exported / "results.json")) and out.count("every return as recorded") == len(config["regimes"])
+    assert set(config["regimes"]) == set(read_json(exported / "results.json")) and out.count("every return as recorded") == len(
+        config["regimes"]
+    )
     assert config["regimes"]["few_shot"] == {key: config["settings"][f"{key}_episodes"] for key in ("warmup", "later")}
 
 
