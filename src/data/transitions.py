@@ -55,7 +55,7 @@ class TransitionSampler:
         self.relabel, self.relabel_share = relabel, relabel_share
         self.across_episodes = across_episodes
         self.episodes_of = {int(task): (task_ids == task).nonzero()[:, 0] for task in task_ids.unique()}
-        self.tasks = torch.tensor([*self.episodes_of])
+        self.tasks = torch.tensor(list(self.episodes_of))
         self.cumulative = lengths.cumsum(0)
         self.size = int(self.cumulative[-1])
 

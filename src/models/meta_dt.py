@@ -85,7 +85,7 @@ class MetaDT(nn.Module):
         self.condition_size = condition_size
         sizes = observation_size, action_size, max_steps, width
         self.history = StepEmbedding(*sizes, context, condition_size or 1)
-        self.prompt = StepEmbedding(*sizes, False, condition_size or 1) if prompted else None
+        self.prompt = StepEmbedding(*sizes, with_context=False, condition_size=condition_size or 1) if prompted else None
         self.embed_ln = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, dropout)
         self.head = nn.Linear(width, action_size)

@@ -52,8 +52,8 @@ class MetaDTAgent:
         history_length: K. prompt_length: k. error_scale: see `prediction_errors`.
         target: target return, a number or one per row.
         settings: Adaptation. The prompt is cut from one of the three best warm-up episodes, by chance (the official code).
-            context "carried": in an episode after warm-up every z is the mean
-            of the last z of the episodes so far, and not that of the episode itself, which begins by knowing nothing. "tried":
+            context "carried": in an episode after warm-up every z is the mean of the last z of the episodes so far, and not that
+            of the episode itself, which begins by knowing nothing. "tried":
             each warm-up episode after the first tries the next of `known_contexts` (C, 16), and the episode after them keeps
             the z that was paid best, what the first one told among them. Where a new task is like no known one, z tells little;
             which known behaviour serves it best shows when it is tried.
