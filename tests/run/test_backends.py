@@ -144,7 +144,7 @@ def test_a_cluster_of_two_nodes_loses_one_and_no_result(tmp_path):
         cluster.shutdown()
     text = (tmp_path / "out").read_text()
     assert text.count("it is started again") >= 1 and "FAILED" not in text
-    assert len(results(tmp_path / "local")) == 5 and results(tmp_path / "ray") == results(tmp_path / "local")
+    assert len(results(tmp_path / "local")) == 4 and results(tmp_path / "ray") == results(tmp_path / "local")
     weights = [name for name in listing(tmp_path / "local/saves") if name.endswith("model.safetensors")]
     assert len(weights) == 2
     for name in weights:
