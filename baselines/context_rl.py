@@ -25,6 +25,7 @@ from src.data.scales import clipped, scale_of
 from src.evaluation.method import Evaluation, RunSettings, TrainingData, method_parser, train_and_measure
 from src.evaluation.shown import ShownProtocol
 from src.models.reward_model import make_rewards
+from src.models.steps import Steps
 from src.run.config import fraction, parse_args, positive_float, positive_int, settings
 from src.run.devices import keep_memory, schedule_factor
 from src.run.errors import UserError
@@ -273,7 +274,7 @@ class ContextAgent:
     @torch.inference_mode()
     def adapt(self, episodes):
         """z from all transitions of `episodes`, up to each row's end; without any, from the running episode."""
-        self.pool, self.codes = bool(episodes), []
+        self.pool = bool(episodes)
         if self.pool:
             self.z = self.infer(episodes)
 
@@ -306,7 +307,7 @@ class ContextAgent:
     def start(self, observations):
         self.observations = observations
         if not self.pool:
-            self.codes, self.z = [], self.policy.prior.expand(len(observations), -1)
+            self.codes, self.z = None, self.policy.prior.expand(len(observations), -1)
 
     @torch.inference_mode()
     def act(self):
@@ -317,8 +318,12 @@ class ContextAgent:
     @torch.inference_mode()
     def observe(self, actions, rewards, next_observations):
         if not self.pool:
-            self.codes.append(self._codes(self.observations, actions, rewards, next_observations))
-            codes = torch.stack(self.codes, 1)
+            code = self._codes(self.observations, actions, rewards, next_observations)
+            if self.codes:
+                self.codes.append(code)
+            else:
+                self.codes = Steps(code)
+            codes = self.codes[:]
             self.z = self.policy.encoder.pool(codes, torch.ones(codes.shape[:2], dtype=torch.bool, device=self.device))
         self.observations = next_observations
 

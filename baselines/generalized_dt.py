@@ -46,9 +46,8 @@ class StatisticAgent(WindowAgent):
 
     def conditions(self, first):
         if self.donor is None:
-            rewards = torch.stack([*self.rewards, self.returns_to_go[0]], 1)[:, :-1]  # (B, t), where t may be 0
-            return {"conditions": self.statistic.blind(self.training, rewards, first)}
-        timesteps = torch.arange(first, len(self.actions) + 1, device=self.device)
+            return {"conditions": self.statistic.blind(self.training, self.rewards[:-1], first)}  # (B, t), where t may be 0
+        timesteps = torch.arange(first, len(self.observations), device=self.device)
         timesteps = torch.minimum(timesteps, self.donor.lengths[:, None] - 1)
         return {"conditions": self.statistic.read(self.prepared, torch.arange(len(timesteps), device=self.device), timesteps)}
 

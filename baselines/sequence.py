@@ -15,6 +15,7 @@ from src.data.windows import BatchSampler, EpisodeTensors
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 from src.evaluation.rollout import returns
 from src.models.meta_dt import MetaDT, action_loss
+from src.models.steps import Steps
 from src.run.config import parse_args, positive_float, positive_int, proper_fraction, settings
 from src.run.devices import keep_memory
 from src.run.errors import UserError
@@ -186,29 +187,31 @@ class WindowAgent:
 
     def start(self, observations):
         """Begin B episodes: observations (B, d_s)."""
-        self.observations, self.actions, self.rewards = [as_tensor(observations, self.device)], [], []
-        self.returns_to_go = [torch.full((len(observations),), self.target, device=self.device)]
+        self.observations = Steps(as_tensor(observations, self.device))
+        self.actions = Steps(torch.zeros_like(self.policy.action_scale).expand(len(observations), -1))  # the last is to come
+        self.rewards = Steps(torch.zeros(len(observations), device=self.device))  # likewise
+        self.returns_to_go = Steps(torch.full((len(observations),), self.target, device=self.device))
 
     @torch.inference_mode()
     def act(self):
         """Actions (B, d_a) of the current step."""
-        step = len(self.actions)
-        first = max(0, step + 1 - self.history_length)
-        placeholder = torch.zeros_like(self.policy.action_scale).expand(len(self.observations[0]), -1)
+        first = max(0, len(self.observations) - self.history_length)
         history = {
-            "observations": torch.stack(self.observations[first:], 1),
-            "actions": torch.stack([*self.actions[first:], placeholder], 1),
-            "timesteps": torch.arange(first, step + 1, device=self.device)[None],
+            "observations": self.observations[first:],
+            "actions": self.actions[first:],
+            "timesteps": torch.arange(first, len(self.observations), device=self.device)[None],
         }
         return self.policy.act(history | self.conditions(first), self.prompt).cpu().numpy()
 
     def conditions(self, first):
         """What the steps from `first` to the current one are conditioned on."""
-        return {"returns_to_go": torch.stack(self.returns_to_go[first:], 1)}
+        return {"returns_to_go": self.returns_to_go[first:]}
 
     def observe(self, actions, rewards, next_observations):
         """What the environment answered: (B, d_a) as they were played, (B,), (B, d_s)."""
-        self.actions.append(as_tensor(actions, self.device))
-        self.rewards.append(as_tensor(rewards, self.device))
+        actions, rewards = as_tensor(actions, self.device), as_tensor(rewards, self.device)
+        for steps, played in ((self.actions, actions), (self.rewards, rewards)):
+            steps[-1] = played
+            steps.append(torch.zeros_like(played))
         self.observations.append(as_tensor(next_observations, self.device))
-        self.returns_to_go.append(self.returns_to_go[-1] - self.rewards[-1])
+        self.returns_to_go.append(self.returns_to_go[-1] - rewards)

@@ -17,27 +17,32 @@ def rollout(agent, batch, seeds, steps):
     Raises UserError when the agent or the environment gives a number that is not finite.
     """
     low, high = batch.action_space.low, batch.action_space.high
-    observations, actions, rewards, infos = [batch.reset(seeds)], [], [], []
-    agent.start(observations[0])
-    for _ in range(steps):
+    observation = batch.reset(seeds)
+    rows = observation.shape[0]
+    # whole arrays from the start: small ones that stay, between the large ones that go, keep a heap from shrinking
+    episode = {
+        "observations": np.zeros((rows, steps + 1, *observation.shape[1:]), np.float32),
+        "actions": np.zeros((rows, steps, *low.shape), np.float32),
+        "rewards": np.zeros((rows, steps), np.float32),
+    }
+    episode["observations"][:, 0], infos = observation, []
+    agent.start(observation)
+    for step in range(steps):
         action = np.clip(agent.act(), low, high).astype(np.float32)
         if not np.isfinite(action).all():
             raise UserError("the policy's actions are not finite: its training diverged; lower --learning_rate and train again")
         observation, reward = batch.step(action)
         agent.observe(action, reward, observation)
-        observations.append(observation)
-        actions.append(action)
-        rewards.append(reward)
+        episode["observations"][:, step + 1] = observation
+        episode["actions"][:, step] = action
+        episode["rewards"][:, step] = reward
         infos.append(getattr(batch, "infos", {}))
         if np.all(infos[-1].get("terminated", False)):
-            break
-    missing = steps - len(actions)  # the rest of the arrays, where every row ended early
-    episode = {"observations": _stacked(observations, missing), "actions": _stacked(actions, missing)}
-    episode["rewards"] = _stacked(rewards, missing)
+            break  # the rest stays 0
     for name, values in episode.items():
         if not np.isfinite(values).all():
             raise UserError(f"the environment's {name} of an episode are not all finite: mend its step or reset")
-    episode["infos"] = {key: _stacked([info[key] for info in infos], missing) for key in infos[0]}
+    episode["infos"] = {key: _stacked([info[key] for info in infos], steps - len(infos)) for key in infos[0]}
     ended = episode["infos"].get("terminated", np.zeros(episode["rewards"].shape, bool))
     episode["lengths"] = np.where(ended.any(1), ended.argmax(1) + 1, steps)
     return episode

@@ -8,6 +8,7 @@ import torch
 
 from src.data.prompts import SELECTIONS
 from src.data.windows import EpisodeTensors
+from src.models.steps import Steps
 from src.models.world_model import CONTEXT_SIZE, RunningContexts, episode_contexts, prediction_errors
 from src.run.seeding import torch_generator
 from src.run.settings import setting
@@ -97,33 +98,35 @@ class MetaDTAgent:
     def start(self, observations):
         """Begin B episodes: observations (B, d_s)."""
         target = torch.as_tensor(self.target, dtype=torch.float32, device=self.device)
-        self.returns_to_go = [target.expand(len(observations))]
-        self.observations, self.actions, self.rewards = [self._tensor(observations)], [], []
+        self.target_row = target.expand(len(observations))
+        self.returns_to_go, self.observations = Steps(self.target_row), Steps(self._tensor(observations))
+        self.actions = Steps(torch.zeros_like(self.policy.action_scale).expand(len(observations), -1))  # the last is to come
         reads = self.settings.context != "none" and self.carried is None
         self.running = RunningContexts(self.world_model, len(observations)) if reads else None
-        self.contexts = [self._context()]
+        self.contexts = Steps(self._context())
         self.begin = 0
 
+    @torch.inference_mode()
     def forget(self):
         """Let the policy's history begin anew at the current step: its time is 0 again, its return-to-go the target.
 
         The context stays: what the steps so far told of the task. So steps of exploration, which no episode of the data has, are
         not in the history, and what follows looks like an episode of an agent that knows its task from the start (ours).
         """
-        self.begin = len(self.actions)
-        self.returns_to_go[-1] = self.returns_to_go[0]
+        self.begin = len(self.observations) - 1
+        self.returns_to_go[-1] = self.target_row
 
     @torch.inference_mode()
     def act(self):
         """Actions (B, d_a) for the current step, numpy."""
-        step, first = len(self.actions), max(self.begin, len(self.actions) + 1 - self.history_length)
-        placeholder = [torch.zeros_like(self.policy.action_scale).expand(len(self.observations[0]), -1)]
+        steps = len(self.observations)
+        first = max(self.begin, steps - self.history_length)
         history = {
-            "returns_to_go": torch.stack(self.returns_to_go[first:], 1),
-            "observations": torch.stack(self.observations[first:], 1),
-            "contexts": torch.stack(self.contexts[first:], 1),
-            "actions": torch.stack(self.actions[first:] + placeholder, 1),
-            "timesteps": torch.arange(first - self.begin, step + 1 - self.begin, device=self.device)[None],
+            "returns_to_go": self.returns_to_go[first:],
+            "observations": self.observations[first:],
+            "contexts": self.contexts[first:],
+            "actions": self.actions[first:],
+            "timesteps": torch.arange(first - self.begin, steps - self.begin, device=self.device)[None],
         }
         with self._autocast():
             return self.policy.act(history, self.prompt).cpu().numpy()
@@ -131,18 +134,19 @@ class MetaDTAgent:
     @torch.inference_mode()
     def observe(self, actions, rewards, next_observations):
         """What the environment answered: actions as they were played (B, d_a), rewards (B,), next observations (B, d_s)."""
-        self.actions.append(self._tensor(actions))
-        self.rewards.append(self._tensor(rewards))
+        actions, rewards = self._tensor(actions), self._tensor(rewards)
         if self.running:
-            self.running.step(self.observations[-1], self.actions[-1], self.rewards[-1])
+            self.running.step(self.observations[-1], actions, rewards)
+        self.actions[-1] = actions
+        self.actions.append(torch.zeros_like(actions))
         self.observations.append(self._tensor(next_observations))
-        self.returns_to_go.append(self.returns_to_go[-1] - self.rewards[-1])
+        self.returns_to_go.append(self.returns_to_go[-1] - rewards)
         self.contexts.append(self._context())
 
     def _context(self):
         if self.carried is not None:
             return self.carried
-        return self.running.current if self.running else torch.zeros(len(self.observations[0]), CONTEXT_SIZE, device=self.device)
+        return self.running.current if self.running else torch.zeros(len(self.target_row), CONTEXT_SIZE, device=self.device)
 
     def _tensor(self, values):
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)

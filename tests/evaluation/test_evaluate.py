@@ -19,6 +19,7 @@ from src.evaluation.paper_protocol import PaperPool, PaperProtocol, best_returns
 from src.evaluation.references import reference_levels
 from src.evaluation.rollout import returns, rollout
 from src.models.meta_dt_agent import Adaptation, MetaDTAgent
+from src.models.steps import Steps
 from src.run.config import read_env, read_yaml
 from src.run.errors import UserError
 
@@ -346,7 +347,7 @@ def test_forgetting_leaves_the_context_and_nothing_else():
     agent.forget()
     new.adapt([])
     new.start(agent.observations[-1].numpy())
-    new.contexts = [agent.contexts[-1]]
+    new.contexts = Steps(agent.contexts[-1])
     np.testing.assert_array_equal(agent.act(), new.act())
     assert not np.allclose(agent.act(), remembered) and not np.allclose(agent.act(), before)
     after = numbers(rng)
