@@ -52,14 +52,10 @@ class EpisodeTensors:
         return self.contexts[episodes, self.lengths[episodes]]
 
     def prompts(self, episodes, length, horizon, select, generator):
-        """The self-guided prompt segment of each of `episodes` (B,): dict as `gather` gives, k = `length` steps.
-
-        A prompt comes from a finished episode, so with running contexts (horizon 0) its z is the one after the whole episode.
-        """
+        """The self-guided prompt segment of each of `episodes` (B,): dict as `gather` gives but for z, k = `length` steps."""
         starts = choose_starts(self.errors[episodes], self.lengths[episodes], length, horizon, select, generator)
         prompt = self.gather(episodes, starts, length, align_right=False)
-        if not horizon and self.contexts is not None:
-            prompt["contexts"] = self.final_contexts(episodes)[:, None].expand(-1, length, -1)
+        prompt.pop("contexts", None)
         return prompt
 
 

@@ -87,12 +87,9 @@ class MetaDTAgent:
         if self.settings.context in ("carried", "tried"):
             self.carried = self._carried(episodes)
             self.tried.append(self.carried)
-        if prompt is None:
-            return
-        if self.settings.context == "tried":  # the policy learned prompts of the task that z tells
-            prompt["contexts"] = self.carried[:, None].expand(-1, self.prompt_length, -1)
-        with self._autocast():
-            self.prompt = self.policy.encode_prompt(prompt)
+        if prompt is not None:
+            with self._autocast():
+                self.prompt = self.policy.encode_prompt(prompt)
 
     @torch.inference_mode()
     def start(self, observations):
@@ -206,7 +203,7 @@ def build_episodes(world_model, observations, actions, rewards, lengths, error_s
     if contexts is None:
         contexts = episode_contexts(world_model, observations, actions, rewards)
     known = contexts
-    if not world_model.horizon:  # the prompt carries the episode's last z, so its segment is what even that z misses
+    if not world_model.horizon:  # the prompt is what even the episode's last z misses
         known = contexts[torch.arange(len(lengths), device=lengths.device), lengths][:, None].expand(-1, rewards.shape[1], -1)
     errors = prediction_errors(world_model, observations, actions, rewards, known, error_scale)
     if not use_context:

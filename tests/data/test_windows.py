@@ -137,19 +137,6 @@ def test_hindsight_gives_windows_the_last_context_of_an_episode_of_the_task():
     assert torch.equal(tasks[owner], tasks[giver]) and giver.unique().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_prompts_of_running_contexts_know_their_whole_episode():
-    prompts = [
-        BatchSampler(numbered(), torch.tensor(TASKS), K, 2, horizon, "random", False).draw(
-            300, torch.Generator().manual_seed(0), True
-        )[1]
-        for horizon in (1, 0)
-    ]
-    episode = prompts[1]["observations"][:, 0, 0].sub(1).div(10).long()
-    last = 10.0 * episode + torch.tensor(LENGTHS)[episode] + 1
-    assert torch.equal(prompts[1]["contexts"][..., 0], last[:, None].expand(-1, 2))
-    assert torch.equal(prompts[0]["contexts"][..., 0], prompts[0]["observations"][..., 0])
-
-
 def test_same_seed_same_batches():
     draws = [sampler().draw(50, torch.Generator().manual_seed(seed), True) for seed in (0, 0, 1)]
     flat = [torch.cat([values.double().flatten() for steps in draw for values in steps.values()]) for draw in draws]
@@ -167,11 +154,12 @@ def test_tasks_in_any_order():
 
 
 def ranked():
-    """Two tasks of four episodes; episode e returns e."""
+    """Two tasks of four episodes; episode e returns e and is observed as e."""
     rewards = torch.zeros(8, 5)
     rewards[:, 0] = torch.arange(8.0)
-    contexts = torch.arange(8.0)[:, None, None] + torch.zeros(8, 6, 16)
-    arrays = torch.zeros(8, 6, 1), torch.zeros(8, 5, 1), rewards, torch.full((8,), 5)
+    numbers = torch.arange(8.0)[:, None, None]
+    contexts = numbers + torch.zeros(8, 6, 16)
+    arrays = numbers + torch.zeros(8, 6, 1), torch.zeros(8, 5, 1), rewards, torch.full((8,), 5)
     return EpisodeTensors(*arrays, contexts, torch.zeros(8, 5)), torch.tensor([3, 4, 3, 4, 3, 4, 3, 4])
 
 
@@ -181,7 +169,7 @@ def test_top_share_imitates_the_best_of_every_task(share, expected):
     source = BatchSampler(episodes, tasks, 5, 2, 1, "random", True, top_share=share)
     history, prompt = source.draw(400, torch.Generator().manual_seed(0), True)
     assert set(history["returns_to_go"][:, 0].tolist()) == set(expected)
-    assert set(prompt["contexts"][:, 0, 0].tolist()) == set(range(8))  # prompts come from all episodes
+    assert set(prompt["observations"][:, 0, 0].tolist()) == set(range(8))  # prompts come from all episodes
 
 
 def test_best_steps_imitates_at_each_time_what_ends_best():
@@ -229,8 +217,7 @@ def test_hindsight_contexts_are_the_last_of_the_same_task():
     assert torch.equal(seen[replaced, 0] % 2, own[replaced] % 2)  # even episodes are one task, odd ones the other
 
 
-def test_prompts_of_running_contexts_carry_the_last_one():
+def test_prompts_carry_no_context():
     episodes, _ = ranked()
-    episodes.contexts[:, -1] += 100
     prompt = episodes.prompts(torch.tensor([2, 5]), 2, 0, "random", torch.Generator().manual_seed(0))
-    assert prompt["contexts"][:, :, 0].tolist() == [[102, 102], [105, 105]]
+    assert set(prompt) == {"returns_to_go", "observations", "actions", "timesteps", "mask"}
