@@ -10,7 +10,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: gridworld -->                                one that is played for K episodes in sequence: their returns and sum
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
-    <!-- table: gain hopper_rand_params walker_rand_params -->    how far few-shot is ahead of the same training without context
+    <!-- table: ablations point_robot ant_dir -->           the recipe `fast` and its changes: what each is worth
     <!-- table: overview -->                                 methods × families, few-shot, as the report shows them
     <!-- table: overview zero-shot -->                       the same of zero-shot
     <!-- table: verdicts -->                                 who wins where, by how much, how sure: sentences, no table
@@ -81,8 +81,8 @@ def table(folder, env_types):
         raise UserError("a table has no name: write <!-- table: FAMILY -->")
     if env_types[0].endswith(".json"):
         return file_table(Path(env_types[0]))
-    if env_types[0] == "gain":
-        return gain_table(folder, env_types[1:])
+    if env_types[0] == "ablations":
+        return ablation_table(folder, env_types[1:])
     if " ".join(env_types) in OF_ALL:
         return OF_ALL[" ".join(env_types)](folder)
     matches = [NAME.fullmatch(name) for name in env_types]
@@ -304,24 +304,37 @@ def overview_table(sections, env_types):
     return markdown(lines)
 
 
-def gain_table(folder, env_types):
-    """A row per family and kind of data: how far few-shot is ahead of the same training without context.
+def ablation_table(folder, env_types):
+    """A row per family and kind of data for `fast`, and below it one for each change of it: few-shot, zero-shot, and how far the
+    recipe's few-shot return is ahead.
 
-    The interval: seeds of the two are resampled independently of each other, their tasks together.
+    The interval, where both have more than one seed: seeds of the two are resampled independently, their tasks together.
     """
     found, faults = results.read_results(folder, env_types)
     if faults:
         raise UserError(faults[0])
-    lines = [["family, data", "few-shot − without context"]]
+    lines = [["family, data", "changed", "zero-shot", "few-shot", "few-shot of `fast` − this"]]
     for section in results.group_results(found, join_data=True):
-        few, without = pick(section.runs, "few_shot"), without_context(section.runs)
-        if few and without:
-            scores = results.scores_of(few), results.scores_of(without)
-            gain = statistics.mean(scores[0]) - statistics.mean(scores[1])
-            low, high = statistics.bootstrap_interval(lambda x, y: statistics.mean(x) - statistics.mean(y), *scores)
-            lines.append([f"{section.env_type}, {section.quality}", f"{gain:.1f} [{low:.1f}, {high:.1f}]"])
+        few, zero = (section.runs.get((regime, "strict"), {}) for regime in ("few_shot", "zero_shot"))
+        recipe, changes = pick(section.runs, "few_shot"), {}
+        for name, runs in few.items():
+            facts = runs[0]
+            if recipe and (facts["method"], facts["recipe"]) == ("meta_dt", "fast") and runs is not recipe:
+                changes[name] = runs
+        if not changes:
+            continue
+        for name, runs in {next(name for name, runs in few.items() if runs is recipe): recipe, **changes}.items():
+            scores, cell = (results.scores_of(recipe), results.scores_of(runs)), "–"
+            if runs is not recipe:
+                cell = f"{statistics.mean(scores[0]) - statistics.mean(scores[1]):.1f}"
+            if runs is not recipe and min(map(len, scores)) > 1:
+                interval = statistics.bootstrap_interval(lambda x, y: statistics.mean(x) - statistics.mean(y), *scores)
+                cell += " [{:.1f}, {:.1f}]".format(*interval)
+            label = name.partition("fast")[2].lstrip("-").replace("-", ", ") or "nothing"
+            shown = [score(results.scores_of(kind), 1) + mark(kind) if kind else "–" for kind in (zero.get(name), runs)]
+            lines.append([f"{section.env_type}, {section.quality}", label, *shown, cell])
     if len(lines) == 1:
-        raise UserError(f"table gain {' '.join(env_types)}: there are no results with and without context under {folder}")
+        raise UserError(f"table ablations {' '.join(env_types)}: there are no ablations of fast under {folder}")
     return markdown(lines)
 
 

@@ -92,13 +92,18 @@ def test_rows_of_a_checkout_with_uncommitted_changes_are_marked(folder):
     assert overview.count(" † |") == 1 and "-dirty" in overview
 
 
-def test_the_gain_over_the_same_training_without_context(folder):
-    assert readme.table(folder / "results", ["gain", "slide"]).splitlines()[-1] == "| slide, medium | 4.5 [4.0, 5.0] |"
-    with pytest.raises(UserError, match="no results with and without context"):
-        readme.table(folder / "results", ["gain", "slope"])
-    write(folder / "results", "slope", "replay", "zero_shot", 0, [[1, 1], [2, 2]], ablation="no_context")
-    lines = readme.table(folder / "results", ["gain", "slide", "slope"]).splitlines()
-    assert len(lines) == 4 and lines[3].startswith("| slope, replay | 6.0 [")
+def test_what_each_part_of_the_recipe_is_worth(folder):
+    with pytest.raises(UserError, match="no ablations of fast"):
+        readme.table(folder / "results", ["ablations", "slide", "slope"])
+    write(folder / "results", "slope", "replay", "few_shot", 0, [[1, 1], [2, 2]], ablation="no_context")
+    write(folder / "results", "slope", "replay", "zero_shot", 0, [[3, 3], [5, 5]], ablation="no_context")
+    head, _, whole, without = readme.table(folder / "results", ["ablations", "slide", "slope"]).splitlines()
+    assert head == "| family, data | changed | zero-shot | few-shot | few-shot of `fast` − this |"
+    assert whole.startswith("| slope, replay | nothing | 3.5, 1 seed | 7.5 [") and whole.endswith(", 2 seeds | – |")
+    assert without == "| slope, replay | no_context | 4.0, 1 seed | 1.5, 1 seed | 6.0 |"  # one seed has no interval
+    write(folder / "results", "slope", "replay", "few_shot", 1, [[1, 1], [2, 2]], ablation="no_context")
+    line = readme.table(folder / "results", ["ablations", "slope"]).splitlines()[-1]
+    assert line.split(" | ")[-1].startswith("6.0 [")
 
 
 def test_levels_are_those_of_the_data_of_few_shot(folder):
