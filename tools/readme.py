@@ -247,7 +247,9 @@ def family_table(sections):
             for method, runs in methods.items():
                 protocols = "" if protocol == "strict" else f", protocol {protocol}"
                 name = f"{method}, {REGIMES.get(regime, regime)}{protocols}{tasks}"
-                rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + further(runs) + mark(runs)
+                share = results.success_of(runs, regime)
+                more = further(runs) if share is None else f"{further(runs)}, success {share:.0%}"
+                rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + more + mark(runs)
                 episodes = results.episode_scores(runs, regime)
                 if episodes is not None and runs[0]["ablation"] == "none" and not runs[0]["variant"]:
                     played = [*episodes.mean((0, 1)), results.scores_of(runs).mean()]

@@ -219,6 +219,13 @@ def _column_order(column):
 # ------------------------------------------------------------------------------------------------------------ arrays
 
 
+def success_of(runs, regime):
+    """Share of evaluated episodes in which a step was a success, mean over runs; None where the environment reports none, and of
+    episodes in sequence, whose last one counts."""
+    shares = [np.mean(run["success"]) for run in runs if run.get("success")]
+    return float(np.mean(shares)) if shares and regime not in SEQUENTIAL else None
+
+
 def scores_of(runs):
     """Results of one method -> (seeds, tasks)."""
     return statistics.score_matrix([run["returns"] for run in runs])

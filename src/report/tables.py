@@ -39,7 +39,7 @@ def score_table(section):
     """Methods and reference levels × regimes."""
     digits = digits_of(section)
     columns, levels = [], []
-    for column in section.runs.values():
+    for (regime, *_), column in section.runs.items():
         scores = {method: results.scores_of(runs) for method, runs in column.items()}
         cells = {}
         for method, matrix in scores.items():
@@ -50,6 +50,8 @@ def score_table(section):
             centre = _with_interval(statistics.iqm, matrix, digits=digits)
             average = _with_interval(statistics.mean, matrix, digits=digits)
             cells[method] = f"{centre}{star}\nmean {average}, {len(matrix)} seed{'s' * (len(matrix) > 1)}"
+            if (share := results.success_of(column[method], regime)) is not None:
+                cells[method] += f", success {share:.0%}"
         columns.append(cells)
         levels.append(
             {

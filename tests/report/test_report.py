@@ -216,14 +216,17 @@ def one_section(root):
 
 def test_scores_and_cells_by_hand(tmp_path):
     put(tmp_path, "toy", "medium", "meta_dt", "zero_shot", "strict", 0, reference={"best_known": [5.0, 7.0]})
-    put(tmp_path, "toy", "medium", "other", "zero_shot", "strict", 0, returns=[[6.0], [8.0]])
+    put(tmp_path, "toy", "medium", "other", "zero_shot", "strict", 0, returns=[[6.0], [8.0]], success=[[1], [0]])
     section = one_section(tmp_path)
     [column] = section.runs.values()
     np.testing.assert_array_equal(scores_of(column["meta_dt"]), [[2.0, 4.0]])
     np.testing.assert_array_equal(reference_levels(column)["best_known"], [5.0, 7.0])
     table = tables.score_table(section)
     assert table.headers == ["method", "zero_shot, strict protocol", "privileges"]
-    assert [row[:2] for row in table.rows] == [["meta_dt", "3.00\nmean 3.00, 1 seed"], ["other", "7.00 ★\nmean 7.00, 1 seed"]]
+    assert [row[:2] for row in table.rows] == [
+        ["meta_dt", "3.00\nmean 3.00, 1 seed"],
+        ["other", "7.00 ★\nmean 7.00, 1 seed, success 50%"],
+    ]
     assert table.references == [["best_known", "6.00\nmean 6.00", tables.NONE]]
 
 

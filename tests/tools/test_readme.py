@@ -19,12 +19,12 @@ REFERENCE = {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "b
 
 def write(
     folder, env_type, quality, regime, seed, returns, recipe="fast", ablation="none", method="meta_dt", commit="0123456789",
-    task_ids=(8, 9), reference=None, warmup_returns=None, **more,
+    task_ids=(8, 9), reference=None, warmup_returns=None, success=None, **more,
 ):  # fmt: skip
     path = write_result(
         folder.parent, env_type, quality, method=method, recipe=recipe, ablation=ablation, regime=regime, protocol="strict",
         privileges="none", seed=seed, task_ids=list(task_ids), training={}, made_from={}, config={},
-        measured={"returns": returns, "warmup_returns": warmup_returns},
+        measured={"returns": returns, "warmup_returns": warmup_returns} | ({"success": success} if success else {}),
         reference=REFERENCE if reference is None else reference, **more,
     )  # fmt: skip
     path.write_text(json.dumps({**read_json(path), "commit": commit}))
@@ -104,6 +104,13 @@ def test_what_each_part_of_the_recipe_is_worth(folder):
     write(folder / "results", "slope", "replay", "few_shot", 1, [[1, 1], [2, 2]], ablation="no_context")
     line = readme.table(folder / "results", ["ablations", "slope"]).splitlines()[-1]
     assert line.split(" | ")[-1].startswith("6.0 [")
+
+
+def test_success_stands_beside_the_return(folder):
+    for seed, success in enumerate(([[1, 0], [1, 1]], [[0, 0], [1, 1]])):
+        write(folder / "results", "arm", "expert", "few_shot", seed, [[5, 6], [7, 7]], success=success)
+    line = next(line for line in readme.table(folder / "results", ["arm"]).splitlines() if "few-shot" in line)
+    assert line.endswith(", success 62% |")
 
 
 def test_levels_are_those_of_the_data_of_few_shot(folder):
