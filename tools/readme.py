@@ -318,20 +318,17 @@ def ablation_table(folder, env_types):
     lines = [["family, data", "changed", "zero-shot", "few-shot", "few-shot of `fast` − this"]]
     for section in results.group_results(found, join_data=True):
         few, zero = (section.runs.get((regime, "strict"), {}) for regime in ("few_shot", "zero_shot"))
-        recipe, changes = pick(section.runs, "few_shot"), {}
-        for name, runs in few.items():
-            facts = runs[0]
-            if recipe and (facts["method"], facts["recipe"]) == ("meta_dt", "fast") and runs is not recipe:
-                changes[name] = runs
-        if not changes:
+        recipe = pick(section.runs, "few_shot")
+        ours = {name: runs for name, runs in few.items() if (runs[0]["method"], runs[0]["recipe"]) == ("meta_dt", "fast")}
+        if not recipe or len(ours) == 1:
             continue
-        for name, runs in {next(name for name, runs in few.items() if runs is recipe): recipe, **changes}.items():
+        for name, runs in sorted(ours.items(), key=lambda item: item[1] is not recipe):
             scores, cell = (results.scores_of(recipe), results.scores_of(runs)), "–"
             if runs is not recipe:
                 cell = f"{statistics.mean(scores[0]) - statistics.mean(scores[1]):.1f}"
-            if runs is not recipe and min(map(len, scores)) > 1:
-                interval = statistics.bootstrap_interval(lambda x, y: statistics.mean(x) - statistics.mean(y), *scores)
-                cell += " [{:.1f}, {:.1f}]".format(*interval)
+                if min(map(len, scores)) > 1:
+                    low, high = statistics.bootstrap_interval(lambda x, y: statistics.mean(x) - statistics.mean(y), *scores)
+                    cell += f" [{low:.1f}, {high:.1f}]"
             label = name.partition("fast")[2].lstrip("-").replace("-", ", ") or "nothing"
             shown = [score(results.scores_of(kind), 1) + mark(kind) if kind else "–" for kind in (zero.get(name), runs)]
             lines.append([f"{section.env_type}, {section.quality}", label, *shown, cell])
