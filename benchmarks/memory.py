@@ -1,10 +1,12 @@
-"""Peak memory of stages 3 and 4 on 2,000,000 transitions of Cheetah-Vel, as a multiple of the dataset's arrays.
+"""Peak memory of stages 3 and 4 on 2,000,000 transitions of Cheetah-Vel, as a multiple of the dataset's arrays; and of an
+agent that plays many episodes.
 
     python -m benchmarks.memory
 
 Random numbers stand in the dataset's place, networks are tiny and steps few: what counts is how often the data lie in memory.
 Each stage is run by its own script, as a user runs it, on the whole dataset and on one of 500 episodes. The peak of the latter is
-what Python, torch and the networks take; the difference is the data's. Some minutes, 2 GiB of memory and disk; Linux only.
+what Python, torch and the networks take; the difference is the data's. An agent's memory is told at the start of an episode and
+at its end: it must not grow with the steps. Some minutes, 2 GiB of memory and disk; Linux only.
 """
 
 import os
@@ -33,6 +35,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 print(resident("VmHWM"))
 """
 
+PLAY = """
+import sys
+from benchmarks.evaluation import make_episode
+from benchmarks.preparation import resident
+episode = make_episode(int(sys.argv[1]), None)
+for steps in map(int, sys.argv[2:]):
+    episode(steps)
+    print(resident("VmHWM"))
+"""
+
 
 def python(code, *words):
     """Output of a process with `code`. Raises CalledProcessError where it fails."""
@@ -54,7 +66,14 @@ def measure():
             yield script, *(float(line[-1]) for line in lines), 4 * EPISODES * numbers / 2**20
 
 
+def played(rows=100, few=20):
+    """MiB at most of an agent in `rows` episodes: while it plays the first `few` steps, and all STEPS."""
+    return tuple(map(float, python(PLAY, rows, few, STEPS).split()))
+
+
 def main():
+    first, last = played()
+    print(f"an agent in 100 episodes: peak {last:.0f} MiB in {STEPS} steps, {first:.0f} MiB in 20", flush=True)
     for script, few, full, data in measure():
         ratio = (full - few) / (1 - FEW / EPISODES) / data
         print(f"{script}: peak {full:.0f} MiB, {few:.0f} MiB with {FEW} episodes; the data ({data:.0f} MiB) take "
