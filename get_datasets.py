@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from src.behaviour.collect import Collection, collect_task, join_tasks
 from src.behaviour.scripted import RULES
-from src.behaviour.store import SOURCES, find_source
+from src.behaviour.store import SOURCES, find_source, source_of
 from src.data.importers import import_trajectories
 from src.data.qualities import QUALITIES, data_name
 from src.data.trajectories import dataset_directory, save
@@ -60,6 +60,9 @@ class Data:
     behaviour: str = setting(
         "auto", "whose policies: of sac or batched_sac, of multitask_sac, scripted, the repository's; auto: what there is",
         choices=SOURCES,
+    )  # fmt: skip
+    behaviour_of: str | None = setting(
+        None, "family whose policies play: it has the same tasks, observations and actions, and may pay otherwise"
     )  # fmt: skip
     workers: int | None = setting(None, "processes, one per core at most (default: where it pays)", positive_int)
 
@@ -99,7 +102,11 @@ def main(argv=None):
         raise UserError(f"--data_type {data.data_type} is none of {', '.join(QUALITIES)}: other names are for --import_from")
     source = None
     if data.data_type != "random" and not importing:
-        source = find_source(run, data.behaviour, command)
+        if data.behaviour_of is None:
+            source = find_source(run, data.behaviour, command)
+        else:
+            command = f"python train_data_collection.py --env_type {data.behaviour_of}"
+            source = source_of(run, data.behaviour_of, data.behaviour, command)
     tasks = chosen.of(run.env, environment, source and source.tasks(run.env, environment))
     root = Path(run.output_dir) / "datasets"
     if importing:

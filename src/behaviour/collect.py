@@ -88,7 +88,7 @@ def _behaviour(run, share, source, command, task, players, noise):
     environment, episodes = run.env.make(), len(players)
     space, rows, stored = environment.action_space, np.empty(episodes, int), {}
     for player in np.unique(players):
-        stored[player] = load_behaviour(source, run.env, int(player), command)
+        stored[player] = load_behaviour(source, source.env or run.env, int(player), command)
         played = players == player
         rows[played] = choose_checkpoints(stored[player][0], run.data_quality, played.sum(), share)
     used, policy, counts = np.unique(np.stack([players, rows], 1), axis=0, return_inverse=True, return_counts=True)

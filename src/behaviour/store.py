@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from src.behaviour.policies import for_task, make_frame, task_features
-from src.run.config import CONFIG_DIR, num_known_tasks, num_tasks
+from src.run.config import CONFIG_DIR, load_env, num_known_tasks, num_tasks
 from src.run.directory import run_directory
 from src.run.errors import UserError
 from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
@@ -137,10 +137,15 @@ def open_task(run, agent, checkpoints, task):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent, or the environment itself."""
+    """Where stage 2 finds its policies: a folder with task_007 ..., or one with the shared agent, or the environment itself.
+
+    kind: "per_task", "multitask", "scripted" (the environment's), "committed": one of the first, come with the repository.
+    env: EnvConfig of the family that they were trained in, where it is not the one that is played.
+    """
 
     directory: Path
-    kind: str  # "per_task", "multitask", "scripted" (the environment's), "committed": one of the first, come with the repository
+    kind: str
+    env: object = None
 
     @property
     def shared(self):
@@ -184,6 +189,24 @@ class Source:
         features = task_features(environment, known)[: num_known_tasks(env, environment)]
         served = [task for task, told in enumerate(features) if task in known or np.isclose(features[known], told).all(1).any()]
         return min(served), max(served) + 1
+
+
+def source_of(run, family, kind, command):
+    """`find_source` of another family, by name, whose tasks, observations and actions are those of the run's: only what it pays
+    may differ. Raises UserError where more does, or as `find_source`."""
+    other = load_env(family, "--behaviour_of")
+
+    def known(env):
+        made = env.make()
+        tasks = {key: np.asarray(values).tolist() for key, values in made.unwrapped.tasks.items()}
+        return made.observation_space, made.action_space, env.max_episode_steps, tasks
+
+    if known(run.env) != known(other):
+        raise UserError(
+            f"--behaviour_of {family}: its tasks, observations, actions or steps are not those of {run.env_type}: leave it out"
+        )
+    source = find_source(dataclasses.replace(run, env=other, env_type=family), kind, command)
+    return dataclasses.replace(source, env=other)
 
 
 def find_source(run, kind, command):

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+import get_datasets
 from src.behaviour.policies import BehaviourPolicies
 from src.behaviour.store import Source, load_behaviour
+from src.data.trajectories import load
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
-from src.run.config import read_env, read_yaml
+from src.run.config import load_env, read_env, read_yaml
 from src.run.errors import UserError
 from src.run.files import locked_file, save_state
 from train_data_collection import main
@@ -204,3 +206,24 @@ def test_missing_policy_names_the_command(tmp_path):
     with pytest.raises(UserError, match="make it: python train"):
         source = Source(tmp_path, "per_task")
         load_behaviour(source, point_robot(), 0, "python train_data_collection.py --env_type point_robot")
+
+
+def test_another_familys_policies_play_where_only_the_reward_differs(tmp_path, capsys):
+    """The sparse half circle has the dense one's episodes, paid by its own reward."""
+    main(["--env_type", "point_robot_semicircle", "--recipe", "debug", "--output_dir", str(tmp_path)])
+    flags = ["--recipe", "debug", "--data_type", "expert", "--output_dir", str(tmp_path)]
+    dense, sparse = "point_robot_semicircle", "point_robot_semicircle_sparse"
+    for family in (dense, sparse):
+        get_datasets.main(["--env_type", family, *flags])
+    theirs, ours = (load(tmp_path / "datasets", family, "expert", load_env(family)) for family in (dense, sparse))
+    np.testing.assert_array_equal(theirs.actions, ours.actions)
+    np.testing.assert_array_equal(theirs.observations, ours.observations)
+    np.testing.assert_array_equal(ours.rewards, np.maximum(1 + theirs.rewards / 0.2, 0).astype(np.float32))
+    capsys.readouterr()
+    for other, message in (("point_robot", "tasks, observations, actions or steps"), ("nowhere", "--behaviour_of")):
+        with pytest.raises(SystemExit):
+            get_datasets.main(["--env_type", dense, *flags, "--behaviour_of", other])
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # nothing is trained there
+        get_datasets.main(["--env_type", sparse, *flags[:-1], str(tmp_path / "empty")])
+    assert "train_data_collection.py --env_type point_robot_semicircle" in capsys.readouterr().err
