@@ -105,7 +105,8 @@ def main(argv=None):
         if data.behaviour_of is None:
             source = find_source(run, data.behaviour, command)
         else:
-            command = f"python train_data_collection.py --env_type {data.behaviour_of}"
+            theirs = dataclasses.replace(run, env_type=data.behaviour_of, config=None)
+            command = next_command(theirs, "train_data_collection.py", *chosen.words())
             source = source_of(run, data.behaviour_of, data.behaviour, command)
     tasks = chosen.of(run.env, environment, source and source.tasks(run.env, environment))
     root = Path(run.output_dir) / "datasets"
