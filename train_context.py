@@ -37,7 +37,7 @@ from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard
 from src.run.files import digest
 from src.run.paths import context_directory
-from src.run.settings import add_settings, pick, setting
+from src.run.settings import ablation_name, add_settings, changed, pick, setting
 
 VOLATILE = ("resume", "device", "threads", "output_dir", "tensorboard", "data_quality")  # settings that a resumed run may change
 
@@ -59,13 +59,16 @@ def make_parser():
 
 @main_guard
 def main(argv=None):
-    args = parse_args(make_parser(), "train_context", argv)
+    parser = make_parser()
+    args = parse_args(parser, "train_context", argv)
     run, validation = pick(RunSettings, args), pick(Validation, args)
     model, decoding, optimisation = (pick(kind, args) for kind in (WorldModelSettings, Decoding, WorldModelOptimisation))
     check(model, decoding, optimisation)
     keep_memory()
     distributed.join(run.device)
+    ablation = ablation_name(changes(parser, args))
     config, relabelled = settings(args), decoding.decode == "relabelled"
+    config |= {} if ablation == "none" else {"ablation": ablation}
     made_from, official = {}, None
     if args.import_from is not None:
         official, head = open_official(args.import_from, model, relabelled)
@@ -83,7 +86,7 @@ def main(argv=None):
     )
     if official is not None:
         training.take(official, args.import_from)
-    with run_directory(context_directory(run), {**config, **made_from}, run.resume, VOLATILE) as directory:
+    with run_directory(context_directory(run, ablation), {**config, **made_from}, run.resume, VOLATILE) as directory:
         loop = training.train(directory, validation.eval_every, run.tensorboard)
         best, _ = load_world_model(directory, "best")
         errors = validate(best, training.validation, torch.device("cpu"))
@@ -94,7 +97,7 @@ def main(argv=None):
             return
         learned = judge(rewards, true, data.episodes, run.seed) if rewards else {}
         path = write_result(
-            run.output_dir, run.env_type, run.data_quality, method="context", recipe=run.recipe, ablation="none",
+            run.output_dir, run.env_type, run.data_quality, method="context", recipe=run.recipe, ablation=ablation,
             regime=DIAGNOSTICS, protocol=None, validation=run.validation, seed=run.seed, task_ids=[],
             privileges=rewards.privileges if rewards else "none", measured={"embedding": made["embedding"]},
             errors={name: six_digits(value) for name, value in errors.items()}, probe=made["probe"],
@@ -104,9 +107,15 @@ def main(argv=None):
         )  # fmt: skip
     report(errors, made["probe"])
     follow = next_command(
-        run, "train_meta_dt.py", "--data_quality", run.data_quality, *(["--validation"] if run.validation else [])
-    )
+        run, "train_meta_dt.py", "--data_quality", run.data_quality, *(["--validation"] if run.validation else []),
+        *(["--world_model", str(directory)] if ablation != "none" else []),
+    )  # fmt: skip
     print(f"world model in {directory}, diagnostics in {path}; next: {follow}")
+
+
+def changes(parser, args):
+    """Names of what is trained otherwise than by the recipe: the world model is an ablation's, in a folder of its own."""
+    return [*changed(Decoding, args, parser), *changed(WorldModelSettings, args, parser)]
 
 
 def check(model, decoding, optimisation):

@@ -31,7 +31,7 @@ from src.run.errors import UserError, main_guard
 from src.run.files import digest, load_state
 from src.run.loop import Optimisation
 from src.run.paths import context_directory
-from src.run.settings import pick, setting
+from src.run.settings import ablation_name, changed, pick, setting
 
 # settings of the evaluation that decide what is measured: where one differs from the recipe's, the result says so
 MEASURED = ("warmup_episodes", "explore", "explore_steps", "context", "target_return")
@@ -77,8 +77,8 @@ def main(argv=None):
     paper = stage.protocol == "paper"
     exploration = Exploration() if paper else exploration
     prompts = not stage.zero_shot and adaptation.prompt_select != "none"
-    recipe = {key: parser.get_default(key) for key in (*MEASURED, "prompt_select", "true_rewards")}
-    if stage.zero_shot and adaptation.prompt_select in {"random", "none"} - {recipe["prompt_select"]}:
+    prompts_of_recipe = parser.get_default("prompt_select")
+    if stage.zero_shot and adaptation.prompt_select in {"random", "none"} - {prompts_of_recipe}:
         raise UserError(f"--prompt_select {adaptation.prompt_select} has no effect with --zero_shot True: there are no prompts")
     check(run, stage, model, optimisation, imitation, prompting, adaptation, exploration, prompts)
     keep_memory()
@@ -100,19 +100,16 @@ def main(argv=None):
 
     protocol = PaperProtocol(run, evaluation, data, prompts) if paper else None
     regimes = {"zero_shot": 0} if stage.zero_shot else {"few_shot": evaluation.warmup_episodes}
-    if not prompts and recipe["prompt_select"] == "none" and not stage.zero_shot:  # one policy serves both
+    if not prompts and prompts_of_recipe == "none" and not stage.zero_shot:  # one policy serves both
         regimes["zero_shot"] = 0
-    ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
-    idle = ["warmup_episodes"] * (stage.zero_shot or paper)
-    idle += ["explore", "explore_steps"] * paper
-    measured = {key: getattr(args, key) for key in MEASURED if key not in idle}
-    variant = {key: value for key, value in measured.items() if value != recipe[key] and (key, value) not in ABLATIONS}
+    ablation, variant = changes(parser, args)
+    ablation += [f"context_{context_config['ablation']}"] if context_config.get("ablation") else []
     told = context_config.get("decode") == "relabelled" and "reward_model_sha256" not in context_config
     privileges = "reward function" if told or (rewards and rewards.privileges != "none") else "none"
     learned = rewards.facts if rewards else {}
     return train_and_measure(
         "meta_dt", run, evaluation, settings(args), optimisation.steps, build, data=data, regimes=regimes,
-        privileges=privileges, ablation="+".join(ablation) or "none", variant=variant,
+        privileges=privileges, ablation=ablation_name(ablation), variant=variant,
         folder=("few_shot-paper" if paper else "few_shot") if prompts else "zero_shot",
         made_from={"world_model_sha256": digest(world_model.state_dict()), **(rewards.made_from if rewards else {})},
         protocol=protocol, usual_warmup=evaluation.warmup_episodes,  # another number of them is among MEASURED
@@ -122,6 +119,17 @@ def main(argv=None):
         save=lambda method, directory: method.save(directory, next(iter(regimes.values()))),
         facts=lambda method: {"target_return": protocol.targets if paper else method.target} | learned,
     )  # fmt: skip
+
+
+def changes(parser, args):
+    """What tells a row from the recipe's: ([names of what is trained otherwise], {setting of the measurement: value})."""
+    recipe = {key: parser.get_default(key) for key, _ in (*ABLATIONS, *((key, None) for key in MEASURED))}
+    ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
+    ablation += changed(Imitation, args, parser, without=["true_rewards"])
+    paper = args.protocol == "paper"
+    idle = ["warmup_episodes"] * (args.zero_shot or paper) + ["explore", "explore_steps"] * paper
+    measured = {key: getattr(args, key) for key in MEASURED if key not in idle}
+    return ablation, {key: value for key, value in measured.items() if value != recipe[key] and (key, value) not in ABLATIONS}
 
 
 def prompt_start(parser, args, argv=None):

@@ -16,6 +16,7 @@ python -m tools.report.
 import argparse
 from pathlib import Path
 
+import train_context
 import train_meta_dt
 from src.data.qualities import QUALITIES
 from src.evaluation.results import result_path
@@ -25,7 +26,7 @@ from src.run.errors import UserError, main_guard
 from src.run.files import read_json, write_json
 from src.run.paths import context_directory, policy_directory, reproduce_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
-from src.run.settings import add_settings, pick
+from src.run.settings import ablation_name, add_settings, pick
 from tools.sweep import common_flags, data_jobs, load_family
 
 METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql")
@@ -33,6 +34,10 @@ FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand
 ABLATIONS = {
     "no_context": ("--context", "none"), "no_prompt": ("--prompt_select", "none"), "random_prompt": ("--prompt_select", "random")
 }  # fmt: skip
+# A recipe without prompts, less one idea: of the policy's training, of the world model's, of the adaptation (the same weights).
+LESS_POLICY = ("--context none", "--hindsight_share 0", "--other_tasks none", "--imitate episodes --top_share 1")
+LESS_CONTEXT = ("--decode own",)
+LESS_ADAPTATION = ("--context running", "--explore none --explore_steps 0")
 
 
 def learning_jobs(args, env, quality, seed, data):
@@ -42,7 +47,7 @@ def learning_jobs(args, env, quality, seed, data):
     for recipe in args.recipes:
         parts = meta_dt_jobs(args, env, quality, seed, recipe, data) if "meta_dt" in args.methods else ([], [])
         main, further = main + parts[0], further + parts[1]
-    flags = [*common_flags(env.env_type, args.recipes[0], args.output_dir), "--data_quality", quality, "--seed", str(seed)]
+    flags = [*common_flags(args.family, args.recipes[0], args.output_dir), "--data_quality", quality, "--seed", str(seed)]
     for method in args.methods:
         if method != "meta_dt":
             cells = [cell(env, quality, seed, method, args.recipes[0], regime) for regime in ("few_shot", "zero_shot")]
@@ -55,22 +60,22 @@ def meta_dt_jobs(args, env, quality, seed, recipe, data):
     run = argparse.Namespace(
         output_dir=args.output_dir, env_type=env.env_type, data_quality=quality, seed=seed, suffix=suffix_of(recipe)
     )  # fmt: skip
-    flags = [*common_flags(env.env_type, recipe, args.output_dir), "--data_quality", quality, "--seed", str(seed)]
+    flags = [*common_flags(args.family, recipe, args.output_dir), "--data_quality", quality, "--seed", str(seed)]
     context = make_job(
         args, ("train_context.py", *flags), "world model",
         [cell(env, quality, seed, "context", recipe, "diagnostics", protocol=None)], data,
         context_directory(run) / "best.safetensors",
     )  # fmt: skip
 
-    def policy(*regimes, extra=(), ablation="none", protocol="strict", needs=(context,), artifact=None):
+    def policy(*regimes, extra=(), ablation="none", variant=None, protocol="strict", needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
-        cells = [cell(env, quality, seed, "meta_dt", recipe, regime, ablation, protocol) for regime in regimes]
+        cells = [cell(env, quality, seed, "meta_dt", recipe, regime, ablation, protocol, variant) for regime in regimes]
         return make_job(args, ("train_meta_dt.py", *flags, *extra), f"{kind}, {recipe}", cells, (*data, *needs), artifact)
 
     plain = policy_directory(run, f"meta_dt{suffix_of(recipe)}", "zero_shot") / "model.safetensors"
     if not has_prompts(flags):  # one policy serves both regimes
-        without = policy("few_shot", "zero_shot", extra=ABLATIONS["no_context"], ablation="no_context")
-        return [context, policy("few_shot", "zero_shot", artifact=plain)], [without]
+        both = policy("few_shot", "zero_shot", artifact=plain)
+        return [context, both], less_one_idea(args, env, quality, seed, recipe, data, run, policy, both)
     zero_shot = policy("zero_shot", extra=("--zero_shot", "True"), artifact=plain)
     main = [context, policy("few_shot"), zero_shot]
     further = [policy("few_shot", extra=extra, ablation=name) for name, extra in ABLATIONS.items()]
@@ -81,15 +86,45 @@ def meta_dt_jobs(args, env, quality, seed, recipe, data):
     return main, further
 
 
+def less_one_idea(args, env, quality, seed, recipe, data, run, policy, whole):
+    """The ablations of a recipe without prompts, each less one of its ideas; those that it does not have are left out. policy:
+    function that makes a policy's job. whole: the job of the recipe itself."""
+    flags = [*common_flags(args.family, recipe, args.output_dir), "--data_quality", quality, "--seed", str(seed)]
+
+    def named(script, extra):
+        parser = script.make_parser()
+        return script.changes(parser, parse_args(parser, Path(script.__file__).stem, [*flags, *extra], notes=False))
+
+    jobs = []
+    for extra in (text.split() for text in (*LESS_POLICY, *LESS_ADAPTATION)):
+        ablation, variant = named(train_meta_dt, extra)
+        if ablation:
+            jobs.append(policy("few_shot", "zero_shot", extra=extra, ablation=ablation_name(ablation)))
+        elif variant:
+            needs = (*whole.needs, whole, *(job for job in jobs if job.cells[0]["variant"]))  # one folder: one after the other
+            jobs.append(policy("few_shot", "zero_shot", extra=(*extra, "--eval_only"), variant=variant, needs=needs))
+    for extra in (text.split() for text in LESS_CONTEXT):
+        changed = ablation_name(named(train_context, extra))
+        if changed != "none":
+            folder = context_directory(run, changed)
+            facts = [cell(env, quality, seed, "context", recipe, "diagnostics", changed, protocol=None)]
+            context = make_job(
+                args, ("train_context.py", *flags, *extra), "world model", facts, data, folder / "best.safetensors"
+            )  # fmt: skip
+            extra = ("--world_model", str(folder))
+            jobs.append(policy("few_shot", "zero_shot", extra=extra, ablation=f"context_{changed}", needs=(context,)))
+    return jobs
+
+
 def has_prompts(flags):
     """Whether Meta-DT has prompts under these flags of train_meta_dt.py, which name its settings and its recipe."""
     return parse_args(train_meta_dt.make_parser(), "train_meta_dt", flags).prompt_select != "none"
 
 
-def cell(env, quality, seed, method, recipe, regime, ablation="none", protocol="strict"):
+def cell(env, quality, seed, method, recipe, regime, ablation="none", protocol="strict", variant=None):
     """The facts of a result."""
     return {"env_type": env.env_type, "quality": quality, "method": method, "recipe": recipe, "ablation": ablation,
-            "variant": {}, "regime": regime, "protocol": protocol, "validation": False, "fresh": False,
+            "variant": variant or {}, "regime": regime, "protocol": protocol, "validation": False, "fresh": False,
             "seed": seed}  # fmt: skip
 
 
@@ -107,7 +142,7 @@ def suffix_of(recipe):
 @main_guard
 def main(argv=None):
     parser = Parser(__doc__.splitlines()[0])
-    parser.add_argument("--env_type", default="point_robot", help="name of the settings file: configs/<env_type>.yaml")
+    parser.add_argument("--env_type", default="point_robot", help="a family, a settings file, or all")
     parser.add_argument(
         "--recipes", nargs="+", default=["compare", "fast"], help="of Meta-DT; the first is also the compared methods'"
     )  # fmt: skip
@@ -122,7 +157,9 @@ def main(argv=None):
         [*dict.fromkeys(values)] for values in (args.qualities, args.seeds, args.recipes, args.methods)
     )
     families = FAMILIES if args.env_type == "all" else [args.env_type]
-    unfinished = sum(reproduce(args, load_family(family, args.recipes)) for family in families)
+    unfinished = 0
+    for args.family in families:
+        unfinished += reproduce(args, load_family(args.family, args.recipes))
     if unfinished:
         raise UserError(f"{unfinished} runs failed or wait for one that did; the same command tries them again")
     if not args.dry_run:
@@ -131,7 +168,7 @@ def main(argv=None):
 
 def reproduce(args, env):
     """Runs what one family's table lacks, or prints it. Returns how many runs failed or wait for one that did."""
-    data = {quality: data_jobs(env.env_type, env, quality, args.recipes[-1], args.output_dir)[-1:] for quality in args.qualities}
+    data = {quality: data_jobs(args.family, env, quality, args.recipes[-1], args.output_dir)[-1:] for quality in args.qualities}
     runs = [learning_jobs(args, env, quality, seed, data[quality]) for seed in args.seeds for quality in args.qualities]
     jobs = [job for part in zip(*runs, strict=True) for some in part for job in some]  # the main results of all seeds first
     if args.dry_run:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 
-def context_directory(run):
+def context_directory(run, ablation="none"):
     """World model of an environment, quality, recipe and seed (RunSettings)."""
-    return Path(run.output_dir, "saves", run.env_type, run.data_quality, f"context{run.suffix}", f"seed_{run.seed}")
+    name = f"context{run.suffix}" + ("" if ablation == "none" else f"-{ablation}")
+    return Path(run.output_dir, "saves", run.env_type, run.data_quality, name, f"seed_{run.seed}")
 
 
 def reward_model_directory(run):

@@ -1,6 +1,7 @@
 """Settings: frozen dataclasses beside what consumes them, each field with its default, type and help; flags come from them."""
 
 import dataclasses
+import hashlib
 
 
 def setting(default, help, type=None, choices=None, flags=(), nargs=None):
@@ -37,3 +38,22 @@ def pick(cls, args, **more):
     """The dataclass from parsed flags; `more` gives or replaces fields."""
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(cls) if hasattr(args, field.name)}
     return cls(**{**values, **more})
+
+
+def changed(cls, args, parser, without=()):
+    """What an ablation is called: the dataclass's settings that differ from the recipe's, which are the parser's defaults, as
+    "<setting>_<value>"; switches as "<setting>" and "no_<setting>". without: settings that have another name."""
+    found = []
+    for field in dataclasses.fields(cls):
+        if field.metadata and field.name not in without:
+            value = getattr(args, field.name)
+            if value != parser.get_default(field.name):
+                switches = {True: field.name, False: f"no_{field.name}"} if isinstance(value, bool) else {}
+                found.append(switches.get(value, f"{field.name}_{value}"))
+    return found
+
+
+def ablation_name(names):
+    """One name for a run with these changes; a digest of them where it would be too long for a folder."""
+    name = "+".join(names) or "none"
+    return name if len(name) <= 80 else f"changed_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -421,6 +421,8 @@ def test_the_papers_protocol(models, tmp_path, monkeypatch):
         ("no_prompt", ["--prompt_select", "none", "--context", "carried"], ["few_shot"]),
         ("random_prompt", ["--prompt_select", "random"], ["few_shot"]),
         ("last_prompt", ["--prompt_select", "last"], ["few_shot"]),
+        ("hindsight_share_0.5+action_loss_absolute", ["--hindsight_share", "0.5", "--action_loss", "absolute"], ["few_shot"]),
+        ("full_windows", ["--full_windows"], ["few_shot"]),
     ],
 )
 def test_ablations(models, policy_root, ablation, flags, regimes):
@@ -499,9 +501,12 @@ def test_running_contexts_run_and_resume(data, tmp_path, monkeypatch):
         run_stage("train_context", twin, *flags)
     monkeypatch.undo()
     run_stage("train_context", twin, *flags)
-    assert same_weights(data / CONTEXT, twin / CONTEXT, "best", "last")
-    run_stage("train_meta_dt", data, "--hindsight_share", "0.5")
-    assert np.isfinite(result(data, "meta_dt+debug/few_shot-strict")["returns"]).all()
+    changed = SAVES / "context+debug-context_horizon_0" / "seed_0"  # another model than the recipe's, in a folder of its own
+    assert same_weights(data / changed, twin / changed, "best", "last")
+    assert result(data, "context+debug-context_horizon_0/diagnostics")["ablation"] == "context_horizon_0"
+    run_stage("train_meta_dt", data, "--hindsight_share", "0.5", "--world_model", str(data / changed))
+    found = result(data, "meta_dt+debug-hindsight_share_0.5+context_context_horizon_0/few_shot-strict")
+    assert np.isfinite(found["returns"]).all()
 
 
 def test_our_own_recipe_runs(data):

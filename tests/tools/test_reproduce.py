@@ -1,7 +1,10 @@
 """The command that makes every run behind the tables: what it leaves out, what it makes again."""
 
 import json
+from pathlib import Path
 
+import pytest
+import yaml
 from helpers import listing, shell
 
 FLAGS = ("--env_type", "point_robot", "--recipes", "debug", "--methods", "meta_dt", "--qualities", "random", "--seeds", "0")
@@ -82,8 +85,36 @@ def what_a_missing_run_needs_is_made_again(finished):
     assert reproduce(finished, "--dry_run").strip() == ""
 
 
-def test_a_recipe_without_prompts_has_one_policy_for_both_regimes(tmp_path):
+def test_a_recipe_without_prompts_has_one_policy_for_both_regimes_and_is_left_one_idea_less_each_time(tmp_path):
     planned = reproduce(tmp_path, "--dry_run", "--recipes", "fast").splitlines()
-    assert [command.split("random", 1)[1] for command in planned if "train_" in command] == [
-        " --seed 0", " --seed 0", " --seed 0 --context none"
-    ]  # fmt: skip
+    own = f" --world_model {tmp_path}/saves/point_robot/random/context+fast-decode_own/seed_0"
+    changes = ["", "", " --context none", " --hindsight_share 0", " --other_tasks none", " --imitate episodes --top_share 1"]
+    changes += [" --context running --eval_only", " --explore none --explore_steps 0 --eval_only", " --decode own", own]
+    assert [command.split("random --seed 0", 1)[1] for command in planned if "train_" in command] == changes
+    planned = shell("-m tools.reproduce", "--env_type", "hopper_rand_params", *FLAGS[2:], "--recipes", "fast", "--dry_run").stdout
+    assert "--other_tasks" not in planned and "--hindsight_share" in planned  # what the recipe has not cannot be left out
+
+
+@pytest.mark.slow
+def test_each_idea_less_is_a_row_of_its_own(tmp_path):
+    recipe = tmp_path / "point_robot.yaml"
+    recipe.write_text(tiny_recipe())
+    done = shell(
+        "-m tools.reproduce", "--env_type", str(recipe), "--recipes", "tiny", "--methods", "meta_dt", "--qualities", "random",
+        "--seeds", "0", "--output_dir", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {"/".join(name.split("/")[-3:-1]) for name in listing(tmp_path / "results") if name.endswith(".json")}
+    less = ["", "-no_context", "-hindsight_share_0.0", "-other_tasks_none", "-top_share_1.0+imitate_episodes"]
+    less += ["-context_running", "-explore_none-explore_steps_0", "-context_decode_own"]
+    expected = {f"meta_dt+tiny{name}/{regime}-strict" for name in less for regime in ("few_shot", "zero_shot")}
+    assert rows == expected | {"context+tiny/diagnostics", "context+tiny-decode_own/diagnostics"}
+
+
+def tiny_recipe():
+    """Point-Robot's settings file with a recipe that has the ideas of `fast` and the sizes of `debug`."""
+    document = yaml.safe_load(Path("configs/point_robot.yaml").read_text())
+    fast, debug = (yaml.safe_load(Path(f"configs/recipes/{name}.yaml").read_text()) for name in ("fast", "debug"))
+    small = {key: (document["recipes"].get("debug") or {}).get(key, {}) for key in ("train_context", "train_meta_dt")}
+    tiny = dict(debug) | {key: fast[key] | document["recipes"]["fast"].get(key, {}) | debug[key] | small[key] for key in small}
+    return yaml.safe_dump(document | {"recipes": {"tiny": tiny}})
