@@ -37,7 +37,7 @@ def policy_step(batch):
     tasks = torch.arange(EPISODES) % TASKS
     sampler = BatchSampler(make_episodes(EPISODES), tasks, HISTORY, PROMPT, HORIZON, "argmax", full_windows=False)
     errors, optimizer = (
-        distributed.parallel(ActionErrors(policy, "squared"), some_unused=True),
+        distributed.parallel(ActionErrors(policy), some_unused=True),
         SETTINGS.optimizer(policy.parameters()),
     )
 

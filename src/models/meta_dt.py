@@ -183,8 +183,7 @@ def masked_mean(errors, mask):
     return (errors * mask).sum() / mask.sum()
 
 
-def action_errors(predicted, actions, scale, loss="squared"):
-    """Squared or absolute errors (B, K) of what `MetaDT.forward` predicted of actions (B, K, d_a), in units of the action scale,
-    means over action dimensions."""
-    errors = (predicted - actions) / scale
-    return (errors.abs() if loss == "absolute" else errors.square()).mean(-1)
+def action_errors(predicted, actions, scale):
+    """Squared errors (B, K) of what `MetaDT.forward` predicted of actions (B, K, d_a), in units of the action scale, means over
+    action dimensions."""
+    return ((predicted - actions) / scale).square().mean(-1)

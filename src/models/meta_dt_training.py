@@ -33,9 +33,6 @@ class Imitation:
     true_rewards: bool = setting(False, "paid by the environment's reward function, not by a learned one (an ablation)")
     hindsight_share: float = setting(0.0, "windows that get another episode's last z", fraction)
     full_windows: bool = setting(False, "draw only windows of K steps")
-    action_loss: str = setting(
-        "squared", "absolute: the median of the recorded actions is learned, not their mean", choices=["squared", "absolute"]
-    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +47,15 @@ class Prompting:
 class ActionErrors(torch.nn.Module):
     """The errors (B, K) of a policy on a batch: what the processes of a training compute each of their own rows."""
 
-    def __init__(self, policy, loss):
+    def __init__(self, policy):
         super().__init__()
-        self.policy, self.loss = policy, loss
+        self.policy = policy
 
     def forward(self, history, prompt, dtype):
         """dtype: of the matrix products, None for float32."""
         with torch.autocast(history["actions"].device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             predicted = self.policy(history, prompt)
-        return action_errors(predicted, history["actions"], self.policy.action_scale, self.loss)
+        return action_errors(predicted, history["actions"], self.policy.action_scale)
 
 
 def own_rows(batch):
@@ -107,7 +104,7 @@ class MetaDTTraining:
         self.policy = MetaDT.from_settings(*sizes, run.env.max_episode_steps, model, self.action_space)
         self.policy.set_normaliser(*(torch.from_numpy(values) for values in trajectories.observation_statistics(training)))
         self.policy.to(run.device)
-        self.errors = distributed.parallel(ActionErrors(self.policy, imitation.action_loss), some_unused=True)
+        self.errors = distributed.parallel(ActionErrors(self.policy), some_unused=True)
         distributed.require_rows(optimisation.batch_size, "--batch_size")
         self.optimizer = optimisation.optimizer(self.policy.parameters())
         self.generator = torch_generator(run.seed, "policy_batches")

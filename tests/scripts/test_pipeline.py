@@ -421,7 +421,7 @@ def test_the_papers_protocol(models, tmp_path, monkeypatch):
         ("no_prompt", ["--prompt_select", "none", "--context", "carried"], ["few_shot"]),
         ("random_prompt", ["--prompt_select", "random"], ["few_shot"]),
         ("last_prompt", ["--prompt_select", "last"], ["few_shot"]),
-        ("hindsight_share_0.5+action_loss_absolute", ["--hindsight_share", "0.5", "--action_loss", "absolute"], ["few_shot"]),
+        ("top_share_0.5+hindsight_share_0.5", ["--hindsight_share", "0.5", "--top_share", "0.5"], ["few_shot"]),
         ("full_windows", ["--full_windows"], ["few_shot"]),
     ],
 )
