@@ -82,10 +82,11 @@ class BatchSampler:
 
     def __init__(
         self, episodes, task_ids, length, prompt_length, horizon, select, full_windows, top_share=1.0, best_steps=False,
-        hindsight_share=0.0,
+        hindsight_share=0.0, values=None,
     ):  # fmt: skip
         self.episodes, self.length, self.prompt_length = episodes, length, prompt_length
         self.horizon, self.select, self.hindsight_share = horizon, select, hindsight_share
+        self.values = episodes.returns_to_go if values is None else values
         order = torch.argsort(task_ids, stable=True)
         _, inverse, counts = torch.unique(task_ids, return_inverse=True, return_counts=True)
         self.order = order  # episodes sorted by task: those of one task are neighbours
@@ -104,7 +105,7 @@ class BatchSampler:
     def _best(self, step, alive, share):
         """Which episodes belong to the best `share` of their task's `alive` (E,) ones by the return from `step` on, at least one
         of each task: (E,) bool."""
-        values = self.episodes.returns_to_go[:, step].masked_fill(~alive, -torch.inf)
+        values = self.values[:, step].masked_fill(~alive, -torch.inf)
         by_value = torch.argsort(values, descending=True, stable=True)
         task = self.first[by_value]
         rank = torch.empty_like(self.first)

@@ -11,6 +11,7 @@ from src.data.windows import BatchSampler
 from src.models.load import Acting
 from src.models.meta_dt import MetaDT, action_errors, masked_mean
 from src.models.meta_dt_agent import build_episodes, training_errors
+from src.models.value_model import train_values, with_best_steps
 from src.models.world_model import episode_contexts
 from src.run import distributed
 from src.run.config import fraction, natural
@@ -25,7 +26,7 @@ class Imitation:
 
     top_share: float = setting(1.0, "this best share of each task's episodes", fraction)
     imitate: str = setting(
-        "episodes", "steps: the share is of the steps at each time, by return-to-go", choices=["episodes", "steps"]
+        "episodes", "steps: the share is of the steps at each time, by return-to-go", choices=["episodes", "steps", "advantages"]
     )  # fmt: skip
     other_tasks: str = setting(
         "none", "training: the training tasks' episodes, too, paid as this task would pay", choices=["none", "training"]
@@ -86,7 +87,12 @@ class MetaDTTraining:
         self.action_space, self.horizon = data.environment.action_space, run.env.max_episode_steps
         self.precision, self.dtype = precision, autocast_dtype(precision, run.device)
         training = data.episodes
-        if imitation.other_tasks != "none":
+        self.values = None
+        if imitation.imitate == "advantages":
+            model, ids, scale = train_values(training, rewards, run.seed)
+            training, values = with_best_steps(training, rewards, imitation.top_share, model, ids, scale)
+            self.values = torch.from_numpy(values)
+        elif imitation.other_tasks != "none":
             training = with_best_of_other_tasks(training, rewards, imitation.top_share, imitation.imitate == "steps")
         arrays = [
             torch.from_numpy(getattr(training, name)).to(run.device) for name in ("observations", "actions", "rewards", "lengths")
@@ -97,8 +103,8 @@ class MetaDTTraining:
         self.task_ids, self.train_tasks = torch.from_numpy(training.task_ids).to(run.device), data.train_tasks
         self.sampler = BatchSampler(
             self.episodes, self.task_ids, model.history_length, model.prompt_length, world_model.horizon,
-            adaptation.prompt_select, imitation.full_windows, imitation.top_share, imitation.imitate == "steps",
-            imitation.hindsight_share,
+            adaptation.prompt_select, imitation.full_windows, imitation.top_share, imitation.imitate != "episodes",
+            imitation.hindsight_share, self.values,
         )  # fmt: skip
         best = [training.returns[training.task_ids == task].max() for task in data.train_tasks]
         self.target = float(np.mean(best)) if adaptation.target_return == "auto" else adaptation.target_return
