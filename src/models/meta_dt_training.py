@@ -89,8 +89,8 @@ class MetaDTTraining:
         training = data.episodes
         self.values = None
         if imitation.imitate == "advantages":
-            model, ids, scale = train_values(training, rewards, run.seed)
-            training, values = with_best_steps(training, rewards, imitation.top_share, model, ids, scale)
+            value_model, ids, scale = train_values(training, rewards, run.seed)
+            training, values = with_best_steps(training, rewards, imitation.top_share, value_model, ids, scale)
             self.values = torch.from_numpy(values)
         elif imitation.other_tasks != "none":
             training = with_best_of_other_tasks(training, rewards, imitation.top_share, imitation.imitate == "steps")
