@@ -43,7 +43,7 @@ from src.data.importers import import_trajectories
 from src.data.qualities import QUALITIES, data_name
 from src.data.trajectories import dataset_directory, save
 from src.evaluation.method import RunSettings
-from src.run.config import TaskRange, natural, next_command, num_tasks, parse_args, positive_int, script_parser
+from src.run.config import TaskRange, is_given, natural, next_command, num_tasks, parse_args, positive_int, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.provenance import provenance
 from src.run.settings import add_settings, pick, setting
@@ -100,6 +100,8 @@ def main(argv=None):
         raise UserError("--import_prompts has no effect without --import_from: name the folder of dataset_task_prompt<i>.pkl")
     if not importing and data.data_type not in QUALITIES:
         raise UserError(f"--data_type {data.data_type} is none of {', '.join(QUALITIES)}: other names are for --import_from")
+    if is_given("behaviour_of", argv) and (importing or data.data_type == "random"):
+        raise UserError("--behaviour_of has no effect on random or imported data: leave it out")
     source = None
     if data.data_type != "random" and not importing:
         if data.behaviour_of is None:

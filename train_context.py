@@ -6,8 +6,9 @@
     python train_context.py --env_type ant_dir --import_from context_models_best.pt     # trained by the official code
 
 Point-Robot on two cores: the fast recipe about four minutes, the paper's 301 epochs about half an hour. The same command goes
-on with an interrupted run. Writes saves/<env_type>/<quality>/context/seed_<s>/ with the best and the last weights, and
-results/<env_type>/<quality>/context/diagnostics/seed_<s>.json with the diagnostics. Next: train_meta_dt.py.
+on with an interrupted run. Writes saves/<env_type>/<quality>/context[+recipe]/seed_<s>/ with the best and the last weights, and
+results/<env_type>/<quality>/context[+recipe]/diagnostics/seed_<s>.json with the diagnostics. Another model or decoding than the
+recipe's has a folder of its own, context[+recipe]-<what is changed>. Next: train_meta_dt.py (--world_model names such a folder).
 """
 
 import dataclasses
@@ -63,7 +64,7 @@ def main(argv=None):
     args = parse_args(parser, "train_context", argv)
     run, validation = pick(RunSettings, args), pick(Validation, args)
     model, decoding, optimisation = (pick(kind, args) for kind in (WorldModelSettings, Decoding, WorldModelOptimisation))
-    check(model, decoding, optimisation)
+    check(run, model, decoding, optimisation, parser.get_default("relabel_share"))
     keep_memory()
     distributed.join(run.device)
     ablation = ablation_name(changes(parser, args))
@@ -118,12 +119,19 @@ def changes(parser, args):
     return [*changed(Decoding, args, parser), *changed(WorldModelSettings, args, parser)]
 
 
-def check(model, decoding, optimisation):
-    """Settings that contradict each other. Raises UserError."""
+def check(run, model, decoding, optimisation, relabel_share):
+    """Settings that contradict each other; relabel_share: the recipe's. Raises UserError."""
+    if model.context_horizon > run.env.max_episode_steps:
+        raise UserError(
+            f"--context_horizon {model.context_horizon} is longer than an episode, {run.env.max_episode_steps} steps: give 0, "
+            "which reads the whole of it"
+        )
     if not (optimisation.reward_weight or optimisation.state_weight):
         raise UserError("--reward_weight 0 --state_weight 0 leaves nothing to learn: make one of them positive")
     if decoding.true_rewards and decoding.decode != "relabelled":
         raise UserError("--true_rewards has no effect without --decode relabelled: give both")
+    if decoding.relabel_share != relabel_share and decoding.decode != "relabelled":
+        raise UserError("--relabel_share has no effect without --decode relabelled: give both")
 
 
 def open_official(path, model, relabelled):

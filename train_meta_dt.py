@@ -5,6 +5,7 @@
     python train_meta_dt.py --env_name AntDir-v0 --zero_shot True --data_quality medium
 
 Few-shot (the default): prompts in training; tested after warm-up episodes of the same frozen agent. Zero-shot: no prompts at all.
+A recipe without prompts, as `fast`, makes one policy that is measured in both ways.
 Point-Robot on two cores: the fast recipe about two minutes, the paper's 100,000 steps about three hours. The same command
 continues an interrupted run; --eval_only measures a finished one again, for example with other --warmup_episodes.
 Writes saves/<env_type>/<quality>/<method>/<regime>/seed_<s>/ and a file under results/. Next: python -m tools.report.
@@ -36,7 +37,7 @@ from src.run.settings import ablation_name, changed, pick, setting
 # settings of the evaluation that decide what is measured: where one differs from the recipe's, the result says so
 MEASURED = ("warmup_episodes", "explore", "explore_steps", "context", "target_return")
 # settings that a resumed or re-evaluated run may change, beside those of every method
-VOLATILE = ("protocol", "render", "zero_shot", *MEASURED)
+VOLATILE = ("protocol", "render", "zero_shot", "world_model", *MEASURED)  # world_model: its SHA-256 binds the run
 ABLATIONS = {
     ("context", "none"): "no_context",
     ("prompt_select", "argmax"): "argmax_prompt",
@@ -78,7 +79,7 @@ def main(argv=None):
     exploration = Exploration() if paper else exploration
     prompts = not stage.zero_shot and adaptation.prompt_select != "none"
     prompts_of_recipe = parser.get_default("prompt_select")
-    if stage.zero_shot and adaptation.prompt_select in {"random", "none"} - {prompts_of_recipe}:
+    if stage.zero_shot and adaptation.prompt_select != prompts_of_recipe:
         raise UserError(f"--prompt_select {adaptation.prompt_select} has no effect with --zero_shot True: there are no prompts")
     check(run, stage, model, optimisation, imitation, prompting, adaptation, exploration, prompts)
     keep_memory()
@@ -104,6 +105,8 @@ def main(argv=None):
         regimes["zero_shot"] = 0
     ablation, variant = changes(parser, args)
     ablation += [f"context_{context_config['ablation']}"] if context_config.get("ablation") else []
+    others = {"recipe": f"context_of_{context_config.get('recipe')}", "seed": f"context_of_seed_{context_config.get('seed')}"}
+    ablation += [name for key, name in others.items() if context_config.get(key) != getattr(run, key)]
     told = context_config.get("decode") == "relabelled" and "reward_model_sha256" not in context_config
     privileges = "reward function" if told or (rewards and rewards.privileges != "none") else "none"
     learned = rewards.facts if rewards else {}
@@ -194,6 +197,8 @@ def film(env, path, task_ids, seeds, episode):
 def open_world_model(run, stage):
     """The frozen world model and its settings; refuses that of another environment, quality or task split."""
     directory = Path(stage.world_model) if stage.world_model else context_directory(run)
+    if stage.world_model and not (directory / "config.json").exists():
+        raise UserError(f"no world model in {directory}: give --world_model its folder, saves/…/context…/seed_<s>")
     if not (directory / "best.safetensors").exists():
         make = next_command(
             run, "train_context.py", "--data_quality", run.data_quality, *(["--validation"] if run.validation else [])
@@ -210,7 +215,10 @@ def open_world_model(run, stage):
     model, config = load_world_model(directory)
     for key in ("env_type", "data_quality", "validation"):
         if config.get(key) != getattr(run, key):
-            raise UserError(f"{directory} was trained with {key} {config.get(key)}, this command says {getattr(run, key)}")
+            raise UserError(
+                f"{directory} was trained with {key} {config.get(key)}, this command says {getattr(run, key)}: give the same "
+                f"--{key}, or name another --world_model"
+            )
     return model.to(run.device), config
 
 

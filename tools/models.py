@@ -1,7 +1,7 @@
 """Trained policies as folders that people load: export, measure again, push and pull.
 
     python -m tools.models measure trained/point_robot/replay/iql+compare
-    python -m tools.models export saves/point_robot/medium/meta_dt+fast/few_shot/seed_0 models/point_robot-medium
+    python -m tools.models export saves/point_robot/medium/meta_dt+fast/zero_shot/seed_0 models/point_robot-medium
     python -m tools.models push models/point_robot-medium hf://me/meta-dt-point-robot
     python -m tools.models pull hf://me/meta-dt-point-robot models/point_robot-medium
     python -m tools.models torchscript models/point_robot-medium policy.pt --task 47
@@ -186,7 +186,7 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
     config |= {
         "episodes": len(first["returns"][0]), "regimes": regimes, "weights": "float16" if half else "float32",
         "rows": {name: result_path("", result, "").as_posix() for name, result in results.items()},  # below results/
-        "training": first["training"], "settings": settings,
+        "training": first["training"], "settings": settings, **({"variant": first["variant"]} if first["variant"] else {}),
     }  # fmt: skip
     env = find_env(config, settings_file)
     trained = read_trained(directory, config["method"], env, find_device("cpu"), settings)
@@ -205,10 +205,11 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
 
 def find_results(directory):
     """({regime: result}, {regime: path}) that a run's folder names, of the strict protocol. Raises UserError."""
-    named = read_json(directory / "results.json", mend="give the run's command with --eval_only: it notes what it measured")
+    mend = "name the folder seed_<s> of a policy, or give the run's command with --eval_only, which notes what it measured"
+    named = read_json(directory / "results.json", mend=mend)
     root = next((parent.parent for parent in directory.resolve().parents if parent.name == "saves"), None)
     if root is None or not isinstance(named, dict):
-        raise UserError(f"{directory} is no run's folder below saves/: name one, for example saves/…/few_shot/seed_0")
+        raise UserError(f"{directory} is no run's folder below saves/: name one, for example saves/…/seed_0")
     results, paths = {}, {}
     for name in named.values():
         path = root / str(name)

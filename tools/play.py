@@ -1,7 +1,7 @@
 """Film a trained policy on one task, its episodes side by side: how it adapts, in one picture.
 
     python -m tools.play trained/point_robot/replay/iql+compare --task 47
-    python -m tools.play saves/cheetah_vel/replay/meta_dt+fast/few_shot/seed_0 --task 45 --output cheetah.gif
+    python -m tools.play saves/cheetah_vel/replay/meta_dt+fast/zero_shot/seed_0 --task 45 --output cheetah.gif
 
 The policy: a folder of `python -m tools.models export` or `pull`, a run's folder below saves/, or hf://name/model. It plays its
 warm-up episodes and then the evaluated one, each a panel with the task, the episode and the return. What has a camera is filmed

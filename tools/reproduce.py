@@ -27,7 +27,7 @@ from src.run.files import read_json, write_json
 from src.run.paths import context_directory, policy_directory, reproduce_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import ablation_name, add_settings, pick
-from tools.sweep import common_flags, data_jobs, load_family
+from tools.sweep import changes_of, common_flags, data_jobs, load_family
 
 METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql")
 FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand_params", "walker_rand_params")
@@ -91,20 +91,16 @@ def less_one_idea(args, env, quality, seed, recipe, data, run, policy, whole):
     function that makes a policy's job. whole: the job of the recipe itself."""
     flags = [*common_flags(args.family, recipe, args.output_dir), "--data_quality", quality, "--seed", str(seed)]
 
-    def named(script, extra):
-        parser = script.make_parser()
-        return script.changes(parser, parse_args(parser, Path(script.__file__).stem, [*flags, *extra], notes=False))
-
     jobs = []
     for extra in (text.split() for text in (*LESS_POLICY, *LESS_ADAPTATION)):
-        ablation, variant = named(train_meta_dt, extra)
+        ablation, variant = changes_of(train_meta_dt, [*flags, *extra])
         if ablation:
             jobs.append(policy("few_shot", "zero_shot", extra=extra, ablation=ablation_name(ablation)))
         elif variant:
             needs = (*whole.needs, whole, *(job for job in jobs if job.cells[0]["variant"]))  # one folder: one after the other
             jobs.append(policy("few_shot", "zero_shot", extra=(*extra, "--eval_only"), variant=variant, needs=needs))
     for extra in (text.split() for text in LESS_CONTEXT):
-        changed = ablation_name(named(train_context, extra))
+        changed = ablation_name(changes_of(train_context, [*flags, *extra]))
         if changed != "none":
             folder = context_directory(run, changed)
             facts = [cell(env, quality, seed, "context", recipe, "diagnostics", changed, protocol=None)]
@@ -178,7 +174,8 @@ def reproduce(args, env):
     with exclusive(logs) as lock, open_backend(running, logs) as backend:
         faults = Faults(logs / "failed.json", jobs)
         unfinished = Scheduler(backend, logs, running.retries, lock, on_failed=faults.add).run(jobs)
-    print(f"{len(jobs) - unfinished} of {len(jobs)} results are in {Path(args.output_dir) / 'results' / env.env_type}")
+    there = sum(job.result.exists() for job in jobs)
+    print(f"{there} of {len(jobs)} results are in {Path(args.output_dir) / 'results' / env.env_type}")
     return unfinished
 
 
@@ -204,7 +201,7 @@ class Faults:
 
 def minutes_of(job):
     """What the run took where its result was committed, as a comment behind the command."""
-    if job.result is None:
+    if job.result is None or "--eval_only" in job.words:
         return ""
     committed = Path("results", *job.result.parts[-5:])
     seconds = read_json(committed).get("training", {}).get("wall_clock_s") if committed.is_file() else None

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+import get_datasets
+import train_context
 import train_data_collection
 from src.behaviour.store import committed_directory
 from src.data.qualities import QUALITIES, data_name
@@ -49,7 +51,7 @@ from src.run.errors import UserError, main_guard
 from src.run.files import write_json
 from src.run.paths import context_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
-from src.run.settings import add_settings, pick
+from src.run.settings import ablation_name, add_settings, pick
 
 BASELINES = ("dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql", "idaq")
 METHODS = ("meta_dt", "context", *BASELINES)
@@ -87,9 +89,11 @@ def data_jobs(env_type, env, quality, recipe, output_dir):
     if quality not in QUALITIES:
         raise UserError(f"there is no dataset {quality} of {env.env_type}: import it first, see get_datasets.py --import_from")
     flags = common_flags(env_type, recipe, output_dir)
-    known = quality == "random" or committed_directory(env.env_type).is_dir()
-    needs = [] if known else behaviour_jobs(env, flags)
     words = ("get_datasets.py", *flags, "--data_type", quality, "--workers", "1")
+    other = parse_args(get_datasets.make_parser(), "get_datasets", words[1:], notes=False).behaviour_of
+    theirs = load_family(other, [recipe]) if other else env
+    known = quality == "random" or committed_directory(theirs.env_type).is_dir() or hasattr(theirs.make(), "scripted_policy")
+    needs = [] if known else behaviour_jobs(theirs, common_flags(other or env_type, recipe, output_dir))
     return [*needs, Job(words, "dataset", f"{env.env_type}-{quality}-dataset", file, tuple(needs))]
 
 
@@ -134,8 +138,7 @@ class Point:
         """own: of the method. settings: all that tell its folder from others."""
         flags = [*common_flags(self.env_type, self.recipe, self.root(settings)), "--data_quality", self.quality]
         flags += ["--seed", str(self.seed), *["--validation"] * self.validation]
-        for name, value in own:
-            flags += [f"--{name}={value}"] if " " not in value else [f"--{name}", *value.split()]
+        flags += words_of(own)
         parts = [self.env.env_type, self.quality, method, self.recipe, *["validation"] * self.validation]
         parts += [Path(self.root(settings)).name] if settings else []
         name = "-".join([*parts, f"seed_{self.seed}"])
@@ -143,6 +146,8 @@ class Point:
         return Job((*words, *flags), kind, name, Path(record) / f"{name}.json", tuple(needs))
 
     def context_directory(self, settings):
+        flags = [*common_flags(self.env_type, self.recipe, self.root(settings)), "--data_quality", self.quality]
+        ablation = ablation_name(changes_of(train_context, [*flags, *words_of(settings)]))
         suffix = ("" if self.recipe == "paper" else f"+{self.recipe}") + ("-validation" if self.validation else "")
         return context_directory(
             argparse.Namespace(
@@ -151,7 +156,8 @@ class Point:
                 data_quality=self.quality,
                 suffix=suffix,
                 seed=self.seed,
-            )
+            ),
+            ablation,
         )
 
 
@@ -169,9 +175,23 @@ def jobs_of(point, method, grid, data, record):
             words = ("-m", f"baselines.{method}")
             if method == "meta_dt":
                 words = ("train_meta_dt.py",)
-                if settings != shared:
+                if settings:
                     own = (*own, ("world_model", str(point.context_directory(shared))))
             yield point.job(method, words, own, settings, [*data, *context], record)
+
+
+def words_of(settings):
+    """Flags of a tuple of (name, value)."""
+    words = []
+    for name, value in settings:
+        words += [f"--{name}={value}"] if " " not in value else [f"--{name}", *value.split()]
+    return words
+
+
+def changes_of(script, flags):
+    """What the `changes` of train_context or train_meta_dt say of these flags, which name a family and a recipe."""
+    parser = script.make_parser()
+    return script.changes(parser, parse_args(parser, script.__name__, flags, notes=False))
 
 
 def combinations(settings):

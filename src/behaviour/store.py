@@ -163,6 +163,8 @@ class Source:
                 "knowledge": "it is told its task, as wrongly as the levels say",
             }
         origin = "that comes with the repository" if self.kind == "committed" else f"of {self.directory.name}/ under saves/"
+        if self.env:  # what they were paid in training, and so their levels, is that family's
+            origin += f", trained on {self.env.env_type} (and so its levels)"
         if not self.shared:
             return {
                 "actors": f"the SAC agent {origin} of each task",

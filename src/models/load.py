@@ -136,6 +136,8 @@ def load_agent(directory, device="cpu", warmup=None):
 def read_agent(directory, device):
     """(Acting, MetaDT, WorldModel) of a folder on a torch.device. Raises UserError as `load_agent`."""
     directory = Path(directory)
+    if not (directory / "agent.json").exists():
+        raise UserError(f"{directory} is no folder of a policy of train_meta_dt.py: name one, for example saves/…/seed_0")
     document, tensors, weights = (
         read(directory / name)
         for read, name in ((read_json, "agent.json"), (load_tensors, "agent.safetensors"), (load_tensors, "model.safetensors"))
@@ -155,6 +157,9 @@ def read_agent(directory, device):
         policy = MetaDT.from_settings(*sizes, acting.horizon, acting.model, acting.action_space)
         policy.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-        raise UserError(f"{directory} holds no agent of train_meta_dt.py: give its command again, with --no-resume") from None
+        raise UserError(
+            f"{directory} holds no agent of train_meta_dt.py: give its command again, with --no-resume; a policy of another "
+            "method is loaded by tools.models.from_pretrained"
+        ) from None
     # the policy's parameters keep asking for gradients, as where its row was measured: products' last bits depend on it
     return acting, policy.to(device).eval(), world_model.to(device).eval().requires_grad_(False)

@@ -34,7 +34,7 @@ PROTOCOLS = ("strict", "paper")
 SEQUENTIAL = ("bamdp",)  # regimes whose evaluation episodes are played in sequence, each knowing the former ones
 MAY_DIFFER = (  # settings that say how a run was made and not what was made
     "seed", "device", "output_dir", "resume", "tensorboard", "threads", "workers", "eval_only", "render", "vae_model_name",
-    "pretrained_model",
+    "pretrained_model", "world_model",
 )  # fmt: skip
 
 

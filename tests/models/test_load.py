@@ -110,7 +110,7 @@ def test_episodes_of_unequal_length_are_adapted_to(policy_root):
 
 
 def test_what_is_no_agent_is_refused(policy_root, tmp_path):
-    with pytest.raises(UserError, match=r"agent.json does not exist"):
+    with pytest.raises(UserError, match=r"is no folder of a policy .*name one, for example saves"):
         load_agent(tmp_path)
     folder = shutil.copytree(policy_root / POLICY, tmp_path / "seed_0")
     document = read_json(folder / "agent.json")

@@ -505,8 +505,12 @@ def test_running_contexts_run_and_resume(data, tmp_path, monkeypatch):
     assert same_weights(data / changed, twin / changed, "best", "last")
     assert result(data, "context+debug-context_horizon_0/diagnostics")["ablation"] == "context_horizon_0"
     run_stage("train_meta_dt", data, "--hindsight_share", "0.5", "--world_model", str(data / changed))
-    found = result(data, "meta_dt+debug-hindsight_share_0.5+context_context_horizon_0/few_shot-strict")
+    name = "meta_dt+debug-hindsight_share_0.5+context_context_horizon_0"
+    found = result(data, f"{name}/few_shot-strict")
     assert np.isfinite(found["returns"]).all()
+    run_stage("train_meta_dt", data, "--hindsight_share", "0.5", "--world_model", f"{data / changed}/")  # the same folder
+    run_stage("train_meta_dt", data, "--hindsight_share", "0.5", "--world_model", str(data / changed), "--seed", "1")
+    assert result(data, f"{name}+context_of_seed_0/few_shot-strict", seed=1)["ablation"].endswith("+context_of_seed_0")
 
 
 def test_our_own_recipe_runs(data):

@@ -1,6 +1,7 @@
 """A grid of runs: which commands it becomes, that none runs twice, and that no two write the same file."""
 
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -46,9 +47,25 @@ def test_settings_are_a_grid_and_have_folders_of_their_own(tmp_path, capsys):
     for words in policies:
         (model,) = [m for m in models if flag(words, "world_model").startswith(flag(m, "output_dir") + "/")]
         assert f"context_horizon={flag(model, 'context_horizon')}" in flag(words, "output_dir")
+        changed = {"0": "context+debug-context_horizon_0", "4": "context+debug"}[flag(model, "context_horizon")]
+        assert flag(words, "world_model").endswith(f"/{changed}/seed_0")  # where stage 3 writes it
         assert flag(words, "zero_shot") == "True" and flag(words, "learning_rate") in ("1e-4", "3e-4")
     (focal,) = [words for words in commands if "baselines.focal" in words]
     assert flag(focal, "output_dir") == str(tmp_path) and flag(focal, "learning_rate") is None
+
+
+def test_a_world_model_with_another_setting_serves_its_policy(data_root, tmp_path):
+    root = shutil.copytree(data_root, tmp_path / "root")
+    done = shell("-m tools.sweep", *TINY, "--output_dir", root, "--set", "context.context_horizon=0")
+    assert done.returncode == 0, done.stderr
+    (found,) = [name for name in listing(root / "sweep") if name.endswith("few_shot-strict/seed_0.json")]
+    assert "/meta_dt+debug-context_context_horizon_0/" in found
+
+
+def test_data_of_another_familys_policies_need_their_stage_1(tmp_path, capsys):
+    flags = ["--env_types", "point_robot_semicircle_sparse", "--methods", "idaq", "--qualities", "expert"]
+    first = planned(capsys, tmp_path, *flags)[0]
+    assert (first[1], flag(first, "env_type")) == ("train_data_collection.py", "point_robot_semicircle")
 
 
 def test_a_file_says_the_same(tmp_path, capsys):
