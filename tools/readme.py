@@ -310,7 +310,8 @@ def ablation_table(folder, env_types):
     """A row per family and kind of data for `fast`, and below it one for each change of it: few-shot, zero-shot, and how far the
     recipe's few-shot return is ahead.
 
-    The interval, where both have more than one seed: seeds of the two are resampled independently, their tasks together.
+    Compared are the seeds that both have. The interval, where these are several: seeds of the two are resampled independently,
+    their tasks together.
     """
     found, faults = results.read_results(folder, env_types)
     if faults:
@@ -323,7 +324,9 @@ def ablation_table(folder, env_types):
         if not recipe or len(ours) == 1:
             continue
         for name, runs in sorted(ours.items(), key=lambda item: item[1] is not recipe):
-            scores, cell = (results.scores_of(recipe), results.scores_of(runs)), "–"
+            seeds, cell = {run["seed"] for run in runs}, "–"
+            beside = [run for run in recipe if run["seed"] in seeds] or recipe
+            scores = results.scores_of(beside), results.scores_of(runs)
             if runs is not recipe:
                 cell = f"{statistics.mean(scores[0]) - statistics.mean(scores[1]):.1f}"
                 if min(map(len, scores)) > 1:
