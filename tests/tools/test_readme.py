@@ -100,7 +100,7 @@ def test_what_each_part_of_the_recipe_is_worth(folder):
     head, _, whole, without = readme.table(folder / "results", ["ablations", "slide", "slope"]).splitlines()
     assert head == "| family, data | changed | zero-shot | few-shot | few-shot of `fast` − this |"
     assert whole.startswith("| slope, replay | nothing | 3.5, 1 seed | 7.5 [") and whole.endswith(", 2 seeds | – |")
-    assert without == "| slope, replay | no_context | 4.0, 1 seed | 1.5, 1 seed | 5.5 |"  # beside that seed alone, without interval
+    assert without == "| slope, replay | no_context | 4.0, 1 seed | 1.5, 1 seed | 5.5 |"  # of that seed alone
     write(folder / "results", "slope", "replay", "few_shot", 1, [[1, 1], [2, 2]], ablation="no_context")
     line = readme.table(folder / "results", ["ablations", "slope"]).splitlines()[-1]
     assert line.split(" | ")[-1].startswith("6.0 [")
