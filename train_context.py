@@ -67,7 +67,7 @@ def main(argv=None):
     check(run, model, decoding, optimisation, parser.get_default("relabel_share"))
     keep_memory()
     distributed.join(run.device)
-    ablation = ablation_name(changes(parser, args))
+    ablation = "none" if args.import_from else ablation_name(changes(parser, args))  # an import is trained by nothing here
     config, relabelled = settings(args), decoding.decode == "relabelled"
     config |= {} if ablation == "none" else {"ablation": ablation}
     made_from, official = {}, None

@@ -41,6 +41,7 @@ def make_parser():
     add_settings(parser, DataSettings)
     parser.add_argument("--behaviour", choices=SOURCES, default="auto", help="whose policies drive")
     parser.add_argument("--episodes", type=positive_int, default=5, help="of every policy on every task")
+    parser.add_argument("--world_model", help="its folder (default: that of this environment, quality, recipe, seed)")
     parser.add_argument("--output", help="result file (default: benchmarks/results/probe-<env_type>-<quality>.json)")
     return parser
 
@@ -49,7 +50,7 @@ def make_parser():
 def main(argv=None):
     args = parse_args(make_parser(), "probe_contexts", argv)
     run = pick(RunSettings, args)
-    directory, data = context_directory(run), TrainingData(run)
+    directory, data = Path(args.world_model) if args.world_model else context_directory(run), TrainingData(run)
     if not (directory / "best.safetensors").exists():
         make = next_command(run, "train_context.py", "--data_quality", run.data_quality)
         raise UserError(f"no world model in {directory}; train it: {make}")

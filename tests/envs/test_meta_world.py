@@ -282,7 +282,8 @@ def test_the_four_scripts(push_40, capsys):
     card = (folder / "datasets" / "push_40" / "replay-v0" / "README.md").read_text()
     assert "SawyerPushV3Policy" in card and "by 0 to 0.3 m per axis, noise of 0.1 to 1 half ranges" in card
     train_context.main([*flags, "--data_type", "replay", "--decode", "relabelled"])
-    train_meta_dt.main([*flags, "--data_type", "replay"])
+    (model,) = (folder / "saves/push_40/replay").glob("context*/seed_0")
+    train_meta_dt.main([*flags, "--data_type", "replay", "--world_model", str(model)])
     assert "success 0.00" in capsys.readouterr().out
 
 

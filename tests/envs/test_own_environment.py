@@ -51,13 +51,14 @@ def test_the_example_runs_through_all_scripts_from_a_folder_of_its_own(tmp_path)
     for name in ("reach.yaml", "reach.py"):
         shutil.copy(EXAMPLE.with_name(name), folder)
     flags = ["--config", folder / "reach.yaml", "--recipe", "debug", "--output_dir", tmp_path / "out", "--no-tensorboard"]
+    model = tmp_path / "out/saves/reach/random/context+debug-decode_relabelled/seed_0"
     more = {"get_datasets": ["--task_id_end", 20], "train_context": ["--decode", "relabelled"],
-            "train_meta_dt": ["--other_tasks", "training", "--render", tmp_path / "film.gif"]}  # fmt: skip
+            "train_meta_dt": ["--world_model", model, "--other_tasks", "training", "--render", tmp_path / "a.gif"]}  # fmt: skip
     for script in SCRIPTS:
         data = [] if script == "train_data_collection" else ["--data_type", "random"]
         done = shell(script, *flags, *data, *more.get(script, []))
         assert done.returncode == 0, done.stderr
-    assert (tmp_path / "film.gif").stat().st_size > 0
+    assert (tmp_path / "a.gif").stat().st_size > 0
     assert list((tmp_path / "out" / "results").rglob("*.json"))
 
 

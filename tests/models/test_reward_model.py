@@ -20,6 +20,7 @@ from src.run.files import digest, load_state, save_state
 
 FILE = SAVES / "reward_model" / "seed_0" / "reward_model.pt"
 RELABELLED = ["--decode", "relabelled"]
+OURS = "meta_dt+debug-other_tasks_training"
 
 
 @pytest.fixture(scope="module")
@@ -167,17 +168,20 @@ def test_one_model_for_all_scripts_and_no_privilege(root, capsys):
     assert (root / FILE).read_bytes() == file
     run_stage("train_meta_dt", root, "--other_tasks", "training", "--true_rewards")
     found = {(r["label"], r["regime"]): r for r in read_results(root / "results")[0]}
-    assert found["meta_dt+debug", "few_shot"]["privileges"] == found["context+debug", "diagnostics"]["privileges"] == "none"
-    assert found["meta_dt+debug-true_rewards", "few_shot"]["privileges"] == "reward function"
+    assert found[OURS, "few_shot"]["privileges"] == found["context+debug", "diagnostics"]["privileges"] == "none"
+    assert found["meta_dt+debug-true_rewards+other_tasks_training", "few_shot"]["privileges"] == "reward function"
     hashes = {r["made_from"].get("reward_model_sha256") for r in found.values() if "true_rewards" not in r["label"]}
     assert len(hashes) == 1 and None not in hashes
     error = found["context+debug", "diagnostics"]["learned_reward"]["held_out_r2"]
-    assert found["meta_dt+debug", "few_shot"]["learned_reward"]["held_out_r2"] == error
+    assert found[OURS, "few_shot"]["learned_reward"]["held_out_r2"] == error
     assert capsys.readouterr().out.count(f"learned rewards: R² {error:.4g} on held-out episodes") == 3
-    run_stage("train_context", root, *RELABELLED, "--true_rewards", "--no-resume")
-    run_stage("train_meta_dt", root, "--other_tasks", "training", "--no-resume")  # told by the world model
+    run_stage("train_context", root, *RELABELLED, "--true_rewards")
+    model = str(root / SAVES / "context+debug-true_rewards/seed_0")
+    run_stage("train_meta_dt", root, "--other_tasks", "training", "--world_model", model)  # told by the world model
     found = {(r["label"], r["regime"]): r["privileges"] for r in read_results(root / "results")[0]}
-    assert found["meta_dt+debug", "few_shot"] == found["context+debug", "diagnostics"] == "reward function"
+    told = found["context+debug-true_rewards", "diagnostics"]
+    policies = {name: value for (name, regime), value in found.items() if name.endswith("context_true_rewards")}
+    assert told == "reward function" and set(policies.values()) == {"reward function"}
 
 
 def test_killed_before_the_model_has_its_name(root, data_root, monkeypatch):
@@ -224,4 +228,4 @@ def test_a_model_of_other_data_is_refused(root, capsys):
     assert_refused(capsys, train_context, words(root, *RELABELLED), "was learned from another info_keys: delete it")
     (root / FILE).write_bytes(b"nothing of the kind")
     assert_refused(capsys, train_meta_dt, words(root, *other), "is damaged")
-    assert not (root / SAVES / "meta_dt+debug").exists()
+    assert not list((root / SAVES).glob("meta_dt*"))

@@ -94,12 +94,13 @@ def test_a_world_model_by_torchrun(flags, data_root, tmp_path):
         (run_stage if name == "one" else lambda script, root, *argv: torchrun(root, script, *argv))(
             "train_context", tmp_path / name, *argv
         )
-        found[name] = read_result(tmp_path / name / "results/point_robot/random/context+debug/diagnostics/seed_0.json")
+        (result,) = (tmp_path / name / "results/point_robot/random").glob("context+debug*/diagnostics/seed_0.json")
+        found[name] = read_result(result)
     for series in ("train/reward_loss", "train/state_loss", "reward_loss", "state_rmse"):
         np.testing.assert_allclose(curve(found["two"], series), curve(found["one"], series), rtol=2e-4)
     assert found["two"]["training"]["processes"] == 2 and "processes" not in found["one"]["training"]
     assert found["two"]["command"].startswith("torchrun --nproc_per_node 2 train_context.py")
-    files = [set(listing(tmp_path / name / CONTEXT)) for name in ("one", "two")]
+    files = [set(listing(tmp_path / name / "saves/point_robot/random")) for name in ("one", "two")]
     assert files[0] == files[1]
 
 

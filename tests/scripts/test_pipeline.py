@@ -129,7 +129,11 @@ def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
     report.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "report")])
     assert "slide" in (tmp_path / "report/index.html").read_text()
     # a class that does not say what other tasks would pay: it is learned from the data, or asked for in vain
-    for script, flags in (("train_context", ["--decode", "relabelled"]), ("train_meta_dt", ["--other_tasks", "training"])):
+    model = tmp_path / "saves/slide/medium/context-decode_relabelled/seed_1"
+    for script, flags in (
+        ("train_context", ["--decode", "relabelled"]),
+        ("train_meta_dt", ["--other_tasks", "training", "--world_model", str(model)]),
+    ):
         importlib.import_module(script).main([*common, "--seed", "1", *flags])
     (policy,) = (r for r in read_results(tmp_path / "results")[0] if (r["seed"], r["regime"]) == (1, "few_shot"))
     (made,) = (r for r in read_results(tmp_path / "results")[0] if (r["seed"], r["method"]) == (1, "context"))
@@ -141,7 +145,7 @@ def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
     with pytest.raises(SystemExit):
         train_context.main([*common, "--decode", "relabelled", "--true_rewards", "--seed", "2"])
     assert "needs SlideEnv.compute_rewards" in capsys.readouterr().err
-    assert not (tmp_path / "saves/slide/medium/context/seed_2").exists()
+    assert not list((tmp_path / "saves/slide/medium").glob("context*/seed_2"))
 
 
 # ------------------------------------------------------------------------------------------------------ killed and stopped

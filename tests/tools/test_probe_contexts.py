@@ -25,7 +25,8 @@ def test_the_command_writes_what_it_tells(tmp_path, capsys):
     assert "no world model in" in capsys.readouterr().err
     train_context.main([*flags, "--steps", "10", "--eval_every", "10", "--context_horizon", "0", "--no-tensorboard"])
     path = tmp_path / "probe.json"
-    probe_contexts.main([*flags, "--episodes", "2", "--output", str(path)])
+    model = tmp_path / "saves/cheetah_dir/cross/context-context_horizon_0/seed_0"
+    probe_contexts.main([*flags, "--episodes", "2", "--world_model", str(model), "--output", str(path)])
     document, said = read_json(path), capsys.readouterr().out
     assert document["tasks"] == 2 and document["chance"] == 0.5
     kinds = ("recorded", "own expert", "another's expert", "unseen policy", "random actions")
