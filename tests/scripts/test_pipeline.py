@@ -178,8 +178,10 @@ STEPS = {
         "training",
     ],
 }
-WEIGHTS = {"train_context": (CONTEXT, ("best", "last")), "train_meta_dt": (POLICY, ("model",))}
-VARIANT = "meta_dt+debug-warmup_episodes_1"  # STEPS have fewer than the recipe
+CHANGED = "meta_dt+debug-other_tasks_training"  # not the recipe's, as STEPS say
+TRAINED = SAVES / CHANGED / "few_shot" / "seed_0"
+WEIGHTS = {"train_context": (CONTEXT, ("best", "last")), "train_meta_dt": (TRAINED, ("model",))}
+VARIANT = f"{CHANGED}-warmup_episodes_1"  # STEPS have fewer than the recipe
 FILES = {
     "train_context": ("context+debug/diagnostics",),
     "train_meta_dt": (f"{VARIANT}/few_shot-strict",),
@@ -547,7 +549,7 @@ def test_episodes_of_unequal_length(tmp_path):
     trajectories.save(episodes, tmp_path / "datasets", point_robot(), "random", {})
     run_stage("train_context", tmp_path)
     run_stage("train_meta_dt", tmp_path, "--full_windows", "--prompt_length", "6")
-    assert np.isfinite(result(tmp_path, "meta_dt+debug/few_shot-strict")["returns"]).all()
+    assert np.isfinite(result(tmp_path, "meta_dt+debug-full_windows/few_shot-strict")["returns"]).all()
 
 
 def test_episodes_that_end_on_their_own(tmp_path, monkeypatch):
