@@ -116,7 +116,7 @@ def main(argv=None):
 
 def changes(parser, args):
     """Names of what is trained otherwise than by the recipe: the world model is an ablation's, in a folder of its own."""
-    return [*changed(Decoding, args, parser), *changed(WorldModelSettings, args, parser)]
+    return [name for kind in (Decoding, WorldModelSettings) for name in changed(pick(kind, args), parser.get_default)]
 
 
 def check(run, model, decoding, optimisation, relabel_share):

@@ -128,7 +128,7 @@ def changes(parser, args):
     """What tells a row from the recipe's: ([names of what is trained otherwise], {setting of the measurement: value})."""
     recipe = {key: parser.get_default(key) for key, _ in (*ABLATIONS, *((key, None) for key in MEASURED))}
     ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
-    ablation += changed(Imitation, args, parser, without=["true_rewards"])
+    ablation += changed(pick(Imitation, args), parser.get_default, without=["true_rewards"])
     paper = args.protocol == "paper"
     idle = ["warmup_episodes"] * (args.zero_shot or paper) + ["explore", "explore_steps"] * paper
     measured = {key: getattr(args, key) for key in MEASURED if key not in idle}

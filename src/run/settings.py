@@ -40,14 +40,14 @@ def pick(cls, args, **more):
     return cls(**{**values, **more})
 
 
-def changed(cls, args, parser, without=()):
-    """What an ablation is called: the dataclass's settings that differ from the recipe's, which are the parser's defaults, as
-    "<setting>_<value>"; switches as "<setting>" and "no_<setting>". without: settings that have another name."""
+def changed(chosen, recipe, without=()):
+    """What an ablation is called: the settings of the dataclass `chosen` that differ from the recipe's, as "<setting>_<value>";
+    switches as "<setting>" and "no_<setting>". recipe: function name -> value. without: settings that have another name."""
     found = []
-    for field in dataclasses.fields(cls):
+    for field in dataclasses.fields(chosen):
         if field.metadata and field.name not in without:
-            value = getattr(args, field.name)
-            if value != parser.get_default(field.name):
+            value = getattr(chosen, field.name)
+            if value != recipe(field.name):
                 switches = {True: field.name, False: f"no_{field.name}"} if isinstance(value, bool) else {}
                 found.append(switches.get(value, f"{field.name}_{value}"))
     return found
