@@ -153,17 +153,16 @@ def main(argv=None):
         [*dict.fromkeys(values)] for values in (args.qualities, args.seeds, args.recipes, args.methods)
     )
     families = FAMILIES if args.env_type == "all" else [args.env_type]
-    unfinished = 0
-    for args.family in families:
-        unfinished += reproduce(args, load_family(args.family, args.recipes))
+    unfinished = sum(reproduce(argparse.Namespace(**vars(args), family=family)) for family in families)
     if unfinished:
         raise UserError(f"{unfinished} runs failed or wait for one that did; the same command tries them again")
     if not args.dry_run:
         print(f"next: {report_command(Path(args.output_dir) / 'results')}")
 
 
-def reproduce(args, env):
-    """Runs what one family's table lacks, or prints it. Returns how many runs failed or wait for one that did."""
+def reproduce(args):
+    """Runs what the table of `args.family` lacks, or prints it. Returns how many runs failed or wait for one that did."""
+    env = load_family(args.family, args.recipes)
     data = {quality: data_jobs(args.family, env, quality, args.recipes[-1], args.output_dir)[-1:] for quality in args.qualities}
     runs = [learning_jobs(args, env, quality, seed, data[quality]) for seed in args.seeds for quality in args.qualities]
     jobs = [job for part in zip(*runs, strict=True) for some in part for job in some]  # the main results of all seeds first
