@@ -31,10 +31,10 @@ def flop_per_sample(model):
     return total
 
 
-def make_step(horizon, batch):
-    """The function that makes one update, as train_context.py does."""
+def make_step(horizon, batch, wrap=lambda module: module):
+    """The function that makes one update, as train_context.py does. wrap: what is done to the module that computes the errors."""
     model = make_world_model(horizon)
-    errors = DecodingErrors(model)
+    errors = wrap(DecodingErrors(model))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.0, fused=True)
     sampler = TransitionSampler(*make_arrays(EPISODES), torch.arange(EPISODES) % TASKS, horizon)
     generator = torch_generator(0, "benchmark")

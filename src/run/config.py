@@ -263,10 +263,9 @@ def settings(args, exclude=()):
     values = {key: value for key, value in vars(args).items() if key not in {"env", "config", "suffix", *exclude}}
     env = dataclasses.asdict(args.env)
     env.pop("fresh_tasks")  # no training depends on them
-    if not args.env.terminates:
-        env.pop("terminates")  # so that runs from before this key continue
-    if not args.env.options:
-        env.pop("options")
+    for key in ("terminates", "options"):  # of few families: what says nothing is left out
+        if not env[key]:
+            env.pop(key)
     return {**values, "device": str(args.device), "env": env}
 
 
