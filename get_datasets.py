@@ -43,8 +43,10 @@ from src.data.importers import import_trajectories
 from src.data.qualities import QUALITIES, data_name
 from src.data.trajectories import dataset_directory, save
 from src.evaluation.method import RunSettings
-from src.run.config import TaskRange, is_given, natural, next_command, num_tasks, parse_args, positive_int, script_parser
+from src.run.command_line import TaskRange, is_given, next_command, parse_args, script_parser
+from src.run.config import num_tasks
 from src.run.errors import UserError, main_guard
+from src.run.flags import natural, positive_int
 from src.run.provenance import provenance
 from src.run.settings import add_settings, pick, setting
 from src.run.workers import run_pool, usable

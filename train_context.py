@@ -32,7 +32,7 @@ from src.models.world_model_training import (
     validate,
 )
 from src.run import distributed
-from src.run.config import next_command, parse_args, script_parser, settings
+from src.run.command_line import next_command, parse_args, script_parser, settings
 from src.run.devices import keep_memory
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard

@@ -33,8 +33,9 @@ from src.behaviour.sac import train_task
 from src.behaviour.settings import AgentSettings, Checkpoints, SharedSettings
 from src.behaviour.store import behaviour_directory, is_finished, open_task
 from src.evaluation.method import RunSettings
-from src.run.config import TaskRange, next_command, parse_args, positive_int, script_parser
+from src.run.command_line import TaskRange, next_command, parse_args, script_parser
 from src.run.errors import UserError, main_guard
+from src.run.flags import positive_int
 from src.run.settings import add_settings, pick, setting
 from src.run.workers import run_pool, usable
 

@@ -25,7 +25,7 @@ from src.models.meta_dt_training import Imitation, MetaDTTraining, Prompting
 from src.models.reward_model import make_rewards
 from src.models.world_model import load_world_model
 from src.run import distributed
-from src.run.config import is_given, next_command, parse_args, settings
+from src.run.command_line import is_given, next_command, parse_args, settings
 from src.run.devices import keep_memory
 from src.run.environment import check_camera, has_camera
 from src.run.errors import UserError, main_guard

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.models.heads import ActionDistribution
-from src.run.config import fraction, nonnegative_float, positive_float, positive_int, proper_fraction
+from src.run.flags import fraction, nonnegative_float, positive_float, positive_int, proper_fraction
 from src.run.settings import setting
 
 LOG_STD_RANGE = {False: (-5.0, 2.0), True: (-20.0, 0.0)}  # of IQL's Gaussian; of BRAC's tanh-Gaussian

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from baselines.sequence import Cloning, Sequence, as_tensor, blank_policy, cloning_loss, episode_tensors, make_policy, run_method
 from src.data.scales import clipped, scale_of
 from src.models.transformer import attention_bias
-from src.run.config import positive_int
 from src.run.errors import UserError, main_guard
+from src.run.flags import positive_int
 from src.run.loop import Optimisation
 from src.run.settings import setting
 

@@ -26,9 +26,10 @@ from src.evaluation.method import Evaluation, RunSettings, TrainingData, method_
 from src.evaluation.shown import ShownProtocol
 from src.models.reward_model import make_rewards
 from src.models.steps import Steps
-from src.run.config import fraction, parse_args, positive_float, positive_int, settings
+from src.run.command_line import parse_args, settings
 from src.run.devices import keep_memory, schedule_factor
 from src.run.errors import UserError
+from src.run.flags import fraction, positive_float, positive_int
 from src.run.seeding import derive, torch_generator
 from src.run.settings import pick, setting
 

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from baselines.actor_critic import mlp, step
 from baselines.context_rl import Encoder, restore_context_rl, run_context_rl
 from baselines.focal import FocalSettings, metric_loss
-from src.run.config import nonnegative_float
 from src.run.errors import main_guard
+from src.run.flags import nonnegative_float
 from src.run.seeding import numpy_generator
 from src.run.settings import setting
 

@@ -13,8 +13,8 @@ import torch
 
 from baselines.actor_critic import step
 from baselines.context_rl import Encoder, restore_context_rl, run_context_rl
-from src.run.config import nonnegative_float, positive_int
 from src.run.errors import main_guard
+from src.run.flags import nonnegative_float, positive_int
 from src.run.settings import setting
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from baselines.sequence import episode_tensors
 from src.data.scales import clipped, scale_of
 from src.models.transformer import Transformer, attention_bias
-from src.run.config import fraction, positive_int
+from src.run.flags import fraction, positive_int
 from src.run.settings import setting
 
 

@@ -26,8 +26,8 @@ from baselines.focal import Focal, FocalSettings
 from baselines.idaq_published import our_words
 from baselines.in_distribution import AdaptationSettings, InDistributionAgent
 from src.evaluation.rollout import returns
-from src.run.config import positive_int
 from src.run.errors import UserError, main_guard
+from src.run.flags import positive_int
 from src.run.seeding import torch_generator
 from src.run.settings import setting
 

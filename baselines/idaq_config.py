@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from envs.idaq_points import RADIUS
-from src.run.config import CONFIG_DIR, known_env_types, nearest
+from src.run.config import CONFIG_DIR, known_env_types
 from src.run.errors import UserError
 from src.run.files import read_json
+from src.run.flags import nearest
 
 FAMILIES = {
     "sparse-point-robot": "point_robot_semicircle",

@@ -20,8 +20,9 @@ import torch
 from baselines.idaq_config import DEFAULTS, OURS, SWITCHES, family, find_config, read_config, translated
 from baselines.idaq_data import convert
 from src.data.qualities import data_name
-from src.run.config import Parser, load_env, natural, positive_int, real
+from src.run.config import load_env
 from src.run.errors import UserError
+from src.run.flags import Parser, natural, positive_int, real
 from src.run.provenance import ROOT
 
 PRESETS = {  # script: its configuration and data

@@ -12,8 +12,8 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 
-from src.run.config import nonnegative_float, positive_int
 from src.run.errors import UserError
+from src.run.flags import nonnegative_float, positive_int
 from src.run.settings import setting
 
 

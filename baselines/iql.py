@@ -20,9 +20,10 @@ from torch import nn
 from baselines.actor_critic import IQL, Actor, ActorCriticSettings
 from baselines.context_rl import ContextData, ContextSettings, Normaliser, prepare
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
-from src.run.config import parse_args, positive_int, settings
+from src.run.command_line import parse_args, settings
 from src.run.devices import keep_memory, schedule_factor
 from src.run.errors import UserError, main_guard
+from src.run.flags import positive_int
 from src.run.seeding import derive, torch_generator
 from src.run.settings import pick, setting
 

@@ -37,8 +37,9 @@ from baselines.sequence import (
 from src.data import trajectories
 from src.evaluation.method import TrainingData
 from src.evaluation.shown import ShownProtocol, draw_of_tasks
-from src.run.config import fraction, next_command, positive_int
+from src.run.command_line import next_command
 from src.run.errors import UserError, main_guard
+from src.run.flags import fraction, positive_int
 from src.run.loop import Optimisation
 from src.run.seeding import torch_generator
 from src.run.settings import setting

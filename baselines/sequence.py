@@ -16,9 +16,10 @@ from src.evaluation.method import Evaluation, RunSettings, method_parser, train_
 from src.evaluation.rollout import returns
 from src.models.meta_dt import MetaDT, action_loss
 from src.models.steps import Steps
-from src.run.config import parse_args, positive_float, positive_int, proper_fraction, settings
+from src.run.command_line import parse_args, settings
 from src.run.devices import keep_memory
 from src.run.errors import UserError
+from src.run.flags import positive_float, positive_int, proper_fraction
 from src.run.seeding import derive, torch_generator
 from src.run.settings import pick, setting
 

@@ -20,8 +20,8 @@ from torch import nn
 from baselines.actor_critic import mlp, step
 from baselines.context_rl import Encoder, restore_context_rl, run_context_rl
 from baselines.focal import metric_loss
-from src.run.config import nonnegative_float, positive_int
 from src.run.errors import main_guard
+from src.run.flags import nonnegative_float, positive_int
 from src.run.settings import setting
 
 VARIANCE_RANGE = (0.1, 10.0)  # of the codes

@@ -14,10 +14,11 @@ from src.data.qualities import data_name
 from src.data.relabel import EnvironmentRewards
 from src.evaluation.method import RunSettings, TrainingData
 from src.models.reward_model import judge, learned_rewards
-from src.run.config import natural, parse_args, script_parser
+from src.run.command_line import parse_args, script_parser
 from src.run.devices import keep_memory
 from src.run.errors import main_guard
 from src.run.files import write_json
+from src.run.flags import natural
 from src.run.provenance import provenance
 from src.run.settings import pick
 

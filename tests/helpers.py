@@ -106,7 +106,7 @@ def shell(script, *argv, **options):
 
 def parsed(script, *flags):
     """The namespace that a script would work with."""
-    from src.run.config import parse_args
+    from src.run.command_line import parse_args
 
     module = importlib.import_module(script)
     return parse_args(module.make_parser(), script, ["--env_type", "point_robot", *flags])

@@ -15,9 +15,10 @@ from src.behaviour.policies import BehaviourPolicies, task_features
 from src.behaviour.store import find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
 from src.evaluation.agent import PolicyAgent
-from src.run.config import fraction, next_command, parse_args, positive_int, script_parser
+from src.run.command_line import next_command, parse_args, script_parser
 from src.run.errors import main_guard
 from src.run.files import write_json
+from src.run.flags import fraction, positive_int
 from src.run.provenance import provenance
 from src.run.seeding import numpy_generator, torch_generator
 from tools.measure_references import play

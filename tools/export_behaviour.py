@@ -18,9 +18,10 @@ import torch
 from src.behaviour.measure import measure, measure_random
 from src.behaviour.store import SHARED, behaviour_directory, committed_directory, is_finished, read_curve
 from src.evaluation.method import RunSettings
-from src.run.config import next_command, parse_args, positive_int, script_parser
+from src.run.command_line import next_command, parse_args, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.files import load_tensors, read_json, save_tensors, write_json
+from src.run.flags import positive_int
 from src.run.provenance import provenance
 from src.run.settings import pick
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from src.behaviour.store import COMMITTED, SHARED, committed_directory, is_finished
 from src.data.trajectories import dataset_directory
 from src.run.backends import Running, open_backend
-from src.run.config import Parser, known_env_types, load_env
+from src.run.config import known_env_types, load_env
 from src.run.errors import UserError, main_guard
 from src.run.files import digest, load_tensors, read_json, write_json
+from src.run.flags import Parser
 from src.run.provenance import processor, provenance
 from src.run.scheduler import Job, Scheduler, exclusive
 from src.run.settings import add_settings, pick

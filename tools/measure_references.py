@@ -37,9 +37,11 @@ from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.evaluate import successes
 from src.evaluation.rollout import returns, rollout
-from src.run.config import CONFIG_DIR, next_command, num_tasks, parse_args, positive_int, script_parser
+from src.run.command_line import next_command, parse_args, script_parser
+from src.run.config import CONFIG_DIR, num_tasks
 from src.run.errors import main_guard
 from src.run.files import load_tensors, write_json
+from src.run.flags import positive_int
 from src.run.provenance import provenance
 from src.run.seeding import derive, torch_generator
 

@@ -36,10 +36,12 @@ from src.evaluation.saved import MISFITS, halved, read_saved, save_known
 from src.models.load import GymnasiumAgent, read_agent
 from src.models.torchscript import episode_module
 from src.report import statistics
-from src.run.config import Parser, find_device, known_env_types, load_env, natural, num_tasks, read_env, read_yaml
+from src.run.command_line import find_device
+from src.run.config import known_env_types, load_env, num_tasks, read_env, read_yaml
 from src.run.devices import autocast_dtype
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json, save_tensors, write_json
+from src.run.flags import Parser, natural
 from src.run.provenance import provenance
 from tools.hub import DATASETS, HUB, copy, downloaded, upload
 from tools.sweep import BASELINES

@@ -17,10 +17,12 @@ from envs.render import film, save_gif
 from src.evaluation.evaluate import live
 from src.evaluation.rollout import returns
 from src.report.figures import draw_paths
-from src.run.config import Parser, find_device, natural, num_tasks
+from src.run.command_line import find_device
+from src.run.config import num_tasks
 from src.run.environment import check_camera, has_camera
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path
+from src.run.flags import Parser, natural
 from tools.models import describe, find_env, folder_of, read_trained
 
 WIDTH, CAPTION, GAP = 240, 40, 4  # pixels: of an episode's panel, of the text above it, between two of them

@@ -24,9 +24,10 @@ from src.evaluation.method import DataSettings, RunSettings, TrainingData
 from src.evaluation.rollout import rollout
 from src.models.probe import full_contexts, random_walk
 from src.models.world_model import load_world_model
-from src.run.config import next_command, parse_args, positive_int, script_parser
+from src.run.command_line import next_command, parse_args, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.files import write_json
+from src.run.flags import positive_int
 from src.run.paths import context_directory
 from src.run.provenance import provenance
 from src.run.seeding import derive, numpy_generator, torch_generator

@@ -35,9 +35,9 @@ import numpy as np
 from src.report import results, statistics
 from src.report.overview import MAIN, main_tables, published_table, records
 from src.report.verdicts import verdicts
-from src.run.config import Parser
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json
+from src.run.flags import Parser
 
 MARK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
 FACTS = ("method", "recipe", "ablation", "variant")

@@ -31,9 +31,9 @@ from src.report.overview import (
 from src.report.pictures import section_pictures, slug
 from src.report.tables import html_table, markdown_table, section_note, section_tables, text_table
 from src.report.verdicts import verdicts
-from src.run.config import Parser
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path
+from src.run.flags import Parser
 
 PAGE_LIMIT = 2_900_000  # bytes of index.html; pictures beyond it stand on the page as links to their files
 LEGEND = {

@@ -21,9 +21,10 @@ import train_meta_dt
 from src.data.qualities import QUALITIES
 from src.evaluation.results import result_path
 from src.run.backends import Running, open_backend
-from src.run.config import Parser, natural, parse_args, report_command
+from src.run.command_line import parse_args, report_command
 from src.run.errors import UserError, main_guard
 from src.run.files import read_json, write_json
+from src.run.flags import Parser, natural
 from src.run.paths import context_directory, policy_directory, reproduce_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import ablation_name, add_settings, pick

@@ -12,7 +12,7 @@ import numpy as np
 
 from src.behaviour.store import behaviour_directory, is_finished, read_curve
 from src.evaluation.references import reference_levels
-from src.run.config import parse_args, script_parser
+from src.run.command_line import parse_args, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.files import read_json, write_json
 from src.run.provenance import provenance

@@ -34,21 +34,11 @@ from src.data.trajectories import dataset_directory
 from src.evaluation.results import DIAGNOSTICS, label
 from src.report.results import read_results
 from src.run.backends import Running, open_backend
-from src.run.config import (
-    Parser,
-    TaskRange,
-    apply_section,
-    find_config,
-    known_env_type,
-    natural,
-    parse_args,
-    read_env,
-    read_yaml,
-    recipe_layers,
-    report_command,
-)
+from src.run.command_line import TaskRange, apply_section, find_config, parse_args, report_command
+from src.run.config import known_env_type, read_env, read_yaml, recipe_layers
 from src.run.errors import UserError, main_guard
 from src.run.files import write_json
+from src.run.flags import Parser, natural
 from src.run.paths import context_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import ablation_name, add_settings, pick

@@ -29,10 +29,11 @@ from src.data import trajectories
 from src.data.hdf5 import FAULTS
 from src.data.importers import read_npy
 from src.data.qualities import QUALITIES
-from src.run import config
-from src.run.config import plain_name
+from src.run import command_line
+from src.run.config import load_env
 from src.run.errors import UserError, main_guard, shortened
 from src.run.files import open_regular
+from src.run.flags import plain_name
 from src.run.settings import setting
 
 NAME = re.compile(r"(?:seed_(?P<seed>\d+)_)?(?:goal|task)_(?P<parameters>.+)")
@@ -106,9 +107,9 @@ def open_dataset(run, source):
     """The dataset of the environment itself, or of --dataset-of. Raises UserError where that one has another robot or tasks."""
     env, owner, problem = run.env, run, run.problem
     if source.dataset_of:
-        env = config.load_env(source.dataset_of, "--dataset-of")
+        env = load_env(source.dataset_of, "--dataset-of")
         owner = dataclasses.replace(run, env_type=source.dataset_of, config=None, recipe="paper")
-    follow = config.next_command(owner, "get_datasets.py", "--data_type", source.dataset)
+    follow = command_line.next_command(owner, "get_datasets.py", "--data_type", source.dataset)
     dataset = trajectories.load(Path(run.output_dir, "datasets"), env.env_type, source.dataset, env, follow)
     own = trajectories.task_parameters(problem.environment, range(problem.num_tasks))
     sizes = dataset.observations.shape[-1], dataset.actions.shape[-1]

@@ -13,7 +13,8 @@ from envs.borel_points import WIND_GOAL, directions
 from envs.tasks import TASK_DIR
 from src.evaluation import results
 from src.evaluation.references import reference_levels
-from src.run.config import is_published, report_command
+from src.run.command_line import report_command
+from src.run.config import is_published
 from src.run.files import read_json, write_json
 from src.run.seeding import torch_generator
 

@@ -27,9 +27,9 @@ from baselines.borel.settings import (
     parse,
 )
 from baselines.borel.train_single_agent import exploring
-from src.run.config import plain_name, positive_int
 from src.run.errors import UserError, main_guard
 from src.run.files import MAKE_AGAIN, digest, load_tensors, read_json
+from src.run.flags import plain_name, positive_int
 from src.run.seeding import torch_generator
 from src.run.settings import pick, setting
 

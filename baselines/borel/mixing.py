@@ -12,8 +12,8 @@ import numpy as np
 
 from baselines.borel.data import load_rollouts, read_task, task_directory, task_stamp
 from baselines.borel.settings import collect_command, next_command
-from src.run.config import plain_name, positive_int
 from src.run.errors import UserError
+from src.run.flags import plain_name, positive_int
 from src.run.seeding import numpy_generator
 from src.run.settings import setting
 

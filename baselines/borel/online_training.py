@@ -23,10 +23,10 @@ from baselines.borel.train_vae_offline import belief_extras, check_loss, make_mo
 from baselines.borel.vae import BeliefSettings, LossSettings
 from envs.gridworld import STEP_REWARD, GoalBelief
 from src.evaluation.results import label
-from src.run.config import natural, positive_int
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard, require_finite
 from src.run.files import read_json, save_tensors, write_json
+from src.run.flags import natural, positive_int
 from src.run.loop import Loop
 from src.run.seeding import numpy_generator, torch_generator
 from src.run.settings import setting

@@ -28,9 +28,9 @@ from envs.escape_room import BLOCKED_RADIUS, HALF_DOOR, OUTER, EscapeRoomEnv, es
 from envs.gridworld import GoalBelief, GridworldEnv, moves_towards
 from envs.settings import family_settings
 from envs.tasks import load_tasks
-from src.run.config import Parser, natural
 from src.run.errors import main_guard
 from src.run.files import write_json
+from src.run.flags import Parser, natural
 from src.run.provenance import provenance
 from src.run.seeding import derive, numpy_generator
 

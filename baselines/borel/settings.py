@@ -6,20 +6,12 @@ from pathlib import Path
 from baselines.borel.agents import DQN, SAC
 from baselines.borel.problem import Problem
 from src.evaluation.method import RunSettings
-from src.run import config
-from src.run.config import (
-    CONFIG_DIR,
-    find_section,
-    fraction,
-    known_env_types,
-    nonnegative_float,
-    positive_float,
-    positive_int,
-    read_yaml,
-    script_parser,
-)
+from src.run import command_line
+from src.run.command_line import find_section, script_parser
+from src.run.config import CONFIG_DIR, known_env_types, read_yaml, recipe_layers
 from src.run.directory import run_directory
 from src.run.errors import UserError
+from src.run.flags import fraction, nonnegative_float, plain_name, positive_float, positive_int
 from src.run.settings import add_settings, pick, setting
 
 QUALITY = "log"  # of the data: complete logs of training
@@ -105,7 +97,7 @@ class MetaEvaluation:
     eval_rollouts: int = setting(
         1, "roll-outs per evaluation task; more than one where starts or actions are random", positive_int
     )
-    method: str | None = setting(None, "name in tables (default: borel)", config.plain_name)
+    method: str | None = setting(None, "name in tables (default: borel)", plain_name)
     results_log_dir: str = setting("results", "main folder of result files, below --output_dir")
 
 
@@ -161,14 +153,14 @@ def parse(parser, script, kinds, argv, unsaved=()):
 
     unsaved: flags that decide nothing, and do not stand in config.json.
     """
-    args = config.parse_args(parser, f"baselines.borel.{script}", argv)
+    args = command_line.parse_args(parser, f"baselines.borel.{script}", argv)
     require_settings(args.env, args.config, script)
     chosen = [pick(kind, args) for kind in kinds]
     problem = Problem(args.env, args.max_rollouts_per_task)
     for agent in (settings for settings in chosen if isinstance(settings, AgentSettings)):
         agent.check(problem)
     folders = {role: getattr(args, flag) for role, flag in FOLDERS[script].items()}
-    saved = config.settings(args, exclude=unsaved)
+    saved = command_line.settings(args, exclude=unsaved)
     return [pick(BorelRun, args, problem=problem, folders=folders, saved=saved), *chosen]
 
 
@@ -218,14 +210,14 @@ def next_command(run, script, *extra):
         value = run.folders.get(role)
         if value not in (None, USUAL.get(role)):
             words += [f"--{flag.replace('_', '-')}", value]
-    return config.next_command(run, f"-m baselines.borel.{script}", *extra, *words)
+    return command_line.next_command(run, f"-m baselines.borel.{script}", *extra, *words)
 
 
 def configured(run, script, key):
     """What the settings file, with this run's recipe, says of another script's flag; None where it sets nothing."""
     path = Path(run.config or CONFIG_DIR / f"{run.env_type}.yaml")
     document = read_yaml(path)
-    recipe = [] if run.recipe == "paper" else config.recipe_layers(path, document, run.recipe)
+    recipe = [] if run.recipe == "paper" else recipe_layers(path, document, run.recipe)
     layers = [document, *(layer for _, layer, _ in recipe)]
     found = [(find_section(layer, f"baselines.borel.{script}") or {}).get(key) for layer in reversed(layers)]
     return next((value for value in found if value is not None), None)

@@ -36,9 +36,9 @@ from baselines.borel.settings import (
 )
 from baselines.borel.train_single_agent import exploring
 from src.evaluation.results import label
-from src.run.config import nonnegative_float, plain_name, positive_int
 from src.run.errors import UserError, main_guard, require_finite
 from src.run.files import read_json, save_tensors
+from src.run.flags import nonnegative_float, plain_name, positive_int
 from src.run.loop import Loop
 from src.run.seeding import torch_generator
 from src.run.settings import setting

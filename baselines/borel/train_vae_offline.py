@@ -18,9 +18,9 @@ from baselines.borel.data import KEYS
 from baselines.borel.mixing import Mixing, data_digests, load_logs, mix
 from baselines.borel.settings import USUAL, borel_parser, decay_learning_rates, dependent_run, next_command, parse
 from baselines.borel.vae import BeliefModel, BeliefSettings, LossSettings, task_spread
-from src.run.config import plain_name, positive_int
 from src.run.errors import UserError, main_guard, require_finite
 from src.run.files import read_json, write_json
+from src.run.flags import plain_name, positive_int
 from src.run.loop import Loop
 from src.run.provenance import provenance
 from src.run.seeding import torch_generator

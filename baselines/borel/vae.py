@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.run.config import natural, nonnegative_float, positive_float, positive_int
+from src.run.flags import natural, nonnegative_float, positive_float, positive_int
 from src.run.settings import setting
 
 

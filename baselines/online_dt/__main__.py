@@ -43,10 +43,12 @@ from src.data.trajectories import load, observation_statistics
 from src.evaluation.method import RunSettings, note_results
 from src.evaluation.results import write_result
 from src.evaluation.saved import save_known
-from src.run import config
-from src.run.config import Parser, find_device, next_command, num_tasks, parse_args, script_parser
+from src.run import command_line
+from src.run.command_line import find_device, next_command, parse_args, script_parser
+from src.run.config import num_tasks
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard
+from src.run.flags import Parser
 from src.run.logger import Logger
 from src.run.loop import Loop
 from src.run.settings import add_settings, pick
@@ -163,7 +165,7 @@ def main(argv=None):
         args.eval_rtg = float(trajectories.returns.max())
     if args.online_rtg is None and args.online_training:
         args.online_rtg = args.eval_rtg + abs(args.eval_rtg)
-    settings, saved = choose(args), config.settings(args)
+    settings, saved = choose(args), command_line.settings(args)
     run, online = settings.run, settings.online
     levels, scale = reference_levels(trajectories, run.env_type)
     if settings.data.mode == "delayed":

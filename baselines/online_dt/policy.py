@@ -15,7 +15,7 @@ from torch import nn
 from src.data.scales import EPSILON, clipped
 from src.models.heads import GaussianHead
 from src.models.transformer import Transformer, attention_bias
-from src.run.config import positive_float, positive_int, proper_fraction
+from src.run.flags import positive_float, positive_int, proper_fraction
 from src.run.settings import setting
 
 

@@ -8,7 +8,7 @@ import torch
 
 from src.evaluation.results import label
 from src.evaluation.saved import MISFITS
-from src.run.config import next_command
+from src.run.command_line import next_command
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors, read_json
 

@@ -16,8 +16,8 @@ from src.evaluation.evaluate import evaluate
 from src.evaluation.method import RunSettings
 from src.evaluation.rollout import returns, rollout
 from src.models.heads import ActionDistribution, Temperature
-from src.run.config import fraction, nonnegative_float, positive_float, positive_int, proper_fraction, real
 from src.run.errors import require_finite
+from src.run.flags import fraction, nonnegative_float, positive_float, positive_int, proper_fraction, real
 from src.run.seeding import derive, numpy_generator, torch_generator
 from src.run.settings import setting
 

@@ -13,7 +13,7 @@ from src.data.trajectories import Trajectories, task_parameters
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
-from src.run.config import fraction, nonnegative_float, positive_int
+from src.run.flags import fraction, nonnegative_float, positive_int
 from src.run.seeding import derive, numpy_generator, torch_generator
 from src.run.settings import setting
 

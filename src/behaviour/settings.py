@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from src.run.config import fraction, natural, nonnegative_float, positive_float, positive_int
+from src.run.flags import fraction, natural, nonnegative_float, positive_float, positive_int
 from src.run.settings import setting
 
 PER_TASK = " per task (multitask_sac: over all tasks)"

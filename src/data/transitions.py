@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from src.run.config import fraction
+from src.run.flags import fraction
 from src.run.settings import setting
 
 

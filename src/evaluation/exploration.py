@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from src.run.config import natural
+from src.run.flags import natural
 from src.run.seeding import numpy_generator
 from src.run.settings import setting
 

@@ -20,10 +20,11 @@ from src.evaluation.references import reference_levels
 from src.evaluation.results import write_result
 from src.evaluation.saved import save_known
 from src.run import distributed
-from src.run.config import natural, next_command, positive_int, report_command, script_parser
+from src.run.command_line import next_command, report_command, script_parser
 from src.run.directory import run_directory
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json, write_json
+from src.run.flags import natural, positive_int
 from src.run.loop import Loop
 from src.run.paths import policy_directory
 from src.run.settings import add_settings, setting

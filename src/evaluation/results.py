@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.run.config import is_name
 from src.run.errors import UserError
 from src.run.files import atomic_path, read_json, sealed, write_json
+from src.run.flags import is_name
 from src.run.provenance import provenance
 
 SCHEMA = 1

@@ -16,7 +16,7 @@ from src.evaluation.saved import halved
 from src.models.meta_dt import MetaDT, ModelSettings
 from src.models.meta_dt_agent import Adaptation, MetaDTAgent
 from src.models.world_model import WorldModel, WorldModelSettings
-from src.run.config import find_device
+from src.run.command_line import find_device
 from src.run.devices import autocast_dtype
 from src.run.errors import UserError
 from src.run.files import digest, load_tensors, read_json, save_tensors, write_json

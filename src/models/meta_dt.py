@@ -15,7 +15,7 @@ from torch import nn
 from src.data.scales import EPSILON, clipped
 from src.models.transformer import Transformer, attention_bias
 from src.models.world_model import CONTEXT_SIZE
-from src.run.config import positive_float, positive_int, proper_fraction
+from src.run.flags import positive_float, positive_int, proper_fraction
 from src.run.settings import setting
 
 STATE_EMBEDDING = 16  # width of the state's own embedding before z is joined to it

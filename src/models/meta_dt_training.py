@@ -13,8 +13,8 @@ from src.models.meta_dt import MetaDT, action_errors, masked_mean
 from src.models.meta_dt_agent import build_episodes, training_errors
 from src.models.world_model import episode_contexts
 from src.run import distributed
-from src.run.config import fraction, natural
 from src.run.devices import autocast_dtype
+from src.run.flags import fraction, natural
 from src.run.seeding import derive, torch_generator
 from src.run.settings import setting
 

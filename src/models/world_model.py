@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.data.scales import clipped, statistics
-from src.run.config import natural, positive_int
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json
+from src.run.flags import natural, positive_int
 from src.run.settings import setting
 
 CONTEXT_SIZE = 16  # z

@@ -9,9 +9,9 @@ import torch
 from src.data.transitions import make_sampler
 from src.models.world_model import WorldModel
 from src.run import distributed
-from src.run.config import fraction, nonnegative_float, positive_float, positive_int
 from src.run.errors import UserError, require_finite
 from src.run.files import save_tensors
+from src.run.flags import fraction, nonnegative_float, positive_float, positive_int
 from src.run.loop import Loop, Optimisation
 from src.run.seeding import derive, numpy_generator, torch_generator
 from src.run.settings import setting

@@ -18,8 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from src.run.config import natural, nonnegative_float, positive_int
 from src.run.errors import UserError
+from src.run.flags import natural, nonnegative_float, positive_int
 from src.run.settings import setting
 
 LOST = -signal.SIGKILL  # status of a command whose machine was lost

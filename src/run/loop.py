@@ -20,10 +20,10 @@ import time
 import torch
 
 from src.run import distributed
-from src.run.config import natural, nonnegative_float, positive_float, positive_int
 from src.run.devices import schedule_factor
 from src.run.errors import require_finite
 from src.run.files import load_state, save_state, save_tensors
+from src.run.flags import natural, nonnegative_float, positive_float, positive_int
 from src.run.logger import Logger, NoLogger
 from src.run.seeding import derive
 from src.run.settings import setting

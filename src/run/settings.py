@@ -8,7 +8,7 @@ def setting(default, help, type=None, choices=None, flags=(), nargs=None):
     """A field of a settings dataclass.
 
     Args:
-        type: converts and checks a flag's text (src/run/config.py has some); not needed for True or False and for `choices`.
+        type: converts and checks a flag's text (src/run/flags.py has some); not needed for True or False and for `choices`.
             bool: a switch whose default, None, says neither.
         flags: further spellings of the flag. nargs: as of argparse, for a tuple of values.
     """

@@ -22,7 +22,7 @@ from src.behaviour.stacked_sac import StackedSAC
 from src.behaviour.store import Source, load_behaviour
 from src.data.trajectories import load
 from src.evaluation.method import RunSettings
-from src.run.config import parse_args
+from src.run.command_line import parse_args
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json
 from src.run.settings import pick

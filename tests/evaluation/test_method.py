@@ -9,7 +9,7 @@ from helpers import RESULTS, ROOT, SAVES, same_arrays, shell, words
 from src.data import trajectories
 from src.evaluation.method import RunSettings, TrainingData
 from src.evaluation.results import read_result
-from src.run.config import parse_args
+from src.run.command_line import parse_args
 from src.run.files import load_state
 from src.run.settings import pick
 from tests.toy import bc

@@ -9,19 +9,11 @@ import torch
 import yaml
 from helpers import POINT_ROBOT, ROOT, SCRIPTS, parsed
 
-from src.run import config
-from src.run.config import (
-    TaskRange,
-    apply_section,
-    next_command,
-    num_tasks,
-    parse_args,
-    read_env,
-    read_yaml,
-    script_parser,
-    settings,
-)
+from src.run import command_line, config
+from src.run.command_line import TaskRange, apply_section, next_command, parse_args, script_parser, settings
+from src.run.config import num_tasks, read_env, read_yaml
 from src.run.errors import UserError
+from src.run.flags import fraction
 from src.run.settings import pick
 
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -317,7 +309,7 @@ def test_every_default_has_the_type_of_its_flag(script):
     for action in parser._actions:
         if action.default is None or action.default == argparse.SUPPRESS:
             continue
-        again = config._coerce(action, action.default, action.dest)
+        again = command_line._coerce(action, action.default, action.dest)
         assert again == action.default and type(again) is type(action.default), action.dest
         assert action.help, action.dest
 
@@ -387,7 +379,7 @@ def test_devices():
 
 def test_a_section_is_checked_as_its_flags_are():
     parser = script_parser("x")
-    parser.add_argument("--level", type=config.fraction, choices=[0.5, 1.0], default=1.0, help="x")
+    parser.add_argument("--level", type=fraction, choices=[0.5, 1.0], default=1.0, help="x")
     apply_section(parser, "toy.yaml", {"level": "0.5", "seed": 4}, "x")
     assert (parser.get_default("level"), parser.get_default("seed")) == (0.5, 4)
     with pytest.raises(UserError, match=r"toy.yaml: x.level: 0.25 is not one of 0.5, 1.0"):

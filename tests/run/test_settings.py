@@ -6,8 +6,9 @@ import pytest
 import yaml
 from helpers import POINT_ROBOT
 
-from src.run.config import apply_section, natural, parse_args, positive_float, script_parser
+from src.run.command_line import apply_section, parse_args, script_parser
 from src.run.errors import UserError
+from src.run.flags import natural, positive_float
 from src.run.settings import add_settings, pick, setting
 
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
-from src.run.config import parse_args, positive_int, settings
+from src.run.command_line import parse_args, settings
 from src.run.errors import main_guard
+from src.run.flags import positive_int
 from src.run.loop import Optimisation
 from src.run.seeding import derive, torch_generator
 from src.run.settings import pick, setting

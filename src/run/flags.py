@@ -1,0 +1,109 @@
+"""Flags: an argparse parser with one-line errors, and types that convert and check the value of a flag or of a settings file."""
+
+import argparse
+import difflib
+import re
+import sys
+
+from src.run.errors import UserError, shortened
+
+NAMES = "give up to 100 letters, digits and _ . + -"  # what is_name takes
+
+
+def _number(kind, low, high, text):
+    def convert(value):
+        try:
+            number = kind(value)
+        except (TypeError, ValueError):
+            number = None
+        if number is None or isinstance(value, bool) or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{value!r} is not {text}")
+        return number
+
+    convert.__name__ = text
+    return convert
+
+
+def _integer(value):
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError(value)
+        return int(value)
+    return int(value)
+
+
+positive_int = _number(_integer, 1, 10**12, "an integer of at least 1")
+natural = _number(_integer, 0, 10**12, "an integer of at least 0")
+positive_float = _number(float, 1e-300, 1e300, "a number above 0")
+nonnegative_float = _number(float, 0, 1e300, "a number of at least 0")
+fraction = _number(float, 0, 1, "a number between 0 and 1")
+proper_fraction = _number(float, 0, 1 - 1e-6, "a number of at least 0 and below 1")
+real = _number(float, -1e300, 1e300, "a finite number")
+
+
+def boolean(value):
+    """True or False, as text or as a value; yes, no, 1 and 0 are understood too."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if str(value).lower() not in words:
+        raise argparse.ArgumentTypeError(f"{value!r} is not True or False")
+    return words[str(value).lower()]
+
+
+def is_name(value):
+    """Whether a text can be the name of a file or folder, and a fact of a result file, everywhere."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.+-]{1,100}", value) is not None and value not in (".", "..")
+
+
+def plain_name(value):
+    """The name of one file or folder, so that nothing is written or read elsewhere by it."""
+    if not is_name(value):
+        raise argparse.ArgumentTypeError(f"{shortened(repr(value), 120)} is not a name: {NAMES}")
+    return value
+
+
+class BooleanFlag(argparse.Action):
+    """--x, --no-x, --x True, --x False, --x=False; anything else is an error."""
+
+    def __init__(self, option_strings, dest, default=False, help=None):
+        strings = [*option_strings, *(f"--no-{option[2:]}" for option in option_strings)]
+        super().__init__(strings, dest, nargs="?", default=default, type=boolean, metavar="True|False", help=help)
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if option_string.startswith("--no-"):
+            if value is not None:
+                parser.error(f"{option_string} takes no value")
+            value = False
+        elif value is None:
+            value = True
+        setattr(namespace, self.dest, value)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors, no abbreviations, and defaults in the help. --a-b and --a_b are the same flag."""
+
+    def __init__(self, description=None, **kwargs):
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **kwargs,
+        )
+        self.register("action", "boolean", BooleanFlag)
+
+    def parse_known_args(self, args=None, namespace=None):
+        spellings = {string.replace("_", "-"): string for string in self._option_string_actions}
+
+        def respelled(word):
+            flag, *value = word.split("=", 1)
+            return "=".join([spellings.get(flag.replace("_", "-"), flag), *value]) if word.startswith("--") else word
+
+        return super().parse_known_args([respelled(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+
+    def error(self, message):
+        raise UserError(message.removeprefix("argument "))
+
+
+def nearest(word, candidates):
+    """ " (did you mean ...?)" with the candidate that is most like `word`, or "" where none is."""
+    found = difflib.get_close_matches(word, [str(c) for c in candidates], 1)
+    return f" (did you mean {found[0]}?)" if found else ""
