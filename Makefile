@@ -22,7 +22,7 @@ help:
 	@echo "make lint        ruff                  make format      let ruff rewrite the files"
 	@echo "make bench       speed of the hot paths, into benchmarks/results/"
 	@echo "make report      tables and figures of RESULTS=results, into report/"
-	@echo "make datasets    the data of all MuJoCo families from the committed policies, with checksums"
+	@echo "make datasets    the data of Point-Robot and the MuJoCo families from the committed policies, with checksums"
 	@echo "make reproduce   every run behind the committed tables of ENV=point_robot; ARGS=--dry_run prints them"
 
 setup: $(READY)

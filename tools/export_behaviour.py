@@ -92,7 +92,10 @@ def measured(args, config, tensors):
 
 
 def choose(returns, keep):
-    """Indices of at most `keep` of the C checkpoints with mean `returns` (C,), first and last among them."""
+    """Indices of at most `keep` of the C checkpoints with mean `returns` (C,), first and last among them; all, where there are no
+    more."""
+    if keep >= len(returns):
+        return np.arange(len(returns))
     change = np.abs(np.diff(returns))
     steps = change / max(change.sum(), 1e-12) + 1 / max(len(change), 1)
     place = np.concatenate([[0], np.cumsum(steps)])

@@ -10,10 +10,11 @@ datasets/manifest.json with the SHA-256 of each and says how many agree with tho
 to the record of this kind.
 """
 
+import hashlib
 import time
 from pathlib import Path
 
-from src.behaviour.store import COMMITTED, SHARED, committed_directory, is_finished
+from src.behaviour.store import COMMITTED, SHARED, committed_directory
 from src.data.trajectories import dataset_directory
 from src.run.backends import Running, open_backend
 from src.run.config import known_env_types, load_env
@@ -30,7 +31,7 @@ QUALITIES = ("medium", "expert", "mixed", "replay", "random", "cross")
 
 @main_guard
 def main(argv=None):
-    families = [name for name in known_env_types() if is_finished(committed_directory(name) / SHARED)]
+    families = [name for name in known_env_types() if not name.startswith("gym_") and committed_directory(name).is_dir()]
     parser = Parser(__doc__.splitlines()[0])
     parser.add_argument("--env_types", nargs="+", choices=families, default=families, help="families")
     parser.add_argument(
@@ -49,9 +50,7 @@ def main(argv=None):
     manifest = root / "manifest.json"
     former = read_json(manifest) if manifest.exists() else {}
     written, players = former.get("sha256", {}), former.get("policies", {})
-    policies = {
-        name: digest(load_tensors(committed_directory(name) / SHARED / "checkpoints.safetensors")) for name in args.env_types
-    }
+    policies = {name: policies_digest(committed_directory(name)) for name in args.env_types}
 
     def note(job, seconds=None):
         env_type, quality = job.name.split("-")
@@ -80,6 +79,12 @@ def main(argv=None):
     same, known = sum(recorded.get(name) == value for name, value in written.items()), len(recorded.keys() & written.keys())
     print(f"{len(written)} datasets, {same} of {known} with the SHA-256 recorded on {processor()}: {manifest}")
     print(f"{(time.time() - began) / 60:.1f} minutes; next: train_context.py")
+
+
+def policies_digest(directory):
+    """One SHA-256 of the weights of all agents in a folder of behaviour policies; that of the shared agent where there is one."""
+    found = {path.parent.name: digest(load_tensors(path)) for path in sorted(directory.glob("*/checkpoints.safetensors"))}
+    return found.get(SHARED) or hashlib.sha256(" ".join(found.values()).encode()).hexdigest()
 
 
 def qualities_of(env_type):
