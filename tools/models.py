@@ -282,6 +282,19 @@ def measure(folder, settings_file=None, results="results"):
     return same
 
 
+def explain(told):
+    """Say why returns may differ from those that were measured as `told` (a provenance). Raises UserError where nothing does."""
+    here = provenance()
+    if told["hardware"] == here["hardware"] and told["versions"] == here["versions"]:
+        raise UserError("this machine and these versions made the recorded returns, and now make others: pull the policy again")
+    others = [f"{name} {version}" for name, version in told["versions"].items() if here["versions"].get(name) != version]
+    print(
+        f"recorded on {', '.join([told['hardware'], *others])}; this is {here['hardware']}: the last bits of sums differ between "
+        "these, and with them the returns",
+        file=sys.stderr,
+    )
+
+
 def is_row(result, path):
     """Whether `evaluate`'s result is what the result file says: every return of every episode, to the last digit."""
     row = read_result(path)
@@ -441,8 +454,7 @@ def main(argv=None):
         print(f"{folder}: {size:.1f} MB; next: python -m tools.models measure {folder}")
     elif args.command == "measure":
         if not measure(args.folder, args.config, args.results):
-            print("another processor, or another version of a package, has other last bits (see config.json)", file=sys.stderr)
-            sys.exit(1)
+            explain(read_config(args.folder)["provenance"])
     elif args.command == "torchscript":
         print(save_torchscript(args.folder, args.file, args.task, args.warmup_episodes, args.config))
     else:

@@ -36,9 +36,10 @@ PUBLISHED = Path(__file__).with_name("published.json")
 def records(sections):
     """Sections -> list of dicts, one per row and column of their tables.
 
-    iqm, mean, and score with their 95 % intervals (*_low, *_high; None with a single seed). score: IQM, normalised so that the
-    task-blind level of the family is 0 and the best known 1 (both in `zero`, `one`); None where these are unknown. scores: the
-    normalised scores (seeds, tasks). Budget: parameters, gradient_steps and minutes (means over seeds), and warmup_episodes:
+    iqm, mean, and score with their 95 % intervals (*_low, *_high; None with a single seed). score: the mean, normalised so that
+    the task-blind level of the family is 0 and the best known 1 (both in `zero`, `one`); None where these are unknown. scores:
+    the normalised scores (seeds, tasks), see `results.normalised`. Budget: parameters, gradient_steps and minutes (means over
+    seeds), and warmup_episodes:
     those on a test task before the one that is scored.
     """
     return [_record(section, *row) for section in sections for row in rows_of(section)]
@@ -50,17 +51,18 @@ def _record(section, column, name, runs):
     record |= {key: first[key] for key in ("method", "recipe", "ablation", "variant", "regime", "protocol")}
     record |= {key: first[key] for key in ("validation", "fresh", "privileges")}
     record |= {"tasks": span(sorted(first["task_ids"])), "seeds": len(runs)}
-    for key, statistic in (("iqm", statistics.iqm), ("mean", statistics.mean)):
-        low, high = statistics.bootstrap_interval(statistic, scores) if len(runs) > 1 else (None, None)
-        record |= {key: float(statistic(scores)), f"{key}_low": low, f"{key}_high": high}
+    normalised = results.normalised(scores, section.runs[column])
+    for key, statistic, matrix in (
+        ("iqm", statistics.iqm, scores), ("mean", statistics.mean, scores), ("score", statistics.mean, normalised),
+    ):  # fmt: skip
+        known = matrix is not None
+        low, high = statistics.bootstrap_interval(statistic, matrix) if known and len(runs) > 1 else (None, None)
+        record |= {key: float(statistic(matrix)) if known else None, f"{key}_low": low, f"{key}_high": high}
     zero, one = scale or (None, None)
     record |= {"zero": zero, "one": one}
-    for end in ("", "_low", "_high"):
-        value = record[f"iqm{end}"]
-        record[f"score{end}"] = None if scale is None or value is None else (value - zero) / (one - zero)
     record |= budget(runs) | {"warmup_episodes": len(first["warmup_returns"][0][0]) if first.get("warmup_returns") else 0}
     record["dirty"] = any(run["commit"].endswith("-dirty") for run in runs)
-    record["scores"] = None if scale is None else (scores - zero) / (one - zero)
+    record["scores"] = normalised
     return record
 
 
@@ -148,7 +150,7 @@ def difference(better, worse):
     value = better["score"] - worse["score"]
     if min(better["seeds"], worse["seeds"]) == 1:
         return value, None, None
-    return value, *statistics.bootstrap_interval(statistics.iqm_difference, better["scores"], worse["scores"])
+    return value, *statistics.bootstrap_interval(statistics.mean_difference, better["scores"], worse["scores"])
 
 
 def sure(better, worse):

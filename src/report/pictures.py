@@ -91,14 +91,15 @@ def profile_pictures(section, styles):
     """Performance profiles: which share of (seed, task) scores is above each value; a panel per regime."""
     panels = []
     for key, column in section.main.items():
-        zero, one = results.scale_of(column) or (0, 1)
-        scores = {method: np.sort(((results.scores_of(runs) - zero) / (one - zero)).ravel()) for method, runs in column.items()}
+        known = results.scale_of(column) is not None
+        scores = {method: results.scores_of(runs) for method, runs in column.items()}
+        scores = {method: np.sort((results.normalised(own, column) if known else own).ravel()) for method, own in scores.items()}
         least, most = (edge(values[end] for values in scores.values()) for edge, end in ((min, 0), (max, -1)))
         if len(scores) < 2 or least == most:
             continue
         places = np.linspace(least, most, 200)
         lines = {method: (places, (values[:, None] > places).mean(0)[None]) for method, values in scores.items()}
-        name = "return" if results.scale_of(column) is None else "normalised score"
+        name = "normalised score" if known else "return"
         panels.append({"title": column_title(key), "x": f"{name} τ", "y": "share of runs and tasks above τ", "lines": lines})
     if panels:
         caption = "The further to the right and above, the better. A line that falls early has tasks or seeds that fail."

@@ -258,7 +258,7 @@ def scale_of(column):
     Means over the tasks of the task-blind and the best known level; of one task, those that the results name (normalisation).
     """
     levels = reference_levels(column)
-    if "task_blind" in levels and "best_known" in levels:
+    if {"task_blind", "best_known"} <= levels.keys():
         low, high = levels["task_blind"].mean(), levels["best_known"].mean()
     else:
         scales = [run.get("normalisation") for runs in column.values() for run in runs]
@@ -266,6 +266,20 @@ def scale_of(column):
             return None
         low, high = (np.mean([scale[key] for scale in scales]) for key in ("minimum", "maximum"))
     return (float(low), float(high)) if low < high else None
+
+
+def normalised(scores, column):
+    """Returns (seeds, tasks) -> how far they are above the level that counts as 0, in units of the mean distance from there to
+    the level that counts as 1; None where `scale_of` the column is unknown.
+
+    Every task has its own zero, so that an interval over tasks does not show how far away their goals are; the distance is one
+    for all, as it is next to nothing on some tasks. The mean is (mean return − low) / (high − low).
+    """
+    scale = scale_of(column)
+    if scale is None:
+        return None
+    low, high = scale
+    return (scores - reference_levels(column).get("task_blind", low)) / (high - low)
 
 
 def episode_scores(runs, regime):

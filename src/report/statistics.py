@@ -51,9 +51,9 @@ def probability_of_improvement(x, y):
     return ((x > y).mean((-3, -2)) + 0.5 * (x == y).mean((-3, -2))).mean(-1)
 
 
-def iqm_difference(x, y):
-    """How far the interquartile mean of x (..., runs, tasks) is above that of y -> (...)."""
-    return iqm(x) - iqm(y)
+def mean_difference(x, y):
+    """How far the mean of x (..., runs, tasks) is above that of y -> (...)."""
+    return mean(x) - mean(y)
 
 
 def bootstrap_interval(statistic, *scores, generator=None, repetitions=2000, confidence=0.95):

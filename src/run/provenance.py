@@ -50,10 +50,11 @@ def git_commit(root=ROOT):
 
 @functools.lru_cache
 def hardware():
-    """Processor name and the number of cores that this process may use (and the GPU where there is one)."""
+    """Processor name, the vector instructions that torch uses on it, the number of cores that this process may use, and the GPU
+    where there is one. Processors of one name may differ in the instructions, and then in the last bits of a sum."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{processor()}, {cores} cores{gpu}"
+    return f"{processor()} ({torch.backends.cpu.get_cpu_capability()}), {cores} cores{gpu}"
 
 
 def processor():

@@ -216,7 +216,8 @@ def test_other_weights_are_noticed(exported, tmp_path, capsys):
     write_json(folder / "results.json", recorded)
     with pytest.raises(SystemExit) as end:
         models.main(["measure", str(folder)])
-    assert end.value.code == 1 and "largest difference 1e-06" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert end.value.code == 2 and "largest difference 1e-06" in said.out and "now make others: pull" in said.err
 
 
 def test_nothing_is_written_over(exported, tmp_path, policy_root, capsys):

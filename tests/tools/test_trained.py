@@ -37,6 +37,8 @@ def test_a_row_is_reproduced_in_a_process_of_its_own():
     if (told["hardware"], told["versions"]["torch"]) == (hardware(), models.torch.__version__):
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("every return as recorded") == done.stdout.count(": the same returns") == 2
+    else:
+        assert done.returncode == 0 and (": the same returns" in done.stdout or "last bits of sums" in done.stderr)
     found = [float(number) for number in re.findall(r": return (\S+);", done.stdout)]
     earned = read_json(IQL / "results.json")
     np.testing.assert_allclose(found, [np.mean(earned[name]["returns"]) for name in ("few_shot", "zero_shot")], atol=0.1)
@@ -54,6 +56,13 @@ def test_other_weights_do_not_pass_for_its_row(tmp_path, capsys):
     assert not models.measure(tmp_path / "half")
     out = capsys.readouterr().out
     assert "largest difference" in out and "other returns" in out
+
+
+def test_what_nothing_explains_is_an_error():
+    here = models.provenance()
+    with pytest.raises(models.UserError, match="now make others"):
+        models.explain(here)
+    models.explain({**here, "hardware": "another one"})
 
 
 def test_the_lines_of_its_page():
