@@ -23,7 +23,7 @@ help:
 	@echo "make bench       speed of the hot paths, into benchmarks/results/"
 	@echo "make report      tables and figures of RESULTS=results, into report/"
 	@echo "make datasets    the data of Point-Robot and the MuJoCo families from the committed policies, with checksums"
-	@echo "make reproduce   every run behind the committed tables of ENV=point_robot; ARGS=--dry_run prints them"
+	@echo "make reproduce   Meta-DT, its ablations and the compared methods on ENV=point_robot; ARGS=--dry_run prints the runs"
 
 setup: $(READY)
 

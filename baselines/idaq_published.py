@@ -5,8 +5,9 @@
     policy_train.py CONFIG.json, data_collection_ml1.py CONFIG.json
 
 CONFIG.json is the original's, or one of configs/idaq/ (baselines/idaq_config.py). What it says becomes our flags. A flag of the
-command counts more; one that is not given changes nothing (the original writes all its flags' defaults over the file); flags of
-ours may follow. DATA_DIR holds files of the original (baselines/idaq_data.py); without it the dataset `expert` is learned from.
+command counts more, and so does a recipe; a flag that is not given changes nothing (the original writes all its flags' defaults
+over the file); flags of ours may follow. DATA_DIR holds files of the original (baselines/idaq_data.py); without it the dataset
+`expert` is learned from.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 from baselines.idaq_config import DEFAULTS, OURS, SWITCHES, family, find_config, read_config, translated
 from baselines.idaq_data import convert
 from src.data.qualities import data_name
+from src.run.command_line import recipe_keys
 from src.run.config import load_env
 from src.run.errors import UserError
 from src.run.flags import Parser, natural, positive_int, real
@@ -60,18 +62,12 @@ def our_words(argv, check=None):
 def flags_of(argv):
     """({published flag: number}, further words, which are ours)."""
     parser = Parser(add_help=False)
-    kinds = dict.fromkeys((*SWITCHES[:-1], "is_sparse_reward"), switch) | {"gpu": natural, "r_thres": real}
-    for name, kind in (kinds | dict.fromkeys(("num_exp_traj_eval", "num_ensemble"), positive_int)).items():
+    for name in (*SWITCHES[:-1], "is_sparse_reward"):
+        parser.add_argument(f"--{name}", type=natural, choices=(0, 1))
+    for name, kind in {"gpu": natural, "r_thres": real, "num_exp_traj_eval": positive_int, "num_ensemble": positive_int}.items():
         parser.add_argument(f"--{name}", type=kind)
     given, rest = parser.parse_known_args(argv)
     return {name: value for name, value in vars(given).items() if value is not None}, rest
-
-
-def switch(value):
-    """argparse type: 0 or 1."""
-    if value not in ("0", "1"):
-        raise argparse.ArgumentTypeError(f"{value!r} is not 0 or 1")
-    return int(value)
 
 
 def launched(path, data, argv, check=None):
@@ -95,7 +91,9 @@ def launched(path, data, argv, check=None):
         raise UserError(f"--{min(twice)} is said by the published words already: leave one of them out")
     first = Parser(add_help=False)
     first.add_argument("--output_dir", default=".")
-    output_dir = first.parse_known_args(rest)[0].output_dir
+    first.add_argument("--recipe", default="paper")
+    own = first.parse_known_args(rest)[0]
+    ours |= recipe_keys(env.env_type, own.recipe, "baselines.idaq")
     there = Path(data).exists()
     name = name if there else "expert"
     flags = [word for key, value in settings.items() if key not in ours for word in (f"--{key}", str(value))]
@@ -103,7 +101,7 @@ def launched(path, data, argv, check=None):
     if check:
         check(words)
     if there:
-        convert(data, env, name, output_dir, *(int(said[key]) if key in said else None for key in ("n_trj", "train_epoch")))
+        convert(data, env, name, own.output_dir, *(int(said[key]) if key in said else None for key in ("n_trj", "train_epoch")))
     else:
         print(f"note: there is no {data}: the dataset expert of get_datasets.py is learned from", file=sys.stderr)
     print(f"this is: python -m baselines.idaq {shlex.join(words)}", file=sys.stderr)

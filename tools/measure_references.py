@@ -46,6 +46,7 @@ from src.run.provenance import provenance
 from src.run.seeding import derive, torch_generator
 
 FINALISTS = 8
+TRIALS = 135  # episodes by which a policy is chosen, over all training tasks together; at least three of each task
 OWN, AVERAGE, INFERRED = "its own expert", "shared agent told the average task", "explicit inference"
 LATER_WORTH = 20  # steps of an episode that explicit inference looks at: the first ones tell all there is
 
@@ -96,7 +97,8 @@ def main(argv=None):
     blind["cloned from the pooled data of all experts"] = clone(args, observations[known, :-1], actions[known], space)
 
     blind = finalists(args, blind, training)
-    trials = {name: play(args, agent, tasks, "choice", 3)[2].mean(1) for name, agent in (blind | told).items()}
+    count = max(3, TRIALS // len(training))
+    trials = {name: play(args, agent, tasks, "choice", count)[2].mean(1) for name, agent in (blind | told).items()}
     chosen, scores, best = choose(trials, blind, play(args, own, tasks, "choice")[2].mean(1), training)
     best_known = play(args, own, tasks)[2]
     for task, name in enumerate(best):

@@ -5,12 +5,14 @@
 
 Behaviour policies and datasets where they are missing; then, seed by seed, a complete table: Meta-DT in every recipe, and the
 compared methods (baselines/) in the first recipe, which is a budget that all share; at last the ablations and the paper's
-protocol. --env_type all takes every family of the paper. A cell that fails costs only what needs it, and the report says
-"failed" in its place. A run whose result file exists is skipped (a world model or policy that a run still needs is made again
-where only its result is there) and an interrupted one goes on from its checkpoint, so the same command resumes. With all
-results in place nothing is left to do; --output_dir elsewhere runs everything anew. Runs are single-threaded processes, as many
-at once as there are cores, or runs on a cluster (--backend); what they print goes to saves/<env_type>/reproduce/. Next:
-python -m tools.report.
+protocol. What else tables show (fresh tasks, recorded contexts, other numbers of warm-up episodes) is `--eval_only` of these
+runs, by the command in its result file. --env_type all takes every family of the paper. A cell that fails costs only what needs
+it, and the report says "failed" in its place.
+
+A run whose result file exists is skipped (a world model or policy that a run still needs is made again where only its result is
+there) and an interrupted one goes on from its checkpoint, so the same command resumes. With all results in place nothing is left
+to do; --output_dir elsewhere runs everything anew. Runs are single-threaded processes, as many at once as there are cores, or
+runs on a cluster (--backend); what they print goes to saves/<env_type>/reproduce/. Next: python -m tools.report.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import ablation_name, add_settings, pick
 from tools.sweep import changes_of, common_flags, data_jobs, load_family
 
-METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql")
+METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql", "idaq")
 FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand_params", "walker_rand_params")
 ABLATIONS = {
     "no_context": ("--context", "none"), "no_prompt": ("--prompt_select", "none"), "random_prompt": ("--prompt_select", "random")

@@ -139,6 +139,13 @@ def find_section(document, script):
     return document
 
 
+def recipe_keys(env_type, recipe, script):
+    """Names of the settings that a recipe has for a script, in the family's file and the shared one."""
+    path = CONFIG_DIR / f"{env_type}.yaml"
+    layers = [] if recipe == "paper" else recipe_layers(path, read_yaml(path), recipe)
+    return {key for _, sections, _ in layers for key in find_section(sections, script) or {}}
+
+
 def apply_section(parser, path, section, name):
     """Make the values of a YAML section the parser's defaults; each is checked as its flag would be."""
     if section is None:

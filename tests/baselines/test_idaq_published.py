@@ -86,7 +86,7 @@ def test_files_of_the_original_are_taken_and_what_has_no_effect_is_named(tmp_pat
     (["--use_information_bottleneck", "1"], {}, "--belief_noise"),
     (["--is_onlineadapt_thres", "1"], {}, "not by a fixed return"),
     (["--is_zloss", "0"], {}, "without a loss"),
-    (["--use_brac", "2"], {}, "'2' is not 0 or 1"),
+    (["--use_brac", "2"], {}, "invalid choice: 2"),
     (["--is_true_sparse_rewards", "1"], {}, "needs --is_sparse_reward 1"),
     (["--num_exp_traj_eval", "4", "--reference_episodes", "4"], {}, "--reference_episodes is said by the published words"),
     (["--env_type", "point_robot"], {}, "--env_type is said by the published words"),
@@ -248,3 +248,9 @@ def test_a_published_command_from_the_shell(tmp_path):
     assert len(document["tasks"][0]["warmup_returns"][0]) == 3 and document["training"]["gradient_steps"] == 6
     again = shell("-m baselines.idaq", *command)  # nothing is trained twice
     assert again.returncode == 0 and "is there and used" in again.stdout
+
+
+def test_a_recipe_counts_more_than_the_configuration():
+    words = our_words(["run_point.sh", "--recipe", "debug"])
+    assert words[-2:] == ["--recipe", "debug"] and not {"--steps", "--width", "--context_size", "--batch_size"} & set(words)
+    assert "--steps" in our_words(["run_point.sh"])
