@@ -11,6 +11,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: ablations point_robot ant_dir -->           the recipe `fast` and its changes: what each is worth
+    <!-- table: contexts point_robot ant_dir -->            few-shot from own and from recorded episodes, and on training tasks
     <!-- table: overview -->                                 methods × families, few-shot, as the report shows them
     <!-- table: overview zero-shot -->                       the same of zero-shot
     <!-- table: verdicts -->                                 who wins where, by how much, how sure: sentences, no table
@@ -81,8 +82,8 @@ def table(folder, env_types):
         raise UserError("a table has no name: write <!-- table: FAMILY -->")
     if env_types[0].endswith(".json"):
         return file_table(Path(env_types[0]))
-    if env_types[0] == "ablations":
-        return ablation_table(folder, env_types[1:])
+    if env_types[0] in OF_NAMED:
+        return OF_NAMED[env_types[0]](folder, env_types[1:])
     if " ".join(env_types) in OF_ALL:
         return OF_ALL[" ".join(env_types)](folder)
     matches = [NAME.fullmatch(name) for name in env_types]
@@ -330,13 +331,34 @@ def ablation_table(folder, env_types):
             if runs is not recipe:
                 cell = f"{statistics.mean(scores[0]) - statistics.mean(scores[1]):.1f}"
                 if min(map(len, scores)) > 1:
-                    low, high = statistics.bootstrap_interval(lambda x, y: statistics.mean(x) - statistics.mean(y), *scores)
+                    low, high = statistics.bootstrap_interval(statistics.mean_difference, *scores)
                     cell += f" [{low:.1f}, {high:.1f}]"
             label = name.partition("fast")[2].lstrip("-").replace("-", ", ") or "nothing"
             shown = [score(results.scores_of(kind), 1) + mark(kind) if kind else "–" for kind in (zero.get(name), runs)]
             lines.append([f"{section.env_type}, {section.quality}", label, *shown, cell])
     if len(lines) == 1:
         raise UserError(f"table ablations {' '.join(env_types)}: there are no ablations of fast under {folder}")
+    return markdown(lines)
+
+
+def context_table(folder, env_types):
+    """A row per method and kind of data, returns by seed: few-shot from the agent's own warm-up episodes; the same weights with
+    recorded episodes of the test tasks as context; few-shot on training tasks, the last point of the learning curve."""
+    found, faults = results.read_results(folder, env_types)
+    if faults:
+        raise UserError(faults[0])
+    lines = [["data", "method", "own episodes, test tasks", "recorded episodes, test tasks", "own episodes, training tasks"]]
+    for section in results.group_results(found, join_data=True):
+        own, recorded = (section.runs.get(("few_shot", protocol), {}) for protocol in ("strict", "recorded_context"))
+        for name, runs in own.items():
+            if not results.is_whole(runs[0]):
+                continue
+            told = [[results.scores_of([run]).mean() for run in kind] for kind in (runs, recorded.get(name, []))]
+            told.append([run["curve"]["train_return"][-1] for run in runs if run.get("curve", {}).get("train_return")])
+            cells = [", ".join(f"{value:.1f}" for value in values) or "–" for values in told]
+            lines.append([f"{section.env_type}, {section.quality}", name + mark(runs), *cells])
+    if len(lines) == 1:
+        raise UserError(f"table contexts {' '.join(env_types)}: there are no few-shot results under {folder}")
     return markdown(lines)
 
 
@@ -392,6 +414,7 @@ def trained_table(root):
     return "\n".join(lines) + "\n"
 
 
+OF_NAMED = {"ablations": ablation_table, "contexts": context_table}  # marks that families follow
 OF_ALL = {  # marks of tables that are not of single families
     "overview": functools.partial(overview_text, group="Few-shot"),
     "overview zero-shot": functools.partial(overview_text, group="Zero-shot"),
