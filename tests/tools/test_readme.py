@@ -19,10 +19,10 @@ REFERENCE = {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "b
 
 def write(
     folder, env_type, quality, regime, seed, returns, recipe="fast", ablation="none", method="meta_dt", commit="0123456789",
-    task_ids=(8, 9), reference=None, warmup_returns=None, success=None, **more,
+    task_ids=(8, 9), reference=None, warmup_returns=None, success=None, protocol="strict", **more,
 ):  # fmt: skip
     path = write_result(
-        folder.parent, env_type, quality, method=method, recipe=recipe, ablation=ablation, regime=regime, protocol="strict",
+        folder.parent, env_type, quality, method=method, recipe=recipe, ablation=ablation, regime=regime, protocol=protocol,
         privileges="none", seed=seed, task_ids=list(task_ids), training={}, made_from={}, config={},
         measured={"returns": returns, "warmup_returns": warmup_returns} | ({"success": success} if success else {}),
         reference=REFERENCE if reference is None else reference, **more,
@@ -104,6 +104,19 @@ def test_what_each_part_of_the_recipe_is_worth(folder):
     write(folder / "results", "slope", "replay", "few_shot", 1, [[1, 1], [2, 2]], ablation="no_context")
     line = readme.table(folder / "results", ["ablations", "slope"]).splitlines()[-1]
     assert line.split(" | ")[-1].startswith("6.0 [")
+
+
+def test_own_and_recorded_contexts_stand_side_by_side(folder):
+    results, curve = folder / "results", {"gradient_steps": [1, 2], "train_return": [9.0, 8.5]}
+    write(results, "slope", "replay", "few_shot", 0, [[1, 3], [4, 4]], method="focal", recipe="compare", curve=curve)
+    write(
+        results, "slope", "replay", "few_shot", 0, [[6, 6], [7, 7]], method="focal", recipe="compare", protocol="recorded_context"
+    )
+    lines = readme.table(results, ["contexts", "slope"]).splitlines()
+    assert lines[-1] == "| slope, replay | focal+compare | 3.0 | 6.5 | 8.5 |"
+    with pytest.raises(UserError, match="no few-shot results"):
+        write(results, "steep", "replay", "zero_shot", 0, [[1, 3], [4, 4]])
+        readme.table(results, ["contexts", "steep"])
 
 
 def test_success_stands_beside_the_return(folder):
