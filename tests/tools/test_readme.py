@@ -109,9 +109,8 @@ def test_what_each_part_of_the_recipe_is_worth(folder):
 def test_own_and_recorded_contexts_stand_side_by_side(folder):
     results, curve = folder / "results", {"gradient_steps": [1, 2], "train_return": [9.0, 8.5]}
     write(results, "slope", "replay", "few_shot", 0, [[1, 3], [4, 4]], method="focal", recipe="compare", curve=curve)
-    write(
-        results, "slope", "replay", "few_shot", 0, [[6, 6], [7, 7]], method="focal", recipe="compare", protocol="recorded_context"
-    )
+    shown = {"method": "focal", "recipe": "compare", "protocol": "recorded_context"}
+    write(results, "slope", "replay", "few_shot", 0, [[6, 6], [7, 7]], **shown)
     lines = readme.table(results, ["contexts", "slope"]).splitlines()
     assert lines[-1] == "| slope, replay | focal+compare | 3.0 | 6.5 | 8.5 |"
     with pytest.raises(UserError, match="no few-shot results"):
