@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from src.run.config import fraction
+from src.run.config import fraction, positive_int
 from src.run.settings import setting
 
 
@@ -19,6 +19,8 @@ class Decoding:
     )  # fmt: skip
     true_rewards: bool = setting(False, "relabel by the environment's reward function, not by a learned one (an ablation)")
     relabel_share: float = setting(0.5, "share of the windows that --decode relabelled moves to another task", fraction)
+    shuffle_share: float = setting(0.0, "share of the windows made of any transitions in any order", fraction)
+    per_context: int = setting(1, "transitions decoded by each context", positive_int)
 
 
 def make_sampler(episodes, horizon, decoding=Decoding(), rewards=None):
@@ -27,7 +29,7 @@ def make_sampler(episodes, horizon, decoding=Decoding(), rewards=None):
     if decoding.decode != "relabelled":
         return TransitionSampler(*arrays, horizon, across_episodes=decoding.decode == "task")
     infos = {key: torch.from_numpy(values) for key, values in episodes.infos.items()}
-    return TransitionSampler(*arrays, horizon, rewards, decoding.relabel_share, infos)
+    return TransitionSampler(*arrays, horizon, rewards, decoding.relabel_share, infos, shuffle_share=decoding.shuffle_share, per_context=decoding.per_context)
 
 
 class TransitionSampler:
@@ -49,7 +51,8 @@ class TransitionSampler:
     """
 
     def __init__(self, observations, actions, rewards, lengths, task_ids, horizon, relabel=None, relabel_share=0.5, infos=None,
-                 across_episodes=False):  # fmt: skip
+                 across_episodes=False, shuffle_share=0.0, per_context=1):  # fmt: skip
+        self.shuffle_share, self.per_context = shuffle_share, per_context
         self.observations, self.actions, self.rewards, self.infos = observations, actions, rewards, infos or {}
         self.lengths, self.task_ids, self.horizon = lengths, task_ids, horizon
         self.relabel, self.relabel_share = relabel, relabel_share
@@ -96,9 +99,15 @@ class TransitionSampler:
         tasks = self.tasks[torch.randint(len(self.tasks), (len(rows),), generator=generator)]
         moved = torch.rand(len(rows), generator=generator) < self.relabel_share
         tasks = torch.where(moved, tasks, self.task_ids[rows])
+        if self.shuffle_share:
+            shuffled = (torch.rand(len(rows), generator=generator) < self.shuffle_share)[:, None]
+            anywhere = self._locate(torch.randint(self.size, mask.shape, generator=generator))
+            places = [torch.where(shuffled, any_, own) for any_, own in zip(anywhere, places)]
+            observations, actions = self.observations[tuple(places)], self.actions[tuple(places)]
+            mask = mask | shuffled
         rewards = self._relabelled(*places, tasks[:, None].expand(mask.shape))
         if not self.horizon:
-            tasks = tasks[:, None].expand(mask.shape)[mask]
+            tasks = tasks[:, None].expand(mask.shape)[mask].repeat_interleave(self.per_context)
         elsewhere = self._locate(torch.randint(self.size, tasks.shape, generator=generator))
         observation, action, _, after = self._transition(*elsewhere)
         reward = self._relabelled(*elsewhere, tasks)

@@ -152,7 +152,8 @@ class DecodingErrors(torch.nn.Module):
         self.model = model
 
     def forward(self, window, transition):
-        return self.model.errors(*transition, self.model.contexts(*window))
+        contexts = self.model.contexts(*window)
+        return self.model.errors(*transition, contexts.repeat_interleave(len(transition[0]) // len(contexts), 0))
 
 
 def losses(errors, batch, device):
