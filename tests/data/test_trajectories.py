@@ -279,9 +279,9 @@ def test_script_from_the_shell(tmp_path):
         words = [sys.executable, "get_datasets.py", *words]
         return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    missing = shell(*command(tmp_path, "medium", 0, 2))
+    missing = shell(*command(tmp_path, "medium", 0, 2), "--behaviour", "per_task")
     assert missing.returncode == 2
-    assert missing.stderr.splitlines()[-1].startswith("error: no behaviour policies in ")
+    assert missing.stderr.splitlines()[-1].startswith("error: no per_task behaviour policies in ")
     assert "python train_data_collection.py --env_type point_robot" in missing.stderr
     assert not (tmp_path / "datasets").exists()
     behaviour(tmp_path, [0, 1])

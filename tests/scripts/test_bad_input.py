@@ -96,8 +96,16 @@ def refused(capsys, folder, script, argv, mend):
         ("train_meta_dt", ["--dropout", "1"], "'1' is not a number of at least 0 and below 1"),
         ("train_meta_dt", ["--explore", "probe", "--explore_steps", "20"], "--explore_steps 20 leaves nothing of an episode"),
         ("train_meta_dt", ["--imitate", "steps"], "--imitate steps has no effect with --top_share 1"),
-        ("get_datasets", ["--data_type", "medium", "--behaviour", "committed"], "come with the repository: leave --behaviour"),
-        ("get_datasets", ["--data_type", "medium"], "no behaviour policies in .*train_data_collection.py"),
+        (
+            "get_datasets",
+            ["--env_type", "gridworld", "--data_type", "medium", "--behaviour", "committed"],
+            "come with the repository: leave --behaviour",
+        ),
+        (
+            "get_datasets",
+            ["--data_type", "medium", "--behaviour", "per_task"],
+            "no per_task behaviour policies in .*train_data_collection.py",
+        ),
         ("train_data_collection", ["--save_freq", "0"], "'0' is not an integer of at least 1"),
         ("train_data_collection", ["--hidden_sizes", "64", "-1"], "'-1' is not|unknown argument|expected"),
         ("train_data_collection", ["--gamma", "1.01"], "'1.01' is not a number between 0 and 1"),

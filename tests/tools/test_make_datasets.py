@@ -50,8 +50,8 @@ def test_data_are_made_once_and_are_the_same_again(tmp_path, monkeypatch, capsys
 
 def test_a_family_without_policies_is_refused(capsys):
     with pytest.raises(SystemExit):
-        make_datasets.main(["--env_types", "point_robot"])
-    assert "invalid choice: 'point_robot'" in capsys.readouterr().err
+        make_datasets.main(["--env_types", "gridworld"])
+    assert "invalid choice: 'gridworld'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("env_type", ["cheetah_vel", "cheetah_dir", "ant_dir", "hopper_rand_params", "walker_rand_params"])
@@ -64,6 +64,23 @@ def test_committed_policies_are_small_and_complete(env_type):
     assert np.shape(curve["stochastic_returns"])[:2] == (len(curve["steps"]), tasks) and len(curve["random_returns"]) == tasks
     expert, random = np.mean(curve["stochastic_returns"][-1]), np.mean(curve["random_returns"])
     assert expert > random + 100
+
+
+def test_agents_of_single_tasks_make_data_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(make_datasets, "RECORD", tmp_path / "record.json")
+    flags = ["--env_types", "point_robot", "--qualities", "medium", "--output_dir", str(tmp_path)]
+    make_datasets.main(flags)
+    found = trajectories.load(tmp_path / "datasets", "point_robot", "medium")
+    assert len(found.tasks) == 50 and found.metadata["provenance"][0]["policies"] == "committed"
+    levels = found.returns[found.task_ids < 45].mean()
+    assert -11.5 < levels < -9  # half of the way from -15.5, random, to -5.3
+    file = tmp_path / "datasets/point_robot/medium-v0/data/main_data.hdf5"
+    before = file.stat().st_mtime_ns
+    make_datasets.main(flags)
+    assert file.stat().st_mtime_ns == before
+    monkeypatch.setattr(make_datasets, "policies_digest", lambda folder: "of other policies")
+    make_datasets.main(flags)
+    assert file.stat().st_mtime_ns > before
 
 
 def test_what_comes_with_the_repository_stays_small():
