@@ -3,6 +3,7 @@
 src/data/layouts.py says which layouts are known, src/data/pickles.py and src/data/hdf5.py how files of unknown origin are opened.
 """
 
+import functools
 import hashlib
 import lzma
 import math
@@ -18,7 +19,7 @@ import h5py
 import numpy as np
 
 from src.data.hdf5 import FAULTS, NUMBERS, Room, dataset, members, open_hdf5, read_array, subgroup
-from src.data.layouts import FIELDS, episodes_of
+from src.data.layouts import FIELDS, INFOS, KNOWN, episodes_of, with_labels
 from src.data.pickles import read_pickle
 from src.data.relabel import EnvironmentRewards, rewards_on
 from src.data.trajectories import Trajectories, task_parameters
@@ -30,7 +31,6 @@ REWARD_TOLERANCE = 0.01  # how far recorded rewards may be from those of the tas
 LARGEST_JSON = 1 << 30  # bytes
 MAGIC = np.lib.format.MAGIC_PREFIX  # how an array in an npz file begins
 UNPACKING = (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError)  # of a broken zip archive
-KNOWN = {name for names in FIELDS.values() for name in names}
 EXPECTED = "arrays at its top, or one group of arrays per episode, there or inside of data/, are expected"
 KINDS = "a .hdf5, .h5, .npz, .json or .pkl file"
 
@@ -155,10 +155,17 @@ def read_hdf5(path):
             arrays = _arrays(file, room)
             if not arrays:
                 raise UserError(f"{path} has no arrays, but {', '.join(names)[:100] or 'nothing'}: {EXPECTED}")
-            return arrays
+            return arrays | _labels(file, path, room)
         _check_complete(file, parent, groups)
         order = sorted(groups, key=lambda name: (int("".join(filter(str.isdigit, name))[:18] or 0), name))
-        return [_episode(subgroup(parent, name), f"{path}: {name}", room) for name in order]
+        parts = {name: _episode(subgroup(parent, name), f"{path}: {name}", room) for name in order}
+        beside = {}
+        for group in {file.id: file, parent.id: parent}.values():
+            known = {name: read_array(group, name, room) for name in members(group) if isinstance(group[name], h5py.Dataset)
+                     and name in KNOWN}  # fmt: skip
+            beside |= {f"{group.name}/{name}".strip("/"): array for name, array in _numeric(known, path).items()}
+            beside |= {f"{group.name}/{name}".strip("/"): array for name, array in _labels(group, path, room).items()}
+        return with_labels(parts, beside, path)
 
 
 def _check_complete(file, parent, groups):
@@ -207,11 +214,30 @@ def _episode(group, where, room):
     if group.name.startswith("/data/demo_"):  # robomimic: its dones mark successes, and may mark several steps
         arrays.pop("dones", None)
     options = {key.removeprefix("options/"): group.attrs[key] for key in group.attrs if key.startswith("options/")}
-    infos = _arrays(subgroup(group, "infos"), room, set()) if isinstance(group.get("infos"), h5py.Group) else {}
-    task = options.pop("task", None)
-    if task is not None and np.asarray(task).dtype.kind not in "iu":
-        raise UserError(f"{where} names its task {str(task)[:60]!r}: give the row of the environment's task table instead")
-    return {**arrays, **({} if task is None else {"task": np.asarray(task)}), "options": options, "infos": infos}
+    options = {key: value for key, value in options.items() if key not in FIELDS["task"]}
+    infos = [_arrays(subgroup(group, name), room, set()) for name in INFOS if isinstance(group.get(name), h5py.Group)]
+    facts = {"options": options, "infos": functools.reduce(dict.__or__, infos, {})}
+    return {**arrays, **_labels(group, where, room), **facts}
+
+
+def _labels(group, where, room):
+    """The task ids in the attributes of a group and in its groups of infos and options: {name with a slash: array}."""
+    labels = {}
+    for key in group.attrs:
+        if key.removeprefix("options/") in FIELDS["task"]:
+            value = np.asarray(group.attrs[key])
+            if value.dtype.kind in "OUS" and group.name in ("/", "/data"):  # what all of it is about
+                continue
+            if value.dtype.kind not in "iuf":
+                raise UserError(f"{where} names its task {str(group.attrs[key])[:60]!r}: give the row of the environment's task "
+                                "table instead")  # fmt: skip
+            labels[f"attributes/{key}"] = value
+    for name in (*INFOS, "options"):
+        if isinstance(group.get(name), h5py.Group):
+            inner = subgroup(group, name)
+            found = {key: read_array(inner, key, room) for key in members(inner) if key in FIELDS["task"]}
+            labels |= {f"{name}/{key}": array for key, array in found.items() if array is not None}
+    return labels
 
 
 def read_npz(path):

@@ -14,6 +14,7 @@ observations; what it does not say is refused. Wrong ends are worse than no impo
 """
 
 import dataclasses
+import functools
 import re
 
 import numpy as np
@@ -37,8 +38,10 @@ FIELDS = {  # ours: what others call it
     "episode_ids": ("episode_ids", "episode_id", "trajectory_ids", "traj_ids"),
     "task": ("task", "task_id", "task_ids", "task_idx", "task_index"),
 }
+KNOWN = {name for names in FIELDS.values() for name in names}
+INFOS = ("infos", "info", "env_infos")  # dicts of facts of every step
 FLAGS = ("terminals", "timeouts", "dones", "last", "starts")
-PER_STEP = (*FLAGS, "rewards", "episode_ids", "task")
+PER_STEP = (*FLAGS, "rewards", "episode_ids")
 HOW = (
     "say where episodes end: terminals and timeouts (1 at the last step), episode_ends, episode_lengths, "
     "or a list of trajectory dicts"
@@ -76,10 +79,14 @@ def episodes_of(content, path, env):
         raise UserError(f"{path} holds no episode")
     episodes, steps = [], 0
     for part in content if whole else [content]:
-        fields, infos, options = _fields(part, path, whole), {}, {}
-        if whole:
-            infos, options = _facts(part, fields, path)
-        for stream in _streams(fields, path, env, whole):
+        fields = _fields(part, path, whole)
+        facts = {name: _facts(part, name, path) for name in (*INFOS, "options")}
+        labels = _labels(part, facts, path, whole)
+        if "pos" in part and "full" in part:
+            _unroll(fields, labels, part, path)
+        options = facts.pop("options") if whole else {}  # of flat arrays they are of all episodes together
+        infos = functools.reduce(dict.__or__, facts.values()) if whole else {}
+        for stream in _streams(fields, labels, path, env, whole):
             _check_finite(stream, path)
             found = _whole(stream, path, env) if stream.pop("whole") else _cut(stream, path, env)
             episodes += [dataclasses.replace(episode, infos=infos, options=options) for episode in found]
@@ -101,8 +108,36 @@ def _by_episode(content, path):
             size = content.get("total_size", len(parts))  # d3rlpy's
             if not np.array_equal(size, len(parts)):
                 raise UserError(f"{path}: total_size says {size} episodes, there are {len(parts)}: it is not complete")
-            return [parts[key] for key in sorted(parts)]
+            beside = {str(key): value for (match, value), key in zip(found, content, strict=True) if not match}
+            return with_labels({key[1]: parts[key] for key in sorted(parts)}, beside, path)
     return content
+
+
+def with_labels(parts, beside, path):
+    """Episodes, {name: dict} -> list of dicts, each with what the file says of its task beside them all ({key: array}).
+
+    Nothing else that has a known name can be told apart by episodes, and is refused."""
+    names, parts = list(parts), list(parts.values())
+    for key, values in beside.items():
+        if _last(key) in FIELDS["task"]:
+            labels = _numbers(values, key, path).reshape(-1)
+            if labels.size not in (1, len(parts)):
+                raise UserError(f"{path}: {key} holds {labels.size} task ids for {len(parts)} episodes: give one for each")
+            for part, label in zip(parts, np.broadcast_to(labels, len(parts)), strict=True):
+                part[f"of its file/{key}"] = label
+        elif key in KNOWN:
+            raise UserError(
+                f"{path}: {key} stand beside the arrays of its episodes, where nothing reads them: put them into each episode, "
+                "or leave them out"
+            )
+    for name, part in zip(names, parts, strict=True):
+        if "task" in name.lower() and not any(_last(key) in FIELDS["task"] for key in part):
+            raise UserError(f"{path}: {name} seems to be called after its task: store the id in it, as an array called task")
+    return parts
+
+
+def _last(key):
+    return str(key).rsplit("/", 1)[-1]
 
 
 # ------------------------------------------------------------------------------------------------------ names and shapes
@@ -114,6 +149,8 @@ def _fields(content, path, whole):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of arrays")
     fields = {}
     for field, names in FIELDS.items():
+        if field == "task":  # see _labels
+            continue
         found = [name for name in names if content.get(name) is not None]
         for name in found[: None if field in FLAGS else 1]:
             array = _numbers(content[name], field, path)
@@ -128,8 +165,6 @@ def _fields(content, path, whole):
     for key in FLAGS:
         if key in fields and not np.isin(fields[key], (0, 1)).all():
             raise UserError(f"{path}: {key} hold other numbers than 0 and 1 (NaN among them): put them right, or leave them out")
-    if "pos" in content and "full" in content:
-        _unroll(fields, content, path)
     if whole and fields["rewards"].squeeze().ndim < 2:  # flags may be one number per trajectory
         steps = fields["rewards"].size
         for key in ("terminals", "timeouts", "dones"):
@@ -148,21 +183,37 @@ def _numbers(values, field, path):
     return array
 
 
-def _facts(part, fields, path):
-    """The infos and the options of one trajectory; a task among them is that of its steps (put into `fields`)."""
-    infos, options = (part.get(key) or {} for key in ("infos", "options"))
-    if not isinstance(infos, dict) or not isinstance(options, dict):
+def _facts(part, name, path):
+    """What a dict holds under infos or options, a dict too. Of a list with a dict per step the tasks alone."""
+    facts = part.get(name)
+    if isinstance(facts, list) and facts and all(isinstance(step, dict) for step in facts):
+        told = {key for step in facts for key in step if key in FIELDS["task"] and step[key] is not None}
+        facts = {key: [step[key] for step in facts if step.get(key) is not None] for key in told}
+    if facts is not None and not isinstance(facts, dict):
         raise UserError(f"{path}: infos and options of a trajectory must be dicts")
-    options = dict(options)
-    if (task := options.pop("task", None)) is not None:
-        task = _numbers(task, "task", path)
-        if "task" in fields and not (fields["task"] == task).all():
-            raise UserError(f"{path}: a trajectory has task {fields['task'].ravel()[0]}, and its options say {task}")
-        fields["task"] = task
-    told = [np.asarray(infos[name]) for name in FIELDS["task"] if name in infos]
-    if "task" not in fields and told and told[0].dtype.kind in "iuf":  # an environment may tell its task at every step
-        fields["task"] = np.unique(told[0])
-    return infos, options
+    return facts or {}
+
+
+def _labels(part, facts, path, whole):
+    """All that a dict says of its task, wherever it stands: {name: array}. An environment may tell its task at every step.
+
+    The names of tasks among infos are passed over; whatever else is no number is refused."""
+    labels = {}
+    for where, values in (("", part), *((f"{name}/", facts[name]) for name in facts)):
+        for key, value in values.items():
+            if _last(key) in FIELDS["task"] and value is not None and not (where[:-1] in INFOS and _is_text(value)):
+                name = f"{where}{key}"
+                labels[name] = _numbers(value, name, path)
+                if whole and "/" in name:
+                    labels[name] = np.unique(labels[name])
+    return labels
+
+
+def _is_text(value):
+    try:
+        return np.asarray(value).dtype.kind in "US"
+    except ValueError:  # of unequal lengths
+        return False
 
 
 def _check_finite(stream, path):
@@ -175,7 +226,7 @@ def _check_finite(stream, path):
             raise UserError(f"{path}: {key} of step {int(np.argmin(finite))} are not finite, or too large: put them right")
 
 
-def _unroll(fields, content, path):
+def _unroll(fields, labels, content, path):
     """A replay buffer of stable-baselines3 in the order of time: `pos` is where it writes next, `full` whether it began anew."""
     size = len(fields["rewards"])
     position, full = (_numbers(content[name], name, path) for name in ("pos", "full"))
@@ -183,21 +234,22 @@ def _unroll(fields, content, path):
         raise UserError(f"{path}: pos (where it writes next) and full (0 or 1) are not those of a replay buffer of {size} steps")
     if not position and not full:
         raise UserError(f"{path}: the replay buffer is empty, its pos is 0 and it is not full")
-    for key, array in fields.items():
-        if len(array) == size:
-            fields[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
+    for arrays in (fields, labels):
+        for key, array in arrays.items():
+            if array.ndim and len(array) == size:
+                arrays[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
 
 
-def _streams(fields, path, env, whole):
+def _streams(fields, labels, path, env, whole):
     """Yields dicts of flat arrays, each one sequence in time, with "whole": whether it is exactly one episode."""
     rewards = fields["rewards"]
     if rewards.ndim > 3 or (rewards.ndim == 3 and rewards.shape[2] > 1):
         raise UserError(f"{path}: rewards have shape {rewards.shape}; one number per step is expected")
     if rewards.ndim == 3 or (rewards.ndim == 2 and rewards.shape[1] > 1 and not whole):
-        yield from _stacked(fields, path)
+        yield from _stacked(fields, labels, path)
         return
     count = rewards.size
-    flat = {"whole": whole}
+    flat = {"whole": whole, "labels": labels}
     for field, array in fields.items():
         if field in ("observations", "actions", "next_observations"):
             one_more = field == "observations" and len(array) == count + 1
@@ -207,7 +259,7 @@ def _streams(fields, path, env, whole):
                 )
             flat[field] = array.reshape(len(array), -1)
             flat["whole"] = whole or one_more
-        elif field in PER_STEP and not (field == "task" and array.size == 1):
+        elif field in PER_STEP:
             if array.size != count:
                 raise UserError(f"{path}: {field} have shape {array.shape}; one number per step is expected, {count}")
             flat[field] = array.reshape(-1)
@@ -219,16 +271,16 @@ def _streams(fields, path, env, whole):
     yield flat
 
 
-def _stacked(fields, path):
+def _stacked(fields, labels, path):
     """Arrays with two leading axes: (episodes, steps), one episode per row, or (steps, environments), one stream per column."""
     rewards = fields["rewards"].reshape(fields["rewards"].shape[:2])
     shape = rewards.shape
     per_row = {"rewards": rewards}
     one_more = fields["observations"].shape[:2] == (shape[0], shape[1] + 1)
     for key, array in fields.items():
-        if key in ("episode_lengths", "task") and array.size == shape[0]:
+        if key == "episode_lengths" and array.size == shape[0]:
             per_row[key] = array.reshape(-1)
-            if key == "episode_lengths" and not np.isin(array, np.arange(1, shape[1] + 1)).all():
+            if not np.isin(array, np.arange(1, shape[1] + 1)).all():
                 raise UserError(f"{path}: episode_lengths must be integers from 1 to {shape[1]}")
         elif key in ("ends", "episode_lengths", "episode_ids"):
             raise UserError(f"{path}: {key} do not fit arrays of episodes (rewards have shape {rewards.shape})")
@@ -252,6 +304,7 @@ def _stacked(fields, path):
             raise UserError(f"{path}: it cannot be told which axis of its arrays {shape} is time (next observations follow along "
                             f"{'both' if rows else 'none'}): {HOW}")  # fmt: skip
         by_rows = rows
+    labels = {name: _spread(values, name, shape, by_rows, path) for name, values in labels.items()}
     for index in range(shape[0] if by_rows else shape[1]):
         part = {key: array[index] if by_rows else array[:, index] for key, array in per_row.items()}
         if by_rows:
@@ -262,7 +315,24 @@ def _stacked(fields, path):
             }
             if one_more:
                 part["next_observations"], part["observations"] = part["observations"][1:], part["observations"][:-1]
-        yield {**part, "whole": bool(by_rows)}
+        told = {name: values[index] if by_rows else values[:, index] for name, values in labels.items()}
+        told = {name: values[: len(part["rewards"])] for name, values in told.items()}
+        yield {**part, "labels": told, "whole": bool(by_rows)}
+
+
+def _spread(labels, name, shape, by_rows, path):
+    """Task ids as (episodes, steps) or (steps, environments), of which one axis may be missing. Raises UserError where it cannot
+    be told which."""
+    if labels.shape[:2] == shape and labels.size == shape[0] * shape[1]:
+        return labels.reshape(shape)
+    flat, ways = labels.reshape(-1), []
+    if labels.size in (1, shape[0]):  # per episode, or per step of all environments
+        ways.append(np.broadcast_to(flat[:, None], shape))
+    if not by_rows and labels.size == shape[1]:  # per environment
+        ways.append(np.broadcast_to(flat, shape))
+    if not ways or not all(np.array_equal(ways[0], way) for way in ways):
+        raise UserError(f"{path}: {name} has shape {labels.shape}, rewards {shape}: give a task id for each of their numbers")
+    return ways[0]
 
 
 # ----------------------------------------------------------------------------------------------------- where episodes end
@@ -388,7 +458,7 @@ def _episodes(stream, ends, path, env):
     """The episodes between `ends`."""
     count = len(stream["rewards"])
     following, episodes = stream.get("next_observations"), []
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+    for episode, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
         start, end = int(start), int(end)
         if end - start > env.max_episode_steps:
             raise UserError(f"{path}: an episode has {end - start} steps, the environment allows {env.max_episode_steps}")
@@ -401,7 +471,7 @@ def _episodes(stream, ends, path, env):
         else:  # the observation after the last step is unknown: the last transition is left out
             end -= 1
         if end > start:
-            task = _task(stream.get("task"), start, end, count, path)
+            task = _task(stream["labels"], start, end, episode, len(ends), count, path)
             episodes.append(Episode(observations, stream["actions"][start:end], stream["rewards"][start:end], terminated, task))
     return episodes
 
@@ -421,10 +491,21 @@ def _terminated(stream, start, end, path, horizon):
     )
 
 
-def _task(values, start, end, count, path):
-    if values is None:
-        return None
-    found = np.unique(values if values.size == 1 else values[start:end])
-    if len(found) != 1 or found.dtype.kind == "b" or found[0] != np.round(found[0]) or found[0] < 0:
-        raise UserError(f"{path}: steps {start} to {end} have no single task id, but {', '.join(map(str, found[:5]))}")
-    return int(found[0])
+def _task(labels, start, end, episode, episodes, count, path):
+    """The task id on which all labels agree, {name: array with a number per step, per episode, or one for all}; None without."""
+    task = None
+    for name, values in labels.items():
+        if values.size not in (1, episodes, count):
+            raise UserError(
+                f"{path}: {name} has shape {values.shape}; one number per step is expected, {count}, or per episode, {episodes}"
+            )
+        flat = values.reshape(-1)
+        found = flat if values.size == 1 else flat[start:end] if values.size == count else flat[episode : episode + 1]
+        found = np.unique(found)
+        whole = found.dtype.kind in "iuf" and np.isfinite(found).all() and (found == np.round(found)).all() and found[0] >= 0
+        if len(found) != 1 or not whole:
+            raise UserError(f"{path}: steps {start} to {end} have no single task id, but {', '.join(map(str, found[:5]))}")
+        if task is not None and task != found[0]:
+            raise UserError(f"{path}: steps {start} to {end} have task {task}, and {name} says {int(found[0])}")
+        task = int(found[0])
+    return task

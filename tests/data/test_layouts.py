@@ -379,7 +379,7 @@ def test_what_the_options_of_a_trajectory_say(tmp_path):
     assert lengths_of(path, task_id=None).task_ids.tolist() == [3]
     with pytest.raises(UserError, match="holds episodes of task 3, and --task_id says 7"):
         lengths_of(path)
-    with pytest.raises(UserError, match="a trajectory has task 4, and its options say 3"):
+    with pytest.raises(UserError, match="steps 0 to 20 have task 4, and options/task says 3"):
         lengths_of(put(tmp_path / "a.pkl", [part | {"options": {"task": 3}, "task": 4}]))
     for more in ({"options": 3}, {"infos": [1]}):
         with pytest.raises(UserError, match="infos and options of a trajectory must be dicts"):
@@ -404,6 +404,124 @@ def test_tasks_under_other_names_and_among_infos(tmp_path, name):
             )
     named = [part | {"infos": {name: ["left"] * 20}} for part in parts[:1]]
     assert lengths_of(put(tmp_path / "a.pkl", named), task_id=3).task_ids.tolist() == [3]
+
+
+def both(path, tasks):
+    """A file that says its tasks itself: they come out, and one --task_id for all is refused."""
+    assert lengths_of(path, task_id=None).task_ids.tolist() == sorted(tasks)
+    with pytest.raises(UserError, match="holds episodes of task 9, and --task_id says 3"):
+        lengths_of(path, task_id=3)
+
+
+@pytest.mark.parametrize("name", ["task", "task_ids"])
+@pytest.mark.parametrize("style", ["{}/{}", "{1}_{0}", "traj_{}/{}"])
+def test_labels_beside_the_episodes_arrays(tmp_path, style, name):
+    parts = [walk((20,), task, seed)[0] for seed, task in enumerate((3, 9, 9))]
+    content = {style.format(index, key): values for index, part in enumerate(parts) for key, values in part.items()}
+    both(put(tmp_path / "a.npz", content | {name: np.array([3, 9, 9])}), [3, 9, 9])
+    if "/" in style:
+        both(put(tmp_path / "a.hdf5", content | {name: np.array([3, 9, 9])}), [3, 9, 9])
+    for suffix in ("a.npz", "a.hdf5") if "/" in style else ("a.npz",):
+        for wrong, message in (({name: np.array([3, 9])}, "holds 2 task ids for 3 episodes: give one for each"),
+                               ({"terminals": np.zeros(60)}, "terminals stand beside the arrays of its episodes"),
+                               ({"episode_lengths": np.full(3, 20)}, "episode_lengths stand beside")):  # fmt: skip
+            with pytest.raises(UserError, match=message):
+                lengths_of(put(tmp_path / suffix, content | wrong), task_id=3)
+
+
+def test_labels_in_attributes_and_groups(tmp_path):
+    parts = [walk((20,), task, seed)[0] for seed, task in enumerate((3, 9))]
+    content = {f"data/demo_{index}/{key}": values for index, part in enumerate(parts) for key, values in part.items()}
+    path = tmp_path / "a.hdf5"
+    for change in (
+        lambda group, task: group.attrs.create("task", task),
+        lambda group, task: group.attrs.create("options/task_id", task),
+        lambda group, task: group.attrs.create("options/task", float(task)),
+        lambda group, task: group.__setitem__("infos/task", np.full(20, task)),
+        lambda group, task: group.__setitem__("info/task_index", np.full(21, task)),
+        lambda group, task: group.__setitem__("options/task", task),
+    ):
+        with h5py.File(write_hdf5(path, content), "a") as file:
+            for index, task in enumerate((3, 9)):
+                change(file[f"data/demo_{index}"], task)
+        both(path, [3, 9])
+    with h5py.File(path, "a") as file:
+        file["data/demo_1"].attrs["task"] = 4
+        file["data"].attrs["task"] = "lift"
+    with pytest.raises(UserError, match="steps 0 to 20 have task 4, and options/task says 9"):
+        lengths_of(path, task_id=None)
+    for value in ("left", True):
+        with h5py.File(path, "a") as file:
+            file["data/demo_1"].attrs["task"] = value
+        with pytest.raises(UserError, match=r"demo_1 names its task '?(left|True)'?: give the row"):
+            lengths_of(path, task_id=9)
+    with h5py.File(write_hdf5(path, content), "a") as file:
+        file["data"].attrs["task"] = [3, 9]
+    both(path, [3, 9])
+    flat_content, last = flat(parts)
+    both(write_hdf5(path, flat_content | {"timeouts": last, "infos/task": np.repeat([3, 9], 20)}), [3, 9])
+    renamed = {key.replace("data/demo", "task"): values for key, values in content.items()}
+    for name in ("a.hdf5", "a.npz"):
+        with pytest.raises(UserError, match="task_0 seems to be called after its task: store the id in it"):
+            lengths_of(put(tmp_path / name, renamed), task_id=3)
+
+
+def test_labels_among_infos_of_other_kinds(tmp_path):
+    parts = [walk((20,), task, seed)[0] for seed, task in enumerate((3, 9))]
+    for facts in (
+        lambda task: {"info": {"task": np.full(20, task)}},
+        lambda task: {"env_infos": {"task_id": [task] * 20}},
+        lambda task: {"infos": [{"task": task, "x": 1.5}, *[{}] * 19]},
+        lambda task: {"options": {"task_idx": task}},
+    ):
+        both(put(tmp_path / "a.pkl", [part | facts(task) for part, task in zip(parts, (3, 9), strict=True)]), [3, 9])
+    content, last = flat(parts)
+    both(put(tmp_path / "a.pkl", content | {"timeouts": last, "infos": {"task": np.repeat([3, 9], 20)}}), [3, 9])
+    both(put(tmp_path / "a.npz", content | {"timeouts": last, "infos/task": np.repeat([3, 9], 20)}), [3, 9])
+    with pytest.raises(UserError, match="have task 9, and task_id says 3"):
+        lengths_of(put(tmp_path / "a.npz", content | {"timeouts": last, "task": np.full(40, 9), "task_id": np.full(40, 3)}))
+    for wrong in ({"infos": {"task": [[0], [0, 1]]}}, {"task": [[0], [0, 1]]}):
+        with pytest.raises(UserError, match="task are lists of unequal lengths, not an array"):
+            lengths_of(put(tmp_path / "a.pkl", [parts[0] | wrong]), task_id=3)
+    for number in (np.inf, np.nan, -1, 2.5):
+        with pytest.raises(UserError, match="have no single task id"):
+            lengths_of(put(tmp_path / "a.pkl", [parts[0] | {"task": number}]), task_id=None)
+
+
+def test_one_label_per_episode_or_for_all(tmp_path):
+    content, last = flat(parts := [walk((length,), task, seed)[0] for seed, (length, task) in enumerate(((20, 3), (7, 9)))])
+    path = tmp_path / "a.npz"
+    both(put(path, content | {"episode_lengths": np.array([20, 7]), "task": np.array([3, 9])}), [3, 9])
+    both(put(path, content | {"timeouts": last, "task": np.array([[3.0], [9.0]])}), [3, 9])
+    alike = flat(walk((20, 7), 5))[0] | {"timeouts": last, "task": np.array(5)}
+    assert lengths_of(put(path, alike), task_id=None).task_ids.tolist() == [5, 5]
+    with pytest.raises(UserError, match="one number per step is expected, 27, or per episode, 2"):
+        lengths_of(put(path, content | {"timeouts": last, "task": np.array([3, 9, 9])}))
+    stacked = {key: np.stack([part[key] for part in (parts[0], walk((20,), 9)[0])]) for key in parts[0]}
+    both(put(path, stacked | {"task": np.array([3, 9])}), [3, 9])
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_labels_of_a_replay_buffer(tmp_path, full):
+    """Per step, per environment, or one for all; where an axis could be either they are refused."""
+
+    def buffer(tasks, steps=40):
+        streams = [flat(walk((20, 20), task, seed)) for seed, task in enumerate(tasks)]
+        content = {key: np.stack([stream[key] for stream, _ in streams], 1)[:steps] for key in streams[0][0]}
+        content["timeouts"] = np.stack([last for _, last in streams], 1)[:steps]
+        content = {key: np.roll(array, 20, 0) if full else array for key, array in content.items()}
+        return content | {"pos": np.array(20 if full else steps), "full": np.array(full)}
+
+    path = tmp_path / "a.npz"
+    told = {"task": np.array([3, 3, 9]), "task_id": np.broadcast_to([3, 3, 9], (40, 3))}
+    both(put(path, buffer((3, 3, 9)) | told), [3, 3, 3, 3, 9, 9])
+    for label in (np.array(7), np.full(40, 7)):
+        assert lengths_of(put(path, buffer((7, 7)) | {"task": label}), task_id=None).task_ids.tolist() == [7] * 4
+    with pytest.raises(UserError, match=r"task has shape \(2,\), rewards \(40, 3\): give a task id for each"):
+        lengths_of(put(path, buffer((7, 7, 7)) | {"task": np.array([7, 7])}))
+    if not full:
+        with pytest.raises(UserError, match=r"task has shape \(3,\), rewards \(3, 3\)"):
+            lengths_of(put(path, buffer((7, 7, 7), 3) | {"task": np.arange(3)}))
 
 
 def test_a_task_beside_files_that_name_theirs_is_refused(tmp_path):
