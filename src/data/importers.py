@@ -70,9 +70,8 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
     episodes, notes = [], []
     for task, path in files.items():
         content = READERS[path.suffix.lower()](path)
-        found, lost = episodes_of(content, path, env)
-        if lost:
-            notes.append(f"{lost} steps of {path} are left out, whose next observation or end is unknown")
+        found, said = episodes_of(content, path, env)
+        notes += said
         told = [(of_task(episode, task, path, env, environment), episode) for episode in found]
         episodes += [(task, episode) for task, episode in told if task in tasks]
     if not episodes:
@@ -355,7 +354,7 @@ def check_tasks(trajectories, environment):
     except UserError:  # they depend on more than these data hold
         return
     inside = np.arange(trajectories.rewards.shape[1]) < trajectories.lengths[:, None]
-    if "terminated" in trajectories.infos:  # the state after that step may be unknown
+    if "terminated" in trajectories.infos:  # an end may be paid by itself
         inside &= trajectories.infos["terminated"] == 0
     scale = np.abs(expected[inside]).mean() if inside.any() else 0
 

@@ -46,6 +46,7 @@ HOW = (
     "say where episodes end: terminals and timeouts (1 at the last step), episode_ends, episode_lengths, "
     "or a list of trajectory dicts"
 )
+NUMBER = "number in its file"  # of an episode
 APART = "store terminals (ended on its own) and timeouts apart"
 
 
@@ -58,12 +59,14 @@ class Episode:
     rewards: np.ndarray  # (L,)
     terminated: bool
     task: int | None = None
+    short: bool = False  # ended before max_episode_steps, and not on its own
+    end_lost: bool = False  # ended on its own, by a step that is left out
     infos: dict = dataclasses.field(default_factory=dict)  # (L, ...)
     options: dict = dataclasses.field(default_factory=dict)  # what the file says of its task
 
 
 def episodes_of(content, path, env):
-    """Content of a file -> (list of Episode, number of steps left out).
+    """Content of a file -> (list of Episode, notes for the user).
 
     Args:
         content: dict of arrays, or a list with one such dict per episode; infos and options may stand beside the arrays.
@@ -77,7 +80,7 @@ def episodes_of(content, path, env):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of arrays or a list of them")
     if whole and not content:
         raise UserError(f"{path} holds no episode")
-    episodes, steps = [], 0
+    streams, facts_of = [], []
     for part in content if whole else [content]:
         fields = _fields(part, path, whole)
         facts = {name: _facts(part, name, path) for name in (*INFOS, "options")}
@@ -88,12 +91,42 @@ def episodes_of(content, path, env):
         infos = functools.reduce(dict.__or__, facts.values()) if whole else {}
         for stream in _streams(fields, labels, path, env, whole):
             _check_finite(stream, path)
-            found = _whole(stream, path, env) if stream.pop("whole") else _cut(stream, path, env)
-            episodes += [dataclasses.replace(episode, infos=infos, options=options) for episode in found]
-            steps += len(stream["rewards"])
+            streams.append({**stream, "ring": _is_ring(part)})
+            facts_of.append({"infos": infos, "options": options})
+    apart = any(
+        (stream["timeouts"] > stream.get("terminals", stream["timeouts"])).any() for stream in streams if "timeouts" in stream
+    )
+    episodes, head = [], 0
+    for stream, facts in zip(streams, facts_of, strict=True):
+        kept = stream if stream["whole"] or not stream["ring"] else _without_head(stream, path, env.max_episode_steps)
+        head += len(stream["rewards"]) - len(kept["rewards"])
+        found = (_whole if stream["whole"] else _cut)({**kept, "apart": apart}, path, env) if len(kept["rewards"]) else []
+        episodes += [dataclasses.replace(episode, **facts) for episode in found]
     if not episodes:
         raise UserError(f"{path} holds no whole episode")
-    return episodes, steps - sum(len(episode.rewards) for episode in episodes)
+    lost = sum(len(stream["rewards"]) for stream in streams) - head - sum(len(episode.rewards) for episode in episodes)
+    return episodes, list(_notes(episodes, lost, head, content if whole else [], path, env))
+
+
+def _notes(episodes, lost, head, parts, path, env):
+    """What the user should know of an import that is not refused, a line each."""
+    if lost:
+        yield f"{lost} steps of {path} are left out, whose next observation or end is unknown"
+    if head:
+        yield f"{head} steps of {path} are left out, of episodes whose beginning its full replay buffer has lost"
+    if ended := sum(episode.end_lost for episode in episodes):
+        yield (
+            f"{ended} episodes of {path} that ended on their own are kept without that end, since the state after it is unknown: "
+            "store next_observations to keep it"
+        )
+    if short := sum(episode.short for episode in episodes):
+        yield (
+            f"{short} of {len(episodes)} episodes of {path} are shorter than max_episode_steps, {env.max_episode_steps}, and did "
+            "not end on their own: see that none begins or stops in the middle"
+        )
+    numbers = [part[NUMBER] for part in parts if NUMBER in part]
+    if numbers and max(numbers) >= len(numbers) + min(numbers[0], 1):
+        yield f"the {len(numbers)} episodes of {path} are numbered {min(numbers)} to {max(numbers)}: are some missing?"
 
 
 def _by_episode(content, path):
@@ -118,11 +151,21 @@ def with_labels(parts, beside, path):
 
     Nothing else that has a known name can be told apart by episodes, and is refused."""
     names, parts = list(parts), list(parts.values())
+    numbers = [re.findall(r"\d+", name) for name in names]
+    if all(len(found) == 1 for found in numbers):
+        parts = [{**part, NUMBER: int(found[0])} for part, found in zip(parts, numbers, strict=True)]
+    ordered = [part.get(NUMBER, -2) for part in parts]
+    ordered = ordered[0] in (0, 1) and ordered == list(range(ordered[0], ordered[0] + len(parts)))
     for key, values in beside.items():
         if _last(key) in FIELDS["task"]:
             labels = _numbers(values, key, path).reshape(-1)
             if labels.size not in (1, len(parts)):
                 raise UserError(f"{path}: {key} holds {labels.size} task ids for {len(parts)} episodes: give one for each")
+            if labels.size > 1 and not ordered:
+                raise UserError(
+                    f"{path}: it cannot be told which episode has which entry of {key}, since they are not numbered 0, 1, 2: "
+                    "store a task in each"
+                )
             for part, label in zip(parts, np.broadcast_to(labels, len(parts)), strict=True):
                 part[f"of its file/{key}"] = label
         elif key in KNOWN:
@@ -238,6 +281,39 @@ def _unroll(fields, labels, content, path):
         for key, array in arrays.items():
             if array.ndim and len(array) == size:
                 arrays[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
+
+
+def _is_ring(part):
+    """Whether it is a replay buffer that began anew, and so begins anywhere inside an episode."""
+    return "pos" in part and "full" in part and bool(np.all(part["full"]))
+
+
+def _without_head(stream, path, horizon):
+    """A stream from its first end on, but where its first episode has all steps that one can have."""
+    count = len(stream["rewards"])
+    for name, values in {key: stream[key] for key in ("ends", "episode_lengths") if key in stream}.items():
+        raise UserError(f"{path}: {name} of shape {values.shape} do not fit a full replay buffer, which is no order of episodes: "
+                        "leave them out, and store timeouts")  # fmt: skip
+    for name, values in stream["labels"].items():
+        if values.size not in (1, count):
+            raise UserError(f"{path}: {name} has shape {values.shape}; of a full replay buffer one task id per step is expected")
+    ends = [np.flatnonzero(stream[key]) + 1 for key in ("terminals", "timeouts", "dones", "last") if key in stream]
+    if "starts" in stream:
+        ends.append(np.flatnonzero(stream["starts"]))
+    if "episode_ids" in stream:
+        ends.append(np.flatnonzero(_changes(stream["episode_ids"])))
+    ends = np.concatenate([*ends, _breaks_of(stream, path) if "next_observations" in stream else [], [count]])
+    first = int(ends[ends > 0].min())
+    if first >= horizon:
+        return stream
+    labels = {name: values[first:] if values.size == count else values for name, values in stream["labels"].items()}
+    kept = {key: values[first:] if isinstance(values, np.ndarray) else values for key, values in stream.items()}
+    return {**kept, "labels": labels}
+
+
+def _changes(ids):
+    """(N,) whether an id is another one than that before it; that of the first is."""
+    return np.append(True, ids[1:] != ids[:-1])
 
 
 def _streams(fields, labels, path, env, whole):
@@ -366,6 +442,14 @@ def _whole(stream, path, env):
         inside = np.flatnonzero(stream.get(key, np.zeros(count))[:-1])
         if len(inside):
             raise UserError(f"{path}: {key} mark step {inside[0]} of a trajectory of {count} steps as its end: {HOW}")
+    begins = stream.get("starts", np.zeros(count)) > 0
+    if "episode_ids" in stream:
+        begins = begins | _changes(stream["episode_ids"])
+    said = [stream[key].reshape(-1) for key in ("ends", "episode_lengths") if key in stream]
+    if begins[1:].any() or any(not np.array_equal(values, [count]) for values in said):
+        raise UserError(
+            f"{path}: a trajectory of {count} steps says of itself that it is another number of episodes or steps: {HOW}"
+        )
     breaks = _breaks_of(stream, path)
     if breaks is not None and len(breaks):
         raise UserError(f"{path}: steps 0 to {count} are not one episode (next observations do not follow at step {breaks[0]})")
@@ -409,22 +493,30 @@ def _explicit_ends(stream, path, horizon):
         sources["episode_terminals"] = np.flatnonzero((stream["last"] > 0) | marks) + 1
         if (marks & ~(stream["last"] > 0)).any():
             raise UserError(f"{path}: its flags mark ends that episode_terminals do not: {HOW}")
-    if "ends" in stream or "episode_lengths" in stream:
-        name = "ends" if "ends" in stream else "episode_lengths"
-        values = stream[name].reshape(-1)
-        ends = values if name == "ends" else np.cumsum(values)
-        if values.dtype.kind not in "iu" or not len(values) or (np.diff([0, *ends]) < 1).any() or ends[-1] > count:
-            raise UserError(f"{path}: {name} do not rise from 1 to {count} steps")
+    for key, name, meaning in (
+        ("ends", "episode_ends", "integers that rise, one past the last step of each episode, the last of them at most"),
+        ("episode_lengths", "episode_lengths", "integers, a step or more for each episode, together at most"),
+    ):
+        if key not in stream:
+            continue
+        values = stream[key].reshape(-1)
+        whole = values.dtype.kind in "iu" and len(values) and values.min() >= 1 and values.max() <= count
+        ends = np.cumsum(values, dtype=np.int64) if whole and key != "ends" else values
+        if not whole or (ends[1:] <= ends[:-1]).any() or ends[-1] > count:
+            raise UserError(f"{path}: {name} must be {meaning} {count}")
         sources[name] = ends.astype(np.int64)
-    if stream.get("starts", zeros).any() or "episode_ids" in stream:
-        ids = stream.get("episode_ids")
-        begins = np.flatnonzero(stream["starts"]) if ids is None else np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
-        if ids is not None and len(np.unique(ids)) != len(begins):  # NaN too: it equals nothing
+    ids = stream.get("episode_ids")
+    begins = {"episode_ids": None if ids is None else np.flatnonzero(_changes(ids))}
+    begins["episode_starts"] = np.flatnonzero(stream["starts"]) if stream.get("starts", zeros).any() else None
+    for name, places in begins.items():
+        if places is None:
+            continue
+        if name == "episode_ids" and len(np.unique(ids)) != len(places):  # NaN too: it equals nothing
             raise UserError(f"{path}: the steps of an episode must follow each other, and episode_ids come back: sort them")
-        if begins[0] != 0:
+        if places[0] != 0:
             raise UserError(f"{path}: its first step is not marked as the start of an episode")
-        finished = ids is not None or count - begins[-1] == horizon or marks[-1]
-        sources["starts"] = np.append(begins[1:], count) if finished else begins[1:]
+        finished = name == "episode_ids" or count - places[-1] == horizon or marks[-1]
+        sources[name] = np.append(places[1:], count) if finished else places[1:]
     if not sources:
         return None
     (first, ends), *others = sources.items()
@@ -462,18 +554,31 @@ def _episodes(stream, ends, path, env):
         start, end = int(start), int(end)
         if end - start > env.max_episode_steps:
             raise UserError(f"{path}: an episode has {end - start} steps, the environment allows {env.max_episode_steps}")
+        _check_marks(stream, start, end, path, env)
         terminated = env.terminates and _terminated(stream, start, end, path, env.max_episode_steps)
+        facts = {"short": not terminated and end - start < env.max_episode_steps}
         observations = stream["observations"][start:end]
         if following is not None:
             observations = np.concatenate([observations, following[end - 1 : end]])
-        elif terminated:
-            observations = np.concatenate([observations, observations[-1:]])  # unknown, but no policy acts after its end
-        else:  # the observation after the last step is unknown: the last transition is left out
-            end -= 1
+        else:  # the observation after the last step is unknown: that step is left out, and what is kept did not end on its own
+            end, terminated, facts["end_lost"] = end - 1, False, terminated
         if end > start:
-            task = _task(stream["labels"], start, end, episode, len(ends), count, path)
-            episodes.append(Episode(observations, stream["actions"][start:end], stream["rewards"][start:end], terminated, task))
+            facts["task"] = _task(stream["labels"], start, end, episode, len(ends), count, path)
+            actions, rewards = stream["actions"][start:end], stream["rewards"][start:end]
+            episodes.append(Episode(observations, actions, rewards, terminated, **facts))
     return episodes
+
+
+def _check_marks(stream, start, end, path, env):
+    """Raises UserError where a last step is marked as an end and as a time-out, and cannot have been both.
+
+    It can at the horizon, where elsewhere a time-out is no end: else terminals may mark every end."""
+    if not all(key in stream and stream[key][end - 1] for key in ("terminals", "timeouts")):
+        return
+    if end - start < env.max_episode_steps or (env.terminates and not stream["apart"]):
+        raise UserError(
+            f"{path}: step {end - 1} is marked as an end on its own and as a time-out: {APART}, or call what marks both dones"
+        )
 
 
 def _terminated(stream, start, end, path, horizon):

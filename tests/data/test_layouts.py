@@ -95,7 +95,7 @@ def test_d3rlpy(tmp_path):
     content |= {"terminals": (last & (np.arange(40) == 26)).astype(float), "episode_terminals": last.astype(float)}
     content |= {"discrete_action": np.array(False), "version": np.array("1.0", dtype="S3")}
     t = lengths_of(put(tmp_path / "a.h5", content), ENDING)
-    assert t.lengths.tolist() == [19, 7, 12] and t.infos["terminated"].sum(1).tolist() == [0, 1, 0]
+    assert t.lengths.tolist() == [19, 6, 12] and not t.infos["terminated"].any()
     content["episode_terminals"][26] = 0
     with pytest.raises(UserError, match="its flags mark ends that episode_terminals do not"):
         lengths_of(put(tmp_path / "a.h5", content), ENDING)
@@ -104,7 +104,7 @@ def test_d3rlpy(tmp_path):
         parts |= {f"observations_{index}": part["observations"][:-1], f"actions_{index}": part["actions"],
                   f"rewards_{index}": part["rewards"][:, None], f"terminated_{index}": np.array(index == 1)}  # fmt: skip
     t = lengths_of(put(tmp_path / "b.h5", parts), ENDING)
-    assert t.lengths.tolist() == [19, 7, 12] and t.infos["terminated"].sum(1).tolist() == [0, 1, 0]
+    assert t.lengths.tolist() == [19, 6, 12] and not t.infos["terminated"].any()
 
 
 def test_stable_baselines3_expert_file(tmp_path):
@@ -182,10 +182,79 @@ def test_rlds_and_explicit_ends(tmp_path):
         with pytest.raises(UserError, match="episode_ids come back"):
             lengths_of(put(tmp_path / "a.npz", content | {"episode_ids": ids}))
     for ends in ([20, 41], [20, 20, 40], [20.5, 40], [0, 40]):
-        with pytest.raises(UserError, match="ends do not rise from 1 to 40"):
+        with pytest.raises(UserError, match=r"episode_ends must be integers that rise, .* at most 40"):
             lengths_of(put(tmp_path / "a.npz", content | {"episode_ends": np.array(ends)}))
+    for counts in ([20, 0, 20], [20, 21], [20.5, 19.5], [-1, 20], []):
+        with pytest.raises(UserError, match=r"episode_lengths must be integers, a step or more for each episode, .* most 40"):
+            lengths_of(put(tmp_path / "a.npz", content | {"episode_lengths": np.array(counts)}))
+    for more in ({"episode_ends": np.array([20, 40])}, {"episode_starts": np.arange(40) % 20 == 0}):
+        with pytest.raises(UserError, match="say different things about where episodes end"):  # none of them stays unread
+            lengths_of(put(tmp_path / "a.npz", content | {"episode_lengths": np.array([20, 7, 13])} | more))
+    with pytest.raises(UserError, match="say different things about where episodes end"):
+        starts = {"episode_starts": np.arange(40) % 20 == 0, "episode_ids": np.repeat([0, 1, 2], [20, 7, 13])}
+        lengths_of(put(tmp_path / "a.npz", content | starts))
     with pytest.raises(UserError, match="say different things about where episodes end"):
         lengths_of(put(tmp_path / "a.npz", content | {"episode_ends": np.array([20, 40]), "timeouts": last}))
+
+
+def notes_of(path, env=ENV):
+    return import_trajectories(path, env, range(50), 7)[2]
+
+
+def test_episode_ids_without_signs(tmp_path, recwarn):
+    content, _ = flat(walk())
+    content["episode_ids"] = np.repeat([0, 1, 2], [20, 7, 13]).astype(np.uint32)
+    assert lengths_of(put(tmp_path / "a.npz", content)).lengths.tolist() == [20, 7, 13] and not list(recwarn)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_full_buffer_that_begins_inside_an_episode(tmp_path, width):
+    """What it holds of an episode whose beginning was overwritten is no episode."""
+    streams = [flat(walk((20, 20, 20), seed=seed)) for seed in range(width)]
+    content = {key: np.stack([stream[key] for stream, _ in streams], 1)[14:54] for key in streams[0][0]}
+    content["dones"] = content["timeouts"] = np.stack([last for _, last in streams], 1)[14:54]
+    content = {key: np.roll(array, 13, 0) for key, array in content.items()}
+    path = tmp_path / "a.npz"
+    full = {"pos": np.array(13), "full": np.array(True)}
+    t, _, notes = import_trajectories(put(path, content | full), ENV, range(50), 7)
+    assert t.lengths.tolist() == [20] * width
+    np.testing.assert_array_equal(t.actions[0], walk((20, 20, 20))[1]["actions"])
+    assert f"{6 * width} steps of {path} are left out, of episodes whose beginning its full replay buffer has lost" in notes
+    if width == 1:
+        unmarked = {key: array for key, array in content.items() if key not in ("dones", "timeouts")} | full
+        unmarked |= {"episode_ids": np.roll(np.repeat([4, 5, 6], [6, 20, 14]), 13)}
+        assert lengths_of(put(path, unmarked)).lengths.tolist() == [20, 14]
+        for more in ({"episode_lengths": np.array([6, 20, 14])}, {"task": np.array([7, 7, 7])}):
+            with pytest.raises(UserError, match="full replay buffer"):
+                lengths_of(put(path, content | full | more), task_id=None)
+
+
+def test_episodes_that_are_cut_short_are_noted(tmp_path):
+    content, last = flat(walk())
+    path = put(tmp_path / "a.npz", content | {"timeouts": last})
+    message = (
+        f"2 of 3 episodes of {path} are shorter than max_episode_steps, 20, and did not end on their own: see that none begins"
+    )
+    for env, more in ((ENV, {}), (ENDING, {"terminals": np.zeros(40)})):
+        (note,) = notes_of(put(path, content | {"timeouts": last} | more), env)
+        assert note.startswith(message)
+    ended = {"terminals": last & (np.arange(40) > 20), "timeouts": last & (np.arange(40) < 20)}
+    assert not notes_of(put(path, content | ended), ENDING)
+
+
+def test_an_end_that_is_a_time_out_too(tmp_path):
+    """It can be both at the horizon alone, where other time-outs show that terminals do not mark every end."""
+    content, last = flat(walk((20, 20, 7)))
+    path, first = tmp_path / "a.npz", np.arange(47) == 19
+    for env in (ENV, ENDING):
+        with pytest.raises(UserError, match=r"step 46 is marked as an end on its own and as a time-out: .* or call .* dones"):
+            lengths_of(put(path, content | {"terminals": np.arange(47) == 46, "timeouts": last}), env)
+    both = content | {"timeouts": last & (np.arange(47) < 46)}
+    with pytest.raises(UserError, match="step 19 is marked as an end on its own and as a time-out"):
+        lengths_of(put(path, both | {"terminals": last}), ENDING)
+    assert lengths_of(put(path, both | {"terminals": last})).lengths.tolist() == [20, 20, 7]
+    t = lengths_of(put(path, both | {"terminals": first | (np.arange(47) == 46)}), ENDING)
+    assert t.infos["terminated"].sum(1).tolist() == [1, 0, 1]
 
 
 # ------------------------------------------------------------------------------------------------ one group per episode
@@ -283,6 +352,13 @@ def test_a_trajectory_that_is_several(tmp_path):
     for more, message in (({"terminals": last}, "mark step 9 of a trajectory"), ({}, "do not follow at step 10")):
         with pytest.raises(UserError, match=message):
             lengths_of(put(tmp_path / "a.pkl", [content | more]))
+    for more in (
+        {"episode_starts": np.arange(20) % 10 == 0},
+        {"episode_ids": np.arange(20) // 10},
+        {"episode_lengths": [10, 10]},
+    ):
+        with pytest.raises(UserError, match="of 20 steps says of itself that it is another number"):
+            lengths_of(put(tmp_path / "a.pkl", [walk((20,))[0] | more]))
 
 
 def test_an_observation_of_the_next_episode_is_refused(tmp_path):
@@ -555,6 +631,22 @@ def test_episodes_that_are_missing_are_missed(tmp_path):
     parts = {f"{key}_{index}": values for index, part in enumerate(walk()) for key, values in part.items()}
     with pytest.raises(UserError, match="total_size says 5 episodes, there are 3"):
         lengths_of(put(tmp_path / "a.npz", parts | {"total_size": np.array(5)}))
+
+
+def test_a_gap_in_the_numbers_of_episodes_is_noted(tmp_path):
+    for name in ("a.hdf5", "a.npz"):
+        for numbers, gap in (((0, 1, 2), False), ((1, 2, 3), False), ((0, 1, 3), True), ((2, 3, 4), True)):
+            parts = zip(numbers, walk((20, 20, 20)), strict=True)
+            content = {f"episode_{number}/{key}": values for number, part in parts for key, values in part.items()}
+            path = put(tmp_path / name, content)
+            said = [f"the 3 episodes of {path} are numbered {numbers[0]} to {numbers[-1]}: are some missing?"]
+            assert notes_of(path) == (said if gap else [])
+            told = put(path, content | {"task": np.array([7, 7, 7])})
+            if gap:
+                with pytest.raises(UserError, match="which episode has which entry of task, since they are not numbered"):
+                    notes_of(told)
+            else:
+                assert not notes_of(told)
 
 
 def test_valid_files_that_are_not_called_damaged(tmp_path):
