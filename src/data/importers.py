@@ -21,8 +21,8 @@ import numpy as np
 from src.data.hdf5 import FAULTS, NUMBERS, Room, dataset, members, open_hdf5, read_array, subgroup
 from src.data.layouts import FIELDS, INFOS, KNOWN, episodes_of, with_labels
 from src.data.pickles import read_pickle
-from src.data.relabel import EnvironmentRewards, rewards_on
-from src.data.trajectories import Trajectories, task_parameters
+from src.data.relabel import pay, rewards_on
+from src.data.trajectories import Trajectories, check_twins, task_parameters
 from src.run.config import num_known_tasks, num_tasks
 from src.run.errors import UserError
 from src.run.files import open_regular, read_json
@@ -83,7 +83,7 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
         (path,) = files.values()
         facts = {"imported_from": {str(task): [path.name, _sha256(path)] for task in sorted({task for task, _ in episodes})}}
     trajectories = assemble(episodes, environment, env.terminates)
-    check_tasks(trajectories, environment)
+    notes += check_tasks(trajectories, environment)
     return trajectories, facts, notes
 
 
@@ -105,7 +105,11 @@ def of_task(episode, task_id, path, env, environment):
         raise UserError(f"--task_id {task} is unknown: the environment has {total} tasks for data" if known is None else
                         f"{path} holds episodes of task {task}, and the environment has {total} tasks for data")  # fmt: skip
     for key in episode.options.keys() & environment.unwrapped.tasks.keys():
-        theirs, ours = np.asarray(episode.options[key]), environment.unwrapped.tasks[key][task]
+        ours = environment.unwrapped.tasks[key][task]
+        try:
+            theirs = np.asarray(episode.options[key])
+        except ValueError:
+            raise UserError(f"{path}: {key} of task {task} are lists of unequal lengths, not an array") from None
         if theirs.dtype.kind in "biuf" and (
             theirs.size != np.size(ours) or not np.allclose(theirs.ravel(), np.ravel(ours), atol=1e-4)
         ):
@@ -339,20 +343,16 @@ def _compare_goals(folder, environment, files):
 
 def check_tasks(trajectories, environment):
     """Raises UserError where episodes are not those of their task: rewards that the environment would not have paid for them
-    (where it has `compute_rewards` and the data hold what it needs), or the same episodes under two tasks."""
-    seen = {}
-    for task in trajectories.tasks:
-        part = trajectories.select([task])
-        content = hashlib.sha256(b"".join(np.ascontiguousarray(a) for a in (part.observations, part.actions, part.rewards)))
-        twin = seen.setdefault(content.hexdigest(), task)
-        if twin != task:
-            raise UserError(f"tasks {twin} and {task} have the same episodes: one of them has the data of the other")
-    if not hasattr(environment.unwrapped, "compute_rewards"):
-        return
+    (where it has `compute_rewards` and the data hold what it needs), or the same episodes under two tasks. Returns notes."""
+    check_twins(trajectories)
+    if not hasattr(environment, "compute_rewards"):
+        return []
     try:
         expected = _paid(trajectories, environment, trajectories.task_ids)
-    except UserError:  # they depend on more than these data hold
-        return
+        if not np.isfinite(expected).all():
+            raise UserError(f"{type(environment).__name__}.compute_rewards gives numbers that are not finite")
+    except UserError as error:  # it is broken, or rewards depend on more than these data hold
+        return [f"rewards are not compared with those that the environment pays: {error}"]
     inside = np.arange(trajectories.rewards.shape[1]) < trajectories.lengths[:, None]
     if "terminated" in trajectories.infos:  # an end may be paid by itself
         inside &= trajectories.infos["terminated"] == 0
@@ -374,10 +374,11 @@ def check_tasks(trajectories, environment):
             f"the rewards of task {task}, episode {number}, are not those that the environment pays for its steps{instead}: "
             f"put the data right ({len(wrong)} of {len(trajectories)} episodes do not fit their tasks)"
         )
+    return []
 
 
 def _paid(trajectories, environment, tasks):
-    return rewards_on(EnvironmentRewards(environment, trajectories), trajectories, tasks)
+    return rewards_on(functools.partial(pay, environment), trajectories, tasks)
 
 
 def assemble(episodes, environment, terminates):

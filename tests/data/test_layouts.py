@@ -4,19 +4,20 @@ import dataclasses
 import importlib
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from helpers import assert_refused, listing
+from helpers import ROOT, assert_refused, listing
 
 import get_datasets
 from src.data.importers import import_trajectories
 from src.data.layouts import episodes_of
 from src.data.trajectories import load
-from src.run.config import load_env
+from src.run.config import load_env, read_env, read_yaml
 from src.run.errors import UserError
 
 ENV = load_env("point_robot")
@@ -457,6 +458,8 @@ def test_what_the_options_of_a_trajectory_say(tmp_path):
         lengths_of(path)
     with pytest.raises(UserError, match="steps 0 to 20 have task 4, and options/task says 3"):
         lengths_of(put(tmp_path / "a.pkl", [part | {"options": {"task": 3}, "task": 4}]))
+    with pytest.raises(UserError, match="goal of task 3 are lists of unequal lengths, not an array"):
+        lengths_of(put(tmp_path / "a.pkl", [part | {"options": {"task": 3, "goal": [[1, 2], [3]]}}]), task_id=None)
     for more in ({"options": 3}, {"infos": [1]}):
         with pytest.raises(UserError, match="infos and options of a trajectory must be dicts"):
             lengths_of(put(tmp_path / "a.pkl", [part | more]))
@@ -668,6 +671,32 @@ def test_valid_files_that_are_not_called_damaged(tmp_path):
         lengths_of(write_hdf5(tmp_path / "a.h5", {f"sets/train/{key}": values for key, values in content.items()}))
 
 
+def test_rewards_that_cannot_be_compared_are_noted(tmp_path, monkeypatch):
+    """A compute_rewards that is broken, on one transition or on many, ends nothing, and is not passed over."""
+    path = put(tmp_path / "a.pkl", walk((20, 20)))
+    environment = type(ENV.make())
+
+    def leave(*_):
+        raise SystemExit(3)
+
+    def write(observations, *_):
+        observations[:] = 0
+
+    for broken, reason in (
+        (lambda *_: 1 / 0, "fails .*ZeroDivisionError"),
+        (lambda o, *_: np.zeros(1) if len(o) == 1 else o + 1, r"gives shape \(2, 20, 2\) for \(2, 20\) transitions"),
+        (lambda *_: 0.0, r"gives shape \(\) for \(2, 20\)"),
+        (lambda o, *_: o[..., 0] * np.nan, "gives numbers that are not finite"),
+        (lambda *_: None, "gives shape"),
+        (leave, "fails .*SystemExit"),
+        (write, "fails .*read-only"),
+    ):
+        monkeypatch.setattr(environment, "compute_rewards", staticmethod(broken))
+        t, _, (note,) = import_trajectories(path, ENV, range(50), 7)
+        assert re.match(rf"rewards are not compared with those that .*: PointRobotEnv\.compute_rewards {reason}", note), note
+        np.testing.assert_array_equal(t.observations[0], walk((20,))[0]["observations"])
+
+
 def test_a_range_of_the_tasks(tmp_path):
     parts = [{**walk((20,), task, task)[0], "task": task} for task in (9, 4, 11)]
     path = put(tmp_path / "a.pkl", parts)
@@ -685,6 +714,35 @@ def test_swapped_and_doubled_tasks_are_named(tmp_path):
     twins = [{**walk((20,), 2)[0], "task": task} for task in (2, 3)]
     with pytest.raises(UserError, match="tasks 2 and 3 have the same episodes"):
         lengths_of(put(tmp_path / "a.pkl", twins), task_id=None)
+
+
+def test_tasks_that_share_episodes(tmp_path, capsys):
+    """In another order, all but one, or imported before: more than half of them under two tasks are refused."""
+    settings = ROOT / "tests" / "toy" / "slide.yaml"  # without compute_rewards, so that nothing else tells
+    env, parts = read_env(settings, read_yaml(settings)), []
+    for part in walk((6,) * 4):
+        parts.append({"observations": part["observations"], "actions": part["actions"][:, :1], "rewards": part["rewards"]})
+    own = [part | {"rewards": part["rewards"] - 1} for part in parts]
+
+    def put_tasks(**episodes):
+        return put(tmp_path / "a.pkl", [part | {"task": int(name[1:])} for name, group in episodes.items() for part in group])
+
+    for other, shared in (
+        (parts[::-1], "4 of 4"),
+        (parts[1:], "3 of 3"),
+        ([*parts[:3], own[3]], "3 of 4"),
+        (parts[:1], "1 of 1"),
+    ):
+        with pytest.raises(UserError, match=rf"tasks 0 and 2 have the same episodes \({shared}\)"):
+            import_trajectories(put_tasks(t0=parts, t2=other, t1=own), env, range(6))
+    assert len(import_trajectories(put_tasks(t0=parts, t1=[*parts[:2], *own[:2]]), env, range(6))[0]) == 8
+
+    argv = ["--config", str(settings), "--output_dir", str(tmp_path), "--data_type", "mine", "--import_from"]
+    get_datasets.main([*argv, str(put_tasks(t0=parts, t1=own))])
+    before = listing(tmp_path / "datasets")
+    assert_refused(capsys, get_datasets, [*argv, str(put_tasks(t2=parts[:3]))], "tasks 0 and 2 have the same episodes (3 of 3)")
+    assert listing(tmp_path / "datasets") == before
+    get_datasets.main([*argv, str(put_tasks(t0=own[:2], t1=parts))])  # made again, they may change places
 
 
 def test_another_task_list_is_refused(tmp_path):

@@ -229,7 +229,7 @@ def test_hooks_that_fail_are_named_in_one_line(monkeypatch):
     episodes = Trajectories(**arrays, task_ids=np.array([0, 1]))
     for hook, message in (
         (lambda *_: 1 / 0, r"compute_rewards fails \(test_own.*ZeroDivisionError.*leave --true_rewards out"),
-        (lambda *_: np.zeros(7), r"compute_rewards gives shape \(7,\) for one transition"),
+        (lambda *_: np.zeros(7), r"compute_rewards gives shape \(7,\) for \(1,\) transitions"),
     ):
         with pytest.raises(UserError, match=message):
             EnvironmentRewards(hooks_of(monkeypatch, compute_rewards=hook), episodes)
