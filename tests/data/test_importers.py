@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers import shell
 
 from get_datasets import main
 from src.data.importers import import_trajectories
@@ -149,6 +150,23 @@ def test_official_prompt_files(tmp_path, capsys):
         import_trajectories(tmp_path, ENV, range(50), prompts=True)
     with pytest.raises(UserError, match="leave it out for a file"):
         import_trajectories(tmp_path / "dataset_task_1.pkl", ENV, range(50), prompts=True)
+
+
+@pytest.mark.parametrize(("name", "said"), [(b"caf\xe9.pkl", "caf\\xe9.pkl"), ("café.pkl".encode(), "café.pkl")])
+def test_names_of_files_that_are_any_bytes(tmp_path, name, said):
+    """Also where the locale knows ASCII alone."""
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    write(source, dict(flat()))
+    flags = ["--env_type", "point_robot", "--import_from", source, "--output_dir", tmp_path, "--task_id", 7]
+    simple = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = shell("get_datasets", *flags, env=simple)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "datasets/point_robot/medium-v0"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"imported from {said} (SHA-256" in text and f"/{said}" in text  # the command, too
+    entry = load(tmp_path / "datasets", "point_robot", "medium", ENV).metadata["provenance"][0]
+    assert entry["imported_from"]["7"][0] == said
+    main(list(map(str, flags)))  # joins what is there
 
 
 @pytest.mark.parametrize("goals", [7, ["left", "right"], [[0.1, 0.2, 0.3]], {3: [0.1, 0.2]}])
