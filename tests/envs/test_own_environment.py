@@ -21,6 +21,7 @@ from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import EnvironmentLoop, make_batch
 from src.evaluation.rollout import rollout
 from src.run import environment as checks
+from src.run.command_line import parse_args
 from src.run.config import is_published, read_env, read_yaml
 from src.run.errors import UserError
 
@@ -296,6 +297,22 @@ def test_all_four_scripts_refuse_discrete_actions(tmp_path, capsys, script):
     message = "acts in a Discrete: only BOReL's methods take discrete actions"
     assert_refused(capsys, importlib.import_module(script), argv, message)
     assert not (tmp_path / "out").exists()
+
+
+def test_defaults_fit_short_episodes(tmp_path):
+    """What is given stays as it is, on the command line and in the settings file."""
+
+    def chosen(script, document, *flags):
+        path = tmp_path / "short.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return parse_args(importlib.import_module(script).make_parser(), script, ["--config", str(path), *flags])
+
+    short = read_yaml(ROOT / "tests" / "toy" / "slide.yaml") | {"max_episode_steps": 3, "train_meta_dt": {}}
+    assert chosen("train_context", short, "--recipe", "debug").context_horizon == 3
+    assert chosen("train_meta_dt", short, "--recipe", "debug").prompt_length == 3
+    assert chosen("train_meta_dt", short, "--prompt_length", "4").prompt_length == 4
+    assert chosen("train_context", short | {"train_context": {"context_horizon": 4}}).context_horizon == 4
+    assert chosen("train_context", short | {"max_episode_steps": 6}).context_horizon == 4
 
 
 def test_values_of_numpy_bools_are_recorded():
