@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from src.data.hdf5 import FAULTS, NUMBERS, Room, dataset, members, open_hdf5, read_array, subgroup
-from src.data.layouts import FIELDS, INFOS, KNOWN, episodes_of, with_labels
+from src.data.layouts import FIELDS, INFOS, KNOWN, OTHERS, episodes_of, with_labels
 from src.data.pickles import read_pickle
 from src.data.relabel import pay, rewards_on
 from src.data.trajectories import Trajectories, check_twins, task_parameters
@@ -239,7 +239,7 @@ def _labels(group, where, room):
                 raise UserError(f"{where} names its task {str(group.attrs[key])[:60]!r}: give the row of the environment's task "
                                 "table instead")  # fmt: skip
             labels[f"attributes/{key}"] = value
-    for name in (*INFOS, "options"):
+    for name in (*INFOS, *OTHERS, "options"):
         if isinstance(group.get(name), h5py.Group):
             inner = subgroup(group, name)
             found = {key: read_array(inner, key, room) for key in members(inner) if key in FIELDS["task"]}

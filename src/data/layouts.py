@@ -40,6 +40,7 @@ FIELDS = {  # ours: what others call it
 }
 KNOWN = {name for names in FIELDS.values() for name in names}
 INFOS = ("infos", "info", "env_infos")  # dicts of facts of every step
+OTHERS = ("metadata", "meta", "extras", "agent_infos")  # dicts, where they are any, that may hold a task, too
 FLAGS = ("terminals", "timeouts", "dones", "last", "starts")
 PER_STEP = (*FLAGS, "rewards", "episode_ids")
 HOW = (
@@ -84,7 +85,8 @@ def episodes_of(content, path, env):
     for part in content if whole else [content]:
         fields = _fields(part, path, whole)
         facts = {name: _facts(part, name, path) for name in (*INFOS, "options")}
-        labels = _labels(part, facts, path, whole)
+        others = {name: part[name] for name in OTHERS if isinstance(part.get(name), dict)}
+        labels = _labels(part, {**facts, **others}, path, whole)
         if "pos" in part and "full" in part:
             _unroll(fields, labels, part, path)
         options = facts.pop("options") if whole else {}  # of flat arrays they are of all episodes together
@@ -174,7 +176,7 @@ def with_labels(parts, beside, path):
                 "or leave them out"
             )
     for name, part in zip(names, parts, strict=True):
-        if "task" in name.lower() and not any(_last(key) in FIELDS["task"] for key in part):
+        if re.search(r"task[_-]?\d", name.lower()) and not any(_last(key) in FIELDS["task"] for key in part):
             raise UserError(f"{path}: {name} seems to be called after its task: store the id in it, as an array called task")
     return parts
 
@@ -244,7 +246,7 @@ def _labels(part, facts, path, whole):
     labels = {}
     for where, values in (("", part), *((f"{name}/", facts[name]) for name in facts)):
         for key, value in values.items():
-            if _last(key) in FIELDS["task"] and value is not None and not (where[:-1] in INFOS and _is_text(value)):
+            if _last(key) in FIELDS["task"] and value is not None and not (where not in ("", "options/") and _is_text(value)):
                 name = f"{where}{key}"
                 labels[name] = _numbers(value, name, path)
                 if whole and "/" in name:

@@ -518,6 +518,7 @@ def test_labels_in_attributes_and_groups(tmp_path):
         lambda group, task: group.attrs.create("options/task", float(task)),
         lambda group, task: group.__setitem__("infos/task", np.full(20, task)),
         lambda group, task: group.__setitem__("info/task_index", np.full(21, task)),
+        lambda group, task: group.__setitem__("metadata/task_id", task),
         lambda group, task: group.__setitem__("options/task", task),
     ):
         with h5py.File(write_hdf5(path, content), "a") as file:
@@ -552,6 +553,7 @@ def test_labels_among_infos_of_other_kinds(tmp_path):
         lambda task: {"env_infos": {"task_id": [task] * 20}},
         lambda task: {"infos": [{"task": task, "x": 1.5}, *[{}] * 19]},
         lambda task: {"options": {"task_idx": task}},
+        lambda task: {"metadata": {"task": task, "made": "today"}},
     ):
         both(put(tmp_path / "a.pkl", [part | facts(task) for part, task in zip(parts, (3, 9), strict=True)]), [3, 9])
     content, last = flat(parts)
