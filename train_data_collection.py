@@ -15,8 +15,8 @@ Three algorithms:
 Families with a scripted policy (Meta-World) need none of them: `--algo scripted`, their default, says so and trains nothing.
 
 Point-Robot, 50 tasks of 2,000 steps, on one core: 15 minutes with sac, 4 with batched_sac, 2 with the small nets of --recipe
-fast. A MuJoCo task of 500,000 steps: 70 and 22 minutes on one core. A MuJoCo family by `--recipe fast` (multitask_sac): docs/large_runs.md has the
-minutes of each. The same command continues an interrupted run and retries what failed.
+fast. A MuJoCo task of 500,000 steps: 70 and 22 minutes on one core. A MuJoCo family by `--recipe fast` (multitask_sac):
+docs/large_runs.md has the minutes of each. The same command continues an interrupted run and retries what failed.
 Writes saves/<env_type>/behaviour/; the format is described in saves/README.md. Next: get_datasets.py.
 """
 

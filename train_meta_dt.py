@@ -171,7 +171,9 @@ def check(run, stage, model, optimisation, imitation, prompting, adaptation, exp
     if exploration.explore_steps >= horizon:
         raise UserError(f"--explore_steps {exploration.explore_steps} leaves nothing of an episode ({horizon} steps)")
     if model.prompt_length > horizon:
-        raise UserError(f"--prompt_length {model.prompt_length} is longer than an episode ({horizon} steps)")
+        raise UserError(
+            f"--prompt_length {model.prompt_length} is longer than an episode ({horizon} steps): give --prompt_length {horizon}"
+        )
     if stage.render:
         check_film(run.env, stage)
 

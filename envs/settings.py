@@ -12,7 +12,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 @lru_cache
 def family_settings(env_type):
     """env_name, entry_point, max_episode_steps and the rest of one family, a dict. The scripts check it (src/run/config.py)."""
-    return yaml.load((CONFIG_DIR / f"{env_type}.yaml").read_text(), LOADER)
+    return yaml.load((CONFIG_DIR / f"{env_type}.yaml").read_text(encoding="utf-8"), LOADER)
 
 
 def all_families():

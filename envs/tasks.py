@@ -23,7 +23,7 @@ FRESH_SEED = 20_260_101
 @lru_cache
 def load_tasks(env_type):
     """Task parameters of one environment family: dict of float64 arrays, each (num_tasks, ...)."""
-    tasks = json.loads((TASK_DIR / f"{env_type}.json").read_text())["tasks"]
+    tasks = json.loads((TASK_DIR / f"{env_type}.json").read_text(encoding="utf-8"))["tasks"]
     return {key: np.array([task[key] for task in tasks], dtype=np.float64) for key in tasks[0]}
 
 
@@ -176,7 +176,7 @@ def write_list(path, env_type, source, tasks):
     """Write a task list, one task per line. source: where it comes from."""
     text = json.dumps({"env_type": env_type, "source": source, "tasks": []}, indent=1)
     lines = ",\n".join("  " + json.dumps(task) for task in tasks)
-    path.write_text(text.replace('"tasks": []', f'"tasks": [\n{lines}\n ]') + "\n")
+    path.write_text(text.replace('"tasks": []', f'"tasks": [\n{lines}\n ]') + "\n", encoding="utf-8")
     print(f"{path}: {len(tasks)} tasks")
 
 

@@ -201,7 +201,7 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
     for name, row in rows.items():
         print(f"{name}: {'the' if row['same'] else 'not the'} returns of {paths[name]}")
     with atomic_path(folder / "README.md") as temporary:
-        temporary.write_text(card(config, env, measured, rows))
+        temporary.write_text(card(config, env, measured, rows), encoding="utf-8")
     return folder
 
 

@@ -60,7 +60,7 @@ def main(argv=None):
         if not path.is_file():
             raise UserError(f"--pages {path}: there is no such file")
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise UserError(f"--pages {path} is not text in UTF-8: name a page of the project") from None
         count = text.count("<!-- table: ")
@@ -71,7 +71,7 @@ def main(argv=None):
             raise UserError(f"{path} does not show the results under {args.results}: give the same command without --check")
         if written != text:
             with atomic_path(path) as temporary:
-                temporary.write_text(written)
+                temporary.write_text(written, encoding="utf-8")
         if count:
             print(f"{path}: {count} tables agree with {args.results}")
 

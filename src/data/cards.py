@@ -8,7 +8,7 @@ from src.run.files import atomic_path
 def write_card(path, trajectories, train_tasks):
     """Write the card of Trajectories that were saved (their metadata tell all) as markdown. train_tasks: (first, last + 1)."""
     with atomic_path(path) as temporary:
-        temporary.write_text(card(trajectories, train_tasks), encoding="utf-8")
+        temporary.write_text(card(trajectories, train_tasks), encoding="utf-8", errors="backslashreplace")
 
 
 def card(trajectories, train_tasks):

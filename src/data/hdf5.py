@@ -17,6 +17,7 @@ from src.run.files import open_regular, parse_json
 NUMBERS = "biuf"  # kinds of numpy types that are read
 UNPACKED = 64  # so many times the size of its file may an array take: compressed flags shrink by much, observations do not
 SPARE = 64 << 20  # bytes that any file may unpack to
+UNFOLLOWED = "links are not followed"
 FAULTS = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, OverflowError, MemoryError)  # of a broken file
 
 
@@ -32,6 +33,7 @@ def open_hdf5(path, mend="fetch it again"):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except FAULTS as error:
+        mend = "remove it, or put what it names in its place" if UNFOLLOWED in str(error) else mend
         raise UserError(f"{path} is not a readable HDF5 file ({' '.join(str(error).split())[:150]}); {mend}") from None
 
 
@@ -56,7 +58,7 @@ def _hard(group, name):
     if name not in group:
         raise KeyError(f"{name.decode()} is missing")
     if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-        raise ValueError(f"{name.decode(errors='replace')} is a link, and links are not followed")
+        raise ValueError(f"{name.decode(errors='replace')} is a link, and {UNFOLLOWED}")
 
 
 def dataset(group, name):

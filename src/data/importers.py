@@ -3,6 +3,7 @@
 src/data/layouts.py says which layouts are known, src/data/pickles.py and src/data/hdf5.py how files of unknown origin are opened.
 """
 
+import functools
 import hashlib
 import lzma
 import math
@@ -18,19 +19,18 @@ import h5py
 import numpy as np
 
 from src.data.hdf5 import FAULTS, NUMBERS, Room, dataset, members, open_hdf5, read_array, subgroup
-from src.data.layouts import FIELDS, episodes_of
+from src.data.layouts import FIELDS, INFOS, KNOWN, OTHERS, episodes_of, with_labels
 from src.data.pickles import read_pickle
-from src.data.relabel import EnvironmentRewards, rewards_on
-from src.data.trajectories import Trajectories, task_parameters
+from src.data.relabel import pay, rewards_on
+from src.data.trajectories import Trajectories, check_twins, task_parameters
 from src.run.config import num_known_tasks, num_tasks
 from src.run.errors import UserError
-from src.run.files import open_regular, read_json
+from src.run.files import open_regular, plain_name, read_json
 
 REWARD_TOLERANCE = 0.01  # how far recorded rewards may be from those of the task, relative to it and to the mean
 LARGEST_JSON = 1 << 30  # bytes
 MAGIC = np.lib.format.MAGIC_PREFIX  # how an array in an npz file begins
 UNPACKING = (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError)  # of a broken zip archive
-KNOWN = {name for names in FIELDS.values() for name in names}
 EXPECTED = "arrays at its top, or one group of arrays per episode, there or inside of data/, are expected"
 KINDS = "a .hdf5, .h5, .npz, .json or .pkl file"
 
@@ -70,21 +70,24 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
     episodes, notes = [], []
     for task, path in files.items():
         content = READERS[path.suffix.lower()](path)
-        found, lost = episodes_of(content, path, env)
-        if lost:
-            notes.append(f"{lost} steps of {path} are left out, whose next observation or end is unknown")
+        found, said = episodes_of(content, path, env)
+        notes += said
         told = [(of_task(episode, task, path, env, environment), episode) for episode in found]
         episodes += [(task, episode) for task, episode in told if task in tasks]
     if not episodes:
         raise UserError(f"{source} holds no episode of the tasks {tasks.start} to {tasks.stop - 1}")
     if folder:
         _compare_goals(source, environment, files)
-    facts = {"imported_from": {str(task): [path.name, _sha256(path)] for task, path in files.items()}}
+    facts = {"imported_from": {str(task): [plain_name(path.name), _sha256(path)] for task, path in files.items()}}
     if not folder:
         (path,) = files.values()
-        facts = {"imported_from": {str(task): [path.name, _sha256(path)] for task in sorted({task for task, _ in episodes})}}
+        facts = {
+            "imported_from": {
+                str(task): [plain_name(path.name), _sha256(path)] for task in sorted({task for task, _ in episodes})
+            }
+        }
     trajectories = assemble(episodes, environment, env.terminates)
-    check_tasks(trajectories, environment)
+    notes += check_tasks(trajectories, environment)
     return trajectories, facts, notes
 
 
@@ -106,7 +109,11 @@ def of_task(episode, task_id, path, env, environment):
         raise UserError(f"--task_id {task} is unknown: the environment has {total} tasks for data" if known is None else
                         f"{path} holds episodes of task {task}, and the environment has {total} tasks for data")  # fmt: skip
     for key in episode.options.keys() & environment.unwrapped.tasks.keys():
-        theirs, ours = np.asarray(episode.options[key]), environment.unwrapped.tasks[key][task]
+        ours = environment.unwrapped.tasks[key][task]
+        try:
+            theirs = np.asarray(episode.options[key])
+        except ValueError:
+            raise UserError(f"{path}: {key} of task {task} are lists of unequal lengths, not an array") from None
         if theirs.dtype.kind in "biuf" and (
             theirs.size != np.size(ours) or not np.allclose(theirs.ravel(), np.ravel(ours), atol=1e-4)
         ):
@@ -155,10 +162,17 @@ def read_hdf5(path):
             arrays = _arrays(file, room)
             if not arrays:
                 raise UserError(f"{path} has no arrays, but {', '.join(names)[:100] or 'nothing'}: {EXPECTED}")
-            return arrays
+            return arrays | _labels(file, path, room)
         _check_complete(file, parent, groups)
         order = sorted(groups, key=lambda name: (int("".join(filter(str.isdigit, name))[:18] or 0), name))
-        return [_episode(subgroup(parent, name), f"{path}: {name}", room) for name in order]
+        parts = {name: _episode(subgroup(parent, name), f"{path}: {name}", room) for name in order}
+        beside = {}
+        for group in {file.id: file, parent.id: parent}.values():
+            known = {name: read_array(group, name, room) for name in members(group) if isinstance(group[name], h5py.Dataset)
+                     and name in KNOWN}  # fmt: skip
+            beside |= {f"{group.name}/{name}".strip("/"): array for name, array in _numeric(known, path).items()}
+            beside |= {f"{group.name}/{name}".strip("/"): array for name, array in _labels(group, path, room).items()}
+        return with_labels(parts, beside, path)
 
 
 def _check_complete(file, parent, groups):
@@ -207,11 +221,30 @@ def _episode(group, where, room):
     if group.name.startswith("/data/demo_"):  # robomimic: its dones mark successes, and may mark several steps
         arrays.pop("dones", None)
     options = {key.removeprefix("options/"): group.attrs[key] for key in group.attrs if key.startswith("options/")}
-    infos = _arrays(subgroup(group, "infos"), room, set()) if isinstance(group.get("infos"), h5py.Group) else {}
-    task = options.pop("task", None)
-    if task is not None and np.asarray(task).dtype.kind not in "iu":
-        raise UserError(f"{where} names its task {str(task)[:60]!r}: give the row of the environment's task table instead")
-    return {**arrays, **({} if task is None else {"task": np.asarray(task)}), "options": options, "infos": infos}
+    options = {key: value for key, value in options.items() if key not in FIELDS["task"]}
+    infos = [_arrays(subgroup(group, name), room, set()) for name in INFOS if isinstance(group.get(name), h5py.Group)]
+    facts = {"options": options, "infos": functools.reduce(dict.__or__, infos, {})}
+    return {**arrays, **_labels(group, where, room), **facts}
+
+
+def _labels(group, where, room):
+    """The task ids in the attributes of a group and in its groups of infos and options: {name with a slash: array}."""
+    labels = {}
+    for key in group.attrs:
+        if key.removeprefix("options/") in FIELDS["task"]:
+            value = np.asarray(group.attrs[key])
+            if value.dtype.kind in "OUS" and group.name in ("/", "/data"):  # what all of it is about
+                continue
+            if value.dtype.kind not in "iuf":
+                raise UserError(f"{where} names its task {str(group.attrs[key])[:60]!r}: give the row of the environment's task "
+                                "table instead")  # fmt: skip
+            labels[f"attributes/{key}"] = value
+    for name in (*INFOS, *OTHERS, "options"):
+        if isinstance(group.get(name), h5py.Group):
+            inner = subgroup(group, name)
+            found = {key: read_array(inner, key, room) for key in members(inner) if key in FIELDS["task"]}
+            labels |= {f"{name}/{key}": array for key, array in found.items() if array is not None}
+    return labels
 
 
 def read_npz(path):
@@ -314,22 +347,18 @@ def _compare_goals(folder, environment, files):
 
 def check_tasks(trajectories, environment):
     """Raises UserError where episodes are not those of their task: rewards that the environment would not have paid for them
-    (where it has `compute_rewards` and the data hold what it needs), or the same episodes under two tasks."""
-    seen = {}
-    for task in trajectories.tasks:
-        part = trajectories.select([task])
-        content = hashlib.sha256(b"".join(np.ascontiguousarray(a) for a in (part.observations, part.actions, part.rewards)))
-        twin = seen.setdefault(content.hexdigest(), task)
-        if twin != task:
-            raise UserError(f"tasks {twin} and {task} have the same episodes: one of them has the data of the other")
-    if not hasattr(environment.unwrapped, "compute_rewards"):
-        return
+    (where it has `compute_rewards` and the data hold what it needs), or the same episodes under two tasks. Returns notes."""
+    check_twins(trajectories)
+    if not hasattr(environment, "compute_rewards"):
+        return []
     try:
         expected = _paid(trajectories, environment, trajectories.task_ids)
-    except UserError:  # they depend on more than these data hold
-        return
+        if not np.isfinite(expected).all():
+            raise UserError(f"{type(environment).__name__}.compute_rewards gives numbers that are not finite")
+    except UserError as error:  # it is broken, or rewards depend on more than these data hold
+        return [f"rewards are not compared with those that the environment pays: {error}"]
     inside = np.arange(trajectories.rewards.shape[1]) < trajectories.lengths[:, None]
-    if "terminated" in trajectories.infos:  # the state after that step may be unknown
+    if "terminated" in trajectories.infos:  # an end may be paid by itself
         inside &= trajectories.infos["terminated"] == 0
     scale = np.abs(expected[inside]).mean() if inside.any() else 0
 
@@ -349,10 +378,11 @@ def check_tasks(trajectories, environment):
             f"the rewards of task {task}, episode {number}, are not those that the environment pays for its steps{instead}: "
             f"put the data right ({len(wrong)} of {len(trajectories)} episodes do not fit their tasks)"
         )
+    return []
 
 
 def _paid(trajectories, environment, tasks):
-    return rewards_on(EnvironmentRewards(environment, trajectories), trajectories, tasks)
+    return rewards_on(functools.partial(pay, environment), trajectories, tasks)
 
 
 def assemble(episodes, environment, terminates):

@@ -14,6 +14,7 @@ observations; what it does not say is refused. Wrong ends are worse than no impo
 """
 
 import dataclasses
+import functools
 import re
 
 import numpy as np
@@ -37,12 +38,16 @@ FIELDS = {  # ours: what others call it
     "episode_ids": ("episode_ids", "episode_id", "trajectory_ids", "traj_ids"),
     "task": ("task", "task_id", "task_ids", "task_idx", "task_index"),
 }
+KNOWN = {name for names in FIELDS.values() for name in names}
+INFOS = ("infos", "info", "env_infos")  # dicts of facts of every step
+OTHERS = ("metadata", "meta", "extras", "agent_infos")  # dicts, where they are any, that may hold a task, too
 FLAGS = ("terminals", "timeouts", "dones", "last", "starts")
-PER_STEP = (*FLAGS, "rewards", "episode_ids", "task")
+PER_STEP = (*FLAGS, "rewards", "episode_ids")
 HOW = (
     "say where episodes end: terminals and timeouts (1 at the last step), episode_ends, episode_lengths, "
     "or a list of trajectory dicts"
 )
+NUMBER = "number in its file"  # of an episode
 APART = "store terminals (ended on its own) and timeouts apart"
 
 
@@ -55,12 +60,14 @@ class Episode:
     rewards: np.ndarray  # (L,)
     terminated: bool
     task: int | None = None
+    short: bool = False  # ended before max_episode_steps, and not on its own
+    end_lost: bool = False  # ended on its own, by a step that is left out
     infos: dict = dataclasses.field(default_factory=dict)  # (L, ...)
     options: dict = dataclasses.field(default_factory=dict)  # what the file says of its task
 
 
 def episodes_of(content, path, env):
-    """Content of a file -> (list of Episode, number of steps left out).
+    """Content of a file -> (list of Episode, notes for the user).
 
     Args:
         content: dict of arrays, or a list with one such dict per episode; infos and options may stand beside the arrays.
@@ -74,19 +81,54 @@ def episodes_of(content, path, env):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of arrays or a list of them")
     if whole and not content:
         raise UserError(f"{path} holds no episode")
-    episodes, steps = [], 0
+    streams, facts_of = [], []
     for part in content if whole else [content]:
-        fields, infos, options = _fields(part, path, whole), {}, {}
-        if whole:
-            infos, options = _facts(part, fields, path)
-        for stream in _streams(fields, path, env, whole):
+        fields = _fields(part, path, whole)
+        facts = {name: _facts(part, name, path) for name in (*INFOS, "options")}
+        others = {name: part[name] for name in OTHERS if isinstance(part.get(name), dict)}
+        labels = _labels(part, {**facts, **others}, path, whole)
+        if "pos" in part and "full" in part:
+            _unroll(fields, labels, part, path)
+        options = facts.pop("options") if whole else {}  # of flat arrays they are of all episodes together
+        infos = functools.reduce(dict.__or__, facts.values()) if whole else {}
+        for stream in _streams(fields, labels, path, env, whole):
             _check_finite(stream, path)
-            found = _whole(stream, path, env) if stream.pop("whole") else _cut(stream, path, env)
-            episodes += [dataclasses.replace(episode, infos=infos, options=options) for episode in found]
-            steps += len(stream["rewards"])
+            streams.append({**stream, "ring": _is_ring(part)})
+            facts_of.append({"infos": infos, "options": options})
+    apart = any(
+        (stream["timeouts"] > stream.get("terminals", stream["timeouts"])).any() for stream in streams if "timeouts" in stream
+    )
+    episodes, head = [], 0
+    for stream, facts in zip(streams, facts_of, strict=True):
+        kept = stream if stream["whole"] or not stream["ring"] else _without_head(stream, path, env.max_episode_steps)
+        head += len(stream["rewards"]) - len(kept["rewards"])
+        found = (_whole if stream["whole"] else _cut)({**kept, "apart": apart}, path, env) if len(kept["rewards"]) else []
+        episodes += [dataclasses.replace(episode, **facts) for episode in found]
     if not episodes:
         raise UserError(f"{path} holds no whole episode")
-    return episodes, steps - sum(len(episode.rewards) for episode in episodes)
+    lost = sum(len(stream["rewards"]) for stream in streams) - head - sum(len(episode.rewards) for episode in episodes)
+    return episodes, list(_notes(episodes, lost, head, content if whole else [], path, env))
+
+
+def _notes(episodes, lost, head, parts, path, env):
+    """What the user should know of an import that is not refused, a line each."""
+    if lost:
+        yield f"{lost} steps of {path} are left out, whose next observation or end is unknown"
+    if head:
+        yield f"{head} steps of {path} are left out, of episodes whose beginning its full replay buffer has lost"
+    if ended := sum(episode.end_lost for episode in episodes):
+        yield (
+            f"{ended} episodes of {path} that ended on their own are kept without that end, since the state after it is unknown: "
+            "store next_observations to keep it"
+        )
+    if short := sum(episode.short for episode in episodes):
+        yield (
+            f"{short} of {len(episodes)} episodes of {path} are shorter than max_episode_steps, {env.max_episode_steps}, and did "
+            "not end on their own: see that none begins or stops in the middle"
+        )
+    numbers = [part[NUMBER] for part in parts if NUMBER in part]
+    if numbers and max(numbers) >= len(numbers) + min(numbers[0], 1):
+        yield f"the {len(numbers)} episodes of {path} are numbered {min(numbers)} to {max(numbers)}: are some missing?"
 
 
 def _by_episode(content, path):
@@ -101,8 +143,46 @@ def _by_episode(content, path):
             size = content.get("total_size", len(parts))  # d3rlpy's
             if not np.array_equal(size, len(parts)):
                 raise UserError(f"{path}: total_size says {size} episodes, there are {len(parts)}: it is not complete")
-            return [parts[key] for key in sorted(parts)]
+            beside = {str(key): value for (match, value), key in zip(found, content, strict=True) if not match}
+            return with_labels({key[1]: parts[key] for key in sorted(parts)}, beside, path)
     return content
+
+
+def with_labels(parts, beside, path):
+    """Episodes, {name: dict} -> list of dicts, each with what the file says of its task beside them all ({key: array}).
+
+    Nothing else that has a known name can be told apart by episodes, and is refused."""
+    names, parts = list(parts), list(parts.values())
+    numbers = [re.findall(r"\d+", name) for name in names]
+    if all(len(found) == 1 for found in numbers):
+        parts = [{**part, NUMBER: int(found[0])} for part, found in zip(parts, numbers, strict=True)]
+    ordered = [part.get(NUMBER, -2) for part in parts]
+    ordered = ordered[0] in (0, 1) and ordered == list(range(ordered[0], ordered[0] + len(parts)))
+    for key, values in beside.items():
+        if _last(key) in FIELDS["task"]:
+            labels = _numbers(values, key, path).reshape(-1)
+            if labels.size not in (1, len(parts)):
+                raise UserError(f"{path}: {key} holds {labels.size} task ids for {len(parts)} episodes: give one for each")
+            if labels.size > 1 and not ordered:
+                raise UserError(
+                    f"{path}: it cannot be told which episode has which entry of {key}, since they are not numbered 0, 1, 2: "
+                    "store a task in each"
+                )
+            for part, label in zip(parts, np.broadcast_to(labels, len(parts)), strict=True):
+                part[f"of its file/{key}"] = label
+        elif key in KNOWN:
+            raise UserError(
+                f"{path}: {key} stand beside the arrays of its episodes, where nothing reads them: put them into each episode, "
+                "or leave them out"
+            )
+    for name, part in zip(names, parts, strict=True):
+        if re.search(r"task[_-]?\d", name.lower()) and not any(_last(key) in FIELDS["task"] for key in part):
+            raise UserError(f"{path}: {name} seems to be called after its task: store the id in it, as an array called task")
+    return parts
+
+
+def _last(key):
+    return str(key).rsplit("/", 1)[-1]
 
 
 # ------------------------------------------------------------------------------------------------------ names and shapes
@@ -114,6 +194,8 @@ def _fields(content, path, whole):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of arrays")
     fields = {}
     for field, names in FIELDS.items():
+        if field == "task":  # see _labels
+            continue
         found = [name for name in names if content.get(name) is not None]
         for name in found[: None if field in FLAGS else 1]:
             array = _numbers(content[name], field, path)
@@ -128,8 +210,6 @@ def _fields(content, path, whole):
     for key in FLAGS:
         if key in fields and not np.isin(fields[key], (0, 1)).all():
             raise UserError(f"{path}: {key} hold other numbers than 0 and 1 (NaN among them): put them right, or leave them out")
-    if "pos" in content and "full" in content:
-        _unroll(fields, content, path)
     if whole and fields["rewards"].squeeze().ndim < 2:  # flags may be one number per trajectory
         steps = fields["rewards"].size
         for key in ("terminals", "timeouts", "dones"):
@@ -148,21 +228,37 @@ def _numbers(values, field, path):
     return array
 
 
-def _facts(part, fields, path):
-    """The infos and the options of one trajectory; a task among them is that of its steps (put into `fields`)."""
-    infos, options = (part.get(key) or {} for key in ("infos", "options"))
-    if not isinstance(infos, dict) or not isinstance(options, dict):
+def _facts(part, name, path):
+    """What a dict holds under infos or options, a dict too. Of a list with a dict per step the tasks alone."""
+    facts = part.get(name)
+    if isinstance(facts, list) and facts and all(isinstance(step, dict) for step in facts):
+        told = {key for step in facts for key in step if key in FIELDS["task"] and step[key] is not None}
+        facts = {key: [step[key] for step in facts if step.get(key) is not None] for key in told}
+    if facts is not None and not isinstance(facts, dict):
         raise UserError(f"{path}: infos and options of a trajectory must be dicts")
-    options = dict(options)
-    if (task := options.pop("task", None)) is not None:
-        task = _numbers(task, "task", path)
-        if "task" in fields and not (fields["task"] == task).all():
-            raise UserError(f"{path}: a trajectory has task {fields['task'].ravel()[0]}, and its options say {task}")
-        fields["task"] = task
-    told = [np.asarray(infos[name]) for name in FIELDS["task"] if name in infos]
-    if "task" not in fields and told and told[0].dtype.kind in "iuf":  # an environment may tell its task at every step
-        fields["task"] = np.unique(told[0])
-    return infos, options
+    return facts or {}
+
+
+def _labels(part, facts, path, whole):
+    """All that a dict says of its task, wherever it stands: {name: array}. An environment may tell its task at every step.
+
+    The names of tasks among infos are passed over; whatever else is no number is refused."""
+    labels = {}
+    for where, values in (("", part), *((f"{name}/", facts[name]) for name in facts)):
+        for key, value in values.items():
+            if _last(key) in FIELDS["task"] and value is not None and not (where not in ("", "options/") and _is_text(value)):
+                name = f"{where}{key}"
+                labels[name] = _numbers(value, name, path)
+                if whole and "/" in name:
+                    labels[name] = np.unique(labels[name])
+    return labels
+
+
+def _is_text(value):
+    try:
+        return np.asarray(value).dtype.kind in "US"
+    except ValueError:  # of unequal lengths
+        return False
 
 
 def _check_finite(stream, path):
@@ -175,7 +271,7 @@ def _check_finite(stream, path):
             raise UserError(f"{path}: {key} of step {int(np.argmin(finite))} are not finite, or too large: put them right")
 
 
-def _unroll(fields, content, path):
+def _unroll(fields, labels, content, path):
     """A replay buffer of stable-baselines3 in the order of time: `pos` is where it writes next, `full` whether it began anew."""
     size = len(fields["rewards"])
     position, full = (_numbers(content[name], name, path) for name in ("pos", "full"))
@@ -183,21 +279,55 @@ def _unroll(fields, content, path):
         raise UserError(f"{path}: pos (where it writes next) and full (0 or 1) are not those of a replay buffer of {size} steps")
     if not position and not full:
         raise UserError(f"{path}: the replay buffer is empty, its pos is 0 and it is not full")
-    for key, array in fields.items():
-        if len(array) == size:
-            fields[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
+    for arrays in (fields, labels):
+        for key, array in arrays.items():
+            if array.ndim and len(array) == size:
+                arrays[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
 
 
-def _streams(fields, path, env, whole):
+def _is_ring(part):
+    """Whether it is a replay buffer that began anew, and so begins anywhere inside an episode."""
+    return "pos" in part and "full" in part and bool(np.all(part["full"]))
+
+
+def _without_head(stream, path, horizon):
+    """A stream from its first end on, but where its first episode has all steps that one can have."""
+    count = len(stream["rewards"])
+    for name, values in {key: stream[key] for key in ("ends", "episode_lengths") if key in stream}.items():
+        raise UserError(f"{path}: {name} of shape {values.shape} do not fit a full replay buffer, which is no order of episodes: "
+                        "leave them out, and store timeouts")  # fmt: skip
+    for name, values in stream["labels"].items():
+        if values.size not in (1, count):
+            raise UserError(f"{path}: {name} has shape {values.shape}; of a full replay buffer one task id per step is expected")
+    ends = [np.flatnonzero(stream[key]) + 1 for key in ("terminals", "timeouts", "dones", "last") if key in stream]
+    if "starts" in stream:
+        ends.append(np.flatnonzero(stream["starts"]))
+    if "episode_ids" in stream:
+        ends.append(np.flatnonzero(_changes(stream["episode_ids"])))
+    ends = np.concatenate([*ends, _breaks_of(stream, path) if "next_observations" in stream else [], [count]])
+    first = int(ends[ends > 0].min())
+    if first >= horizon:
+        return stream
+    labels = {name: values[first:] if values.size == count else values for name, values in stream["labels"].items()}
+    kept = {key: values[first:] if isinstance(values, np.ndarray) else values for key, values in stream.items()}
+    return {**kept, "labels": labels}
+
+
+def _changes(ids):
+    """(N,) whether an id is another one than that before it; that of the first is."""
+    return np.append(True, ids[1:] != ids[:-1])
+
+
+def _streams(fields, labels, path, env, whole):
     """Yields dicts of flat arrays, each one sequence in time, with "whole": whether it is exactly one episode."""
     rewards = fields["rewards"]
     if rewards.ndim > 3 or (rewards.ndim == 3 and rewards.shape[2] > 1):
         raise UserError(f"{path}: rewards have shape {rewards.shape}; one number per step is expected")
     if rewards.ndim == 3 or (rewards.ndim == 2 and rewards.shape[1] > 1 and not whole):
-        yield from _stacked(fields, path)
+        yield from _stacked(fields, labels, path)
         return
     count = rewards.size
-    flat = {"whole": whole}
+    flat = {"whole": whole, "labels": labels}
     for field, array in fields.items():
         if field in ("observations", "actions", "next_observations"):
             one_more = field == "observations" and len(array) == count + 1
@@ -207,7 +337,7 @@ def _streams(fields, path, env, whole):
                 )
             flat[field] = array.reshape(len(array), -1)
             flat["whole"] = whole or one_more
-        elif field in PER_STEP and not (field == "task" and array.size == 1):
+        elif field in PER_STEP:
             if array.size != count:
                 raise UserError(f"{path}: {field} have shape {array.shape}; one number per step is expected, {count}")
             flat[field] = array.reshape(-1)
@@ -219,16 +349,16 @@ def _streams(fields, path, env, whole):
     yield flat
 
 
-def _stacked(fields, path):
+def _stacked(fields, labels, path):
     """Arrays with two leading axes: (episodes, steps), one episode per row, or (steps, environments), one stream per column."""
     rewards = fields["rewards"].reshape(fields["rewards"].shape[:2])
     shape = rewards.shape
     per_row = {"rewards": rewards}
     one_more = fields["observations"].shape[:2] == (shape[0], shape[1] + 1)
     for key, array in fields.items():
-        if key in ("episode_lengths", "task") and array.size == shape[0]:
+        if key == "episode_lengths" and array.size == shape[0]:
             per_row[key] = array.reshape(-1)
-            if key == "episode_lengths" and not np.isin(array, np.arange(1, shape[1] + 1)).all():
+            if not np.isin(array, np.arange(1, shape[1] + 1)).all():
                 raise UserError(f"{path}: episode_lengths must be integers from 1 to {shape[1]}")
         elif key in ("ends", "episode_lengths", "episode_ids"):
             raise UserError(f"{path}: {key} do not fit arrays of episodes (rewards have shape {rewards.shape})")
@@ -252,6 +382,7 @@ def _stacked(fields, path):
             raise UserError(f"{path}: it cannot be told which axis of its arrays {shape} is time (next observations follow along "
                             f"{'both' if rows else 'none'}): {HOW}")  # fmt: skip
         by_rows = rows
+    labels = {name: _spread(values, name, shape, by_rows, path) for name, values in labels.items()}
     for index in range(shape[0] if by_rows else shape[1]):
         part = {key: array[index] if by_rows else array[:, index] for key, array in per_row.items()}
         if by_rows:
@@ -262,7 +393,24 @@ def _stacked(fields, path):
             }
             if one_more:
                 part["next_observations"], part["observations"] = part["observations"][1:], part["observations"][:-1]
-        yield {**part, "whole": bool(by_rows)}
+        told = {name: values[index] if by_rows else values[:, index] for name, values in labels.items()}
+        told = {name: values[: len(part["rewards"])] for name, values in told.items()}
+        yield {**part, "labels": told, "whole": bool(by_rows)}
+
+
+def _spread(labels, name, shape, by_rows, path):
+    """Task ids as (episodes, steps) or (steps, environments), of which one axis may be missing. Raises UserError where it cannot
+    be told which."""
+    if labels.shape[:2] == shape and labels.size == shape[0] * shape[1]:
+        return labels.reshape(shape)
+    flat, ways = labels.reshape(-1), []
+    if labels.size in (1, shape[0]):  # per episode, or per step of all environments
+        ways.append(np.broadcast_to(flat[:, None], shape))
+    if not by_rows and labels.size == shape[1]:  # per environment
+        ways.append(np.broadcast_to(flat, shape))
+    if not ways or not all(np.array_equal(ways[0], way) for way in ways):
+        raise UserError(f"{path}: {name} has shape {labels.shape}, rewards {shape}: give a task id for each of their numbers")
+    return ways[0]
 
 
 # ----------------------------------------------------------------------------------------------------- where episodes end
@@ -296,6 +444,14 @@ def _whole(stream, path, env):
         inside = np.flatnonzero(stream.get(key, np.zeros(count))[:-1])
         if len(inside):
             raise UserError(f"{path}: {key} mark step {inside[0]} of a trajectory of {count} steps as its end: {HOW}")
+    begins = stream.get("starts", np.zeros(count)) > 0
+    if "episode_ids" in stream:
+        begins = begins | _changes(stream["episode_ids"])
+    said = [stream[key].reshape(-1) for key in ("ends", "episode_lengths") if key in stream]
+    if begins[1:].any() or any(not np.array_equal(values, [count]) for values in said):
+        raise UserError(
+            f"{path}: a trajectory of {count} steps says of itself that it is another number of episodes or steps: {HOW}"
+        )
     breaks = _breaks_of(stream, path)
     if breaks is not None and len(breaks):
         raise UserError(f"{path}: steps 0 to {count} are not one episode (next observations do not follow at step {breaks[0]})")
@@ -339,22 +495,30 @@ def _explicit_ends(stream, path, horizon):
         sources["episode_terminals"] = np.flatnonzero((stream["last"] > 0) | marks) + 1
         if (marks & ~(stream["last"] > 0)).any():
             raise UserError(f"{path}: its flags mark ends that episode_terminals do not: {HOW}")
-    if "ends" in stream or "episode_lengths" in stream:
-        name = "ends" if "ends" in stream else "episode_lengths"
-        values = stream[name].reshape(-1)
-        ends = values if name == "ends" else np.cumsum(values)
-        if values.dtype.kind not in "iu" or not len(values) or (np.diff([0, *ends]) < 1).any() or ends[-1] > count:
-            raise UserError(f"{path}: {name} do not rise from 1 to {count} steps")
+    for key, name, meaning in (
+        ("ends", "episode_ends", "integers that rise, one past the last step of each episode, the last of them at most"),
+        ("episode_lengths", "episode_lengths", "integers, a step or more for each episode, together at most"),
+    ):
+        if key not in stream:
+            continue
+        values = stream[key].reshape(-1)
+        whole = values.dtype.kind in "iu" and len(values) and values.min() >= 1 and values.max() <= count
+        ends = np.cumsum(values, dtype=np.int64) if whole and key != "ends" else values
+        if not whole or (ends[1:] <= ends[:-1]).any() or ends[-1] > count:
+            raise UserError(f"{path}: {name} must be {meaning} {count}")
         sources[name] = ends.astype(np.int64)
-    if stream.get("starts", zeros).any() or "episode_ids" in stream:
-        ids = stream.get("episode_ids")
-        begins = np.flatnonzero(stream["starts"]) if ids is None else np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
-        if ids is not None and len(np.unique(ids)) != len(begins):  # NaN too: it equals nothing
+    ids = stream.get("episode_ids")
+    begins = {"episode_ids": None if ids is None else np.flatnonzero(_changes(ids))}
+    begins["episode_starts"] = np.flatnonzero(stream["starts"]) if stream.get("starts", zeros).any() else None
+    for name, places in begins.items():
+        if places is None:
+            continue
+        if name == "episode_ids" and len(np.unique(ids)) != len(places):  # NaN too: it equals nothing
             raise UserError(f"{path}: the steps of an episode must follow each other, and episode_ids come back: sort them")
-        if begins[0] != 0:
+        if places[0] != 0:
             raise UserError(f"{path}: its first step is not marked as the start of an episode")
-        finished = ids is not None or count - begins[-1] == horizon or marks[-1]
-        sources["starts"] = np.append(begins[1:], count) if finished else begins[1:]
+        finished = name == "episode_ids" or count - places[-1] == horizon or marks[-1]
+        sources[name] = np.append(places[1:], count) if finished else places[1:]
     if not sources:
         return None
     (first, ends), *others = sources.items()
@@ -388,22 +552,35 @@ def _episodes(stream, ends, path, env):
     """The episodes between `ends`."""
     count = len(stream["rewards"])
     following, episodes = stream.get("next_observations"), []
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+    for episode, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
         start, end = int(start), int(end)
         if end - start > env.max_episode_steps:
             raise UserError(f"{path}: an episode has {end - start} steps, the environment allows {env.max_episode_steps}")
+        _check_marks(stream, start, end, path, env)
         terminated = env.terminates and _terminated(stream, start, end, path, env.max_episode_steps)
+        facts = {"short": not terminated and end - start < env.max_episode_steps}
         observations = stream["observations"][start:end]
         if following is not None:
             observations = np.concatenate([observations, following[end - 1 : end]])
-        elif terminated:
-            observations = np.concatenate([observations, observations[-1:]])  # unknown, but no policy acts after its end
-        else:  # the observation after the last step is unknown: the last transition is left out
-            end -= 1
+        else:  # the observation after the last step is unknown: that step is left out, and what is kept did not end on its own
+            end, terminated, facts["end_lost"] = end - 1, False, terminated
         if end > start:
-            task = _task(stream.get("task"), start, end, count, path)
-            episodes.append(Episode(observations, stream["actions"][start:end], stream["rewards"][start:end], terminated, task))
+            facts["task"] = _task(stream["labels"], start, end, episode, len(ends), count, path)
+            actions, rewards = stream["actions"][start:end], stream["rewards"][start:end]
+            episodes.append(Episode(observations, actions, rewards, terminated, **facts))
     return episodes
+
+
+def _check_marks(stream, start, end, path, env):
+    """Raises UserError where a last step is marked as an end and as a time-out, and cannot have been both.
+
+    It can at the horizon, where elsewhere a time-out is no end: else terminals may mark every end."""
+    if not all(key in stream and stream[key][end - 1] for key in ("terminals", "timeouts")):
+        return
+    if end - start < env.max_episode_steps or (env.terminates and not stream["apart"]):
+        raise UserError(
+            f"{path}: step {end - 1} is marked as an end on its own and as a time-out: {APART}, or call what marks both dones"
+        )
 
 
 def _terminated(stream, start, end, path, horizon):
@@ -421,10 +598,21 @@ def _terminated(stream, start, end, path, horizon):
     )
 
 
-def _task(values, start, end, count, path):
-    if values is None:
-        return None
-    found = np.unique(values if values.size == 1 else values[start:end])
-    if len(found) != 1 or found.dtype.kind == "b" or found[0] != np.round(found[0]) or found[0] < 0:
-        raise UserError(f"{path}: steps {start} to {end} have no single task id, but {', '.join(map(str, found[:5]))}")
-    return int(found[0])
+def _task(labels, start, end, episode, episodes, count, path):
+    """The task id on which all labels agree, {name: array with a number per step, per episode, or one for all}; None without."""
+    task = None
+    for name, values in labels.items():
+        if values.size not in (1, episodes, count):
+            raise UserError(
+                f"{path}: {name} has shape {values.shape}; one number per step is expected, {count}, or per episode, {episodes}"
+            )
+        flat = values.reshape(-1)
+        found = flat if values.size == 1 else flat[start:end] if values.size == count else flat[episode : episode + 1]
+        found = np.unique(found)
+        whole = found.dtype.kind in "iuf" and np.isfinite(found).all() and (found == np.round(found)).all() and found[0] >= 0
+        if len(found) != 1 or not whole:
+            raise UserError(f"{path}: steps {start} to {end} have no single task id, but {', '.join(map(str, found[:5]))}")
+        if task is not None and task != found[0]:
+            raise UserError(f"{path}: steps {start} to {end} have task {task}, and {name} says {int(found[0])}")
+        task = int(found[0])
+    return task

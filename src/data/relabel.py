@@ -47,29 +47,41 @@ class EnvironmentRewards:
                 f"relabelling by true rewards needs {type(environment).__name__}.compute_rewards, which it lacks: leave "
                 "--true_rewards out"
             )
-        self.environment, self.table = environment, environment.unwrapped.tasks
+        self.environment = environment
         first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
         try:
-            with blamed(f"{type(environment).__name__}.compute_rewards fails"):
-                paid = self(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
+            self(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
         except UserError as error:
             raise UserError(
                 f"relabelling by true rewards: {error}; make the dataset again if it lacks what that needs, or leave "
                 "--true_rewards out"
             ) from None
-        if paid.shape != (1,):
-            raise UserError(
-                f"relabelling by true rewards: compute_rewards gives shape {paid.shape} for one transition, not (1,): mend it"
-            )
 
     def __call__(self, observations, actions, next_observations, infos, tasks):
-        parameters = {key: values[tasks] for key, values in self.table.items()}
-        infos = [infos] if infos else []
-        rewards = self.environment.compute_rewards(observations, actions, next_observations, parameters, *infos)
-        return np.asarray(rewards, np.float32)
+        return pay(self.environment, observations, actions, next_observations, infos, tasks)
 
     def on(self, episodes):
         return lambda task: rewards_on(self, episodes, np.full(len(episodes), task))
+
+
+def pay(environment, observations, actions, next_observations, infos, tasks):
+    """What an environment's compute_rewards gives, as Rewards do. Raises UserError where it fails, or gives another shape."""
+    name = f"{type(environment).__name__}.compute_rewards"
+    parameters = {key: values[tasks] for key, values in environment.unwrapped.tasks.items()}
+    arrays = [_locked(values) for values in (observations, actions, next_observations)]
+    infos = [{key: _locked(values) for key, values in infos.items()}] if infos else []
+    with blamed(f"{name} fails"):
+        rewards = np.asarray(environment.compute_rewards(*arrays, parameters, *infos), np.float32)
+    if rewards.shape != np.shape(tasks):
+        raise UserError(f"{name} gives shape {rewards.shape} for {np.shape(tasks)} transitions: mend it")
+    return rewards
+
+
+def _locked(values):
+    """A view that nobody can write into: the arrays are those of the dataset."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def true_rewards(environment, episodes):
@@ -85,7 +97,7 @@ def rewards_on(rewards, episodes, tasks):
     arrays = episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:]
     inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
     paid = rewards(*arrays, episodes.infos, np.broadcast_to(tasks[:, None], inside.shape))
-    return (paid * inside).astype(np.float32)
+    return np.where(inside, paid, 0).astype(np.float32)
 
 
 def paid_by(rewards, episodes, tasks, generator):

@@ -10,9 +10,11 @@ Time, for every array of an episode of length L (L <= T):
 The file format is described in datasets/README.md.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -172,6 +174,29 @@ def _check_environment(t, env):
                 )
 
 
+def check_twins(trajectories):
+    """Raises UserError where more than half of a task's episodes are those of another one too, which has more or as many.
+
+    Fewer may be alike by chance: where nothing is paid and nothing moves."""
+    t, owners = trajectories, {}
+    for row, (length, task) in enumerate(zip(t.lengths.tolist(), t.task_ids.tolist(), strict=True)):
+        sha = hashlib.sha256(np.ascontiguousarray(t.observations[row, : length + 1]))
+        for values in (t.actions[row, :length], t.rewards[row, :length]):
+            sha.update(np.ascontiguousarray(values))
+        owners.setdefault(sha.digest(), collections.Counter())[task] += 1
+    sizes, shared = collections.Counter(t.task_ids.tolist()), collections.Counter()
+    for tasks in owners.values():
+        for pair in itertools.combinations(sorted(tasks), 2):
+            shared[pair] += min(tasks[task] for task in pair)
+    for (first, second), number in sorted(shared.items()):
+        most = min(sizes[first], sizes[second])
+        if number > most / 2:
+            raise UserError(
+                f"tasks {first} and {second} have the same episodes ({number} of {most}): one of them has the data of the other, "
+                "give it its own"
+            )
+
+
 def task_parameters(environment, task_ids):
     """{task id: {parameter: number or list}} from an environment's task table."""
     tasks = environment.unwrapped.tasks
@@ -305,6 +330,8 @@ def save(trajectories, root, env, quality, provenance, description="", join=True
                 raise UserError(f"{directory} was made by {theirs}, this is by {ours}: make all tasks again, with --no-resume")
             entries = _remaining(former.metadata["provenance"], entry["task_ids"]) + entries
             trajectories = _join(former, trajectories)
+            if "imported_from" in provenance:
+                check_twins(trajectories)
         metadata = _metadata(trajectories, env, quality, entries, description, simulator)
         trajectories = dataclasses.replace(trajectories, metadata=metadata)
         _write(directory / "data", trajectories)

@@ -99,7 +99,7 @@ def write_result(
     document |= {**provenance(), "config": config}
     text = _layout(sealed(json.loads(_line(document))))
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     return path
 
 

@@ -87,7 +87,7 @@ def launch(words, log, directory=None, inherit=(), mortal=False):
     second start elsewhere finds the run's folder free.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with Path(log).open("a") as file:
+    with Path(log).open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(['python', *words])}\n")
         file.flush()
         return subprocess.Popen(

@@ -85,6 +85,9 @@ def parse_args(parser, script, argv=None, notes=True):
     path = find_config(chosen)
     document = read_yaml(path)
     env = read_env(path, document)
+    for key in ("context_horizon", "prompt_length"):  # steps of one episode: a default fits short ones, too
+        if parser.get_default(key):
+            parser.set_defaults(**{key: min(parser.get_default(key), env.max_episode_steps)})
     apply_section(parser, path, find_section(document, script), script)
     if chosen.recipe not in (None, "paper"):
         layers = recipe_layers(path, document, chosen.recipe)

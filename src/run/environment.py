@@ -115,8 +115,14 @@ def check_tasks(where, env, environment):
         plain = isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray)
         if not plain or values.dtype.kind not in "biuf":
             raise UserError(f"{where}: the task parameter {name!r} is no array of numbers: give np.array of shape (tasks, ...)")
-        if not values.ndim or not np.isfinite(values).all():
-            raise UserError(f"{where}: the task parameter {name!r} must have a row per task, of finite numbers")
+        if values.dtype.itemsize > 8:  # JSON and HDF5 know none
+            raise UserError(f"{where}: the task parameter {name!r} is of {values.dtype}: make it np.float64")
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values.astype(np.float32)).all()
+        if not values.ndim or not finite:
+            raise UserError(
+                f"{where}: the task parameter {name!r} must have a row per task, of finite numbers that float32 can hold"
+            )
         counts[name] = len(values)
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -181,8 +187,8 @@ def check_batch(where, environment):
             raise UserError(f"{where}: of two rows, {name} of its batch_class gives shape {values.shape}, not {expected}")
     infos = getattr(batch, "infos", {})
     for key, values in infos.items():
-        if not _plain(key) or np.shape(values)[:1] != (2,):
-            raise UserError(f"{where}: infos[{key!r}] of its batch_class must be an array with a value per row")
+        if not _plain(key) or np.shape(values)[:1] != (2,) or np.asarray(values).dtype.kind not in "biuf":
+            raise UserError(f"{where}: infos[{key!r}] of its batch_class must be an array of numbers with a value per row")
     for key in getattr(environment, "info_keys", ()):
         if key not in infos:
             raise UserError(f"{where} names {key!r} in info_keys, but its batch_class does not report it")
@@ -194,6 +200,13 @@ def recorded_infos(where, info):
         raise UserError(f"{where} returned infos that are no dictionary")
     kept = {key: np.asarray(value) for key, value in info.items() if _numeric(value)}
     for key in kept:
+        if kept[key].dtype.kind == "c":
+            raise UserError(f"{where}: the info {key!r} is complex: give its real and imaginary part under names of their own")
+        if kept[key].dtype.kind == "O":  # an integer of more than 64 bits
+            try:
+                kept[key] = np.asarray(float(kept[key]))
+            except OverflowError:
+                raise UserError(f"{where}: the info {key!r} is too large a number: give its logarithm, or leave it out") from None
         if not _plain(key):
             raise UserError(f"{where}: the info {key!r} has no usable name: take letters, without slashes")
         if key == RESERVED_INFO:
@@ -206,7 +219,8 @@ def recorded_infos(where, info):
 
 
 def _numeric(value):
-    return isinstance(value, int | float | np.number | np.bool_) or (isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
+    plain = isinstance(value, int | float | complex | np.number | np.bool_)
+    return plain or (isinstance(value, np.ndarray) and value.dtype.kind in "biufc")
 
 
 def _plain(name):

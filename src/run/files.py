@@ -115,6 +115,11 @@ def open_regular(path):
     return os.fdopen(descriptor, "rb")
 
 
+def plain_name(name):
+    """The name of a file, which may be any bytes, as text that UTF-8 can hold, whatever the locale."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def read_text(path, largest=LARGEST_JSON, errors="strict"):
     """A UTF-8 file as text (`errors` as of bytes.decode). Raises OSError, ValueError where it has more than `largest` bytes."""
     with open_regular(path) as file:
@@ -134,7 +139,7 @@ def write_json(path, document):
     """
     text = _layout(sealed(document), 0)
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def sealed(document):

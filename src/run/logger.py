@@ -34,8 +34,8 @@ class Logger:
         kept = [record for record in read_metrics(directory) if record["step"] <= start]
         with self._forgiving("metrics.jsonl"):
             with atomic_path(path) as temporary:
-                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-            self._file = path.open("a")
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
         with self._forgiving("metrics.csv"):
             self._table = Table(path.with_suffix(".csv"), kept)
         if tensorboard:
@@ -117,7 +117,7 @@ class Table:
     def _write(self):
         self.close()
         self.names = {name: None for record in self.records for name in record}
-        self._file = self.path.open("w", newline="")
+        self._file = self.path.open("w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, list(self.names), lineterminator="\n")
         if self.records:
             self._writer.writeheader()

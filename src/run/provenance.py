@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from src.run.files import plain_name
+
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
 
@@ -31,7 +33,7 @@ def command_line():
     script = f"-m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
     processes = os.environ.get("WORLD_SIZE", "1")
     start = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
-    return shlex.join([*start, *script.split(), *sys.argv[1:]])
+    return plain_name(shlex.join([*start, *script.split(), *sys.argv[1:]]))
 
 
 @functools.lru_cache
@@ -61,6 +63,6 @@ def processor():
     """Name of the processor, as Linux tells it where there is one."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     return name

@@ -164,7 +164,7 @@ class Scheduler:
 
     def _last_line(self, job):
         with contextlib.suppress(OSError, IndexError):
-            return shortened(self.log(job).read_text(errors="replace").strip().splitlines()[-1], 300)
+            return shortened(self.log(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1], 300)
         return ""
 
     # ------------------------------------------------------------------------------------------------------- how far

@@ -237,7 +237,13 @@ def test_links_in_episodes_are_not_followed(tmp_path, link):
     with h5py.File(tmp_path / "a.hdf5", "a") as file:
         del file["episode_0/actions"]
         file["episode_0/actions"] = link
-    refuse(read_hdf5, tmp_path / "a.hdf5", "actions is a link, and links are not followed")
+    refuse(read_hdf5, tmp_path / "a.hdf5", r"actions is a link, and links are not followed\); remove it, or put what it names in")
+
+
+def test_a_link_to_nothing_is_to_be_removed(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        flat(file, old=h5py.SoftLink("/nowhere"))
+    refuse(read_hdf5, tmp_path / "a.hdf5", r"old is a link, and links are not followed\); remove it, or put what it names")
 
 
 @pytest.mark.parametrize("actions", [np.float32(1), h5py.Empty("f4"), "text"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from helpers import shell
 
 from get_datasets import main
 from src.data.importers import import_trajectories
@@ -151,6 +152,23 @@ def test_official_prompt_files(tmp_path, capsys):
         import_trajectories(tmp_path / "dataset_task_1.pkl", ENV, range(50), prompts=True)
 
 
+@pytest.mark.parametrize(("name", "said"), [(b"caf\xe9.pkl", "caf\\xe9.pkl"), ("café.pkl".encode(), "café.pkl")])
+def test_names_of_files_that_are_any_bytes(tmp_path, name, said):
+    """Also where the locale knows ASCII alone."""
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    write(source, dict(flat()))
+    flags = ["--env_type", "point_robot", "--import_from", source, "--output_dir", tmp_path, "--task_id", 7]
+    simple = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = shell("get_datasets", *flags, env=simple)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "datasets/point_robot/medium-v0"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"imported from {said} (SHA-256" in text and f"/{said}" in text  # the command, too
+    entry = load(tmp_path / "datasets", "point_robot", "medium", ENV).metadata["provenance"][0]
+    assert entry["imported_from"]["7"][0] == said
+    main(list(map(str, flags)))  # joins what is there
+
+
 @pytest.mark.parametrize("goals", [7, ["left", "right"], [[0.1, 0.2, 0.3]], {3: [0.1, 0.2]}])
 def test_goals_that_are_none(tmp_path, goals):
     write(tmp_path / "dataset_task_0.pkl", flat(task=0))
@@ -197,7 +215,8 @@ def test_d4rl_file(tmp_path):
     with pytest.raises(UserError, match="--task_id 0"):
         import_trajectories(path, ENV, range(50))
     t, _, notes = import_trajectories(path, ENV, range(50), 7)
-    assert notes == [f"10 steps of {path} are left out, whose next observation or end is unknown"]
+    assert notes[0] == f"10 steps of {path} are left out, whose next observation or end is unknown"
+    assert notes[1].startswith(f"1 of 2 episodes of {path} are shorter than max_episode_steps, 20") and len(notes) == 2
     # without next_observations the state after an episode's last step is unknown, so that step is left out
     assert t.lengths.tolist() == [11, 19] and t.task_ids.tolist() == [7, 7]
     np.testing.assert_array_equal(t.observations[1, :20], content["observations"][12:32].astype(np.float32))
@@ -228,19 +247,21 @@ def test_without_timeouts_an_episode_also_ends_at_the_horizon(tmp_path):
         import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
 
 
-def test_terminations_are_kept_without_next_observations(tmp_path):
+def test_an_end_without_next_observations_is_left_out(tmp_path):
+    """The state after it is unknown, as after any last step: what is kept did not end on its own."""
     content = flat(2)
     del content["next_observations"]
     content["terminals"][14] = 1
     content["timeouts"] = np.arange(40) == 34
     following = np.roll(content["observations"], -1, 0)
     content["rewards"][:, 0] = -np.linalg.norm(following - ENV.make().tasks["goal"][7], axis=-1)
-    content["rewards"][14] = 50  # the state after the end is unknown, so nobody can tell what it pays
-    t, _, notes = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENDING, range(50), 7)
-    assert t.lengths.tolist() == [15, 19] and t.infos["terminated"].sum(1).tolist() == [1, 0]
-    np.testing.assert_array_equal(t.rewards[0, :15], content["rewards"][:15, 0].astype(np.float32))
-    np.testing.assert_array_equal(t.observations[0, 15], t.observations[0, 14])
-    assert notes[0].startswith("6 steps of")  # one before the time-out's next observation, five at the end
+    content["rewards"][14] = 50
+    path = write(tmp_path / "data.pkl", dict(content))
+    t, _, notes = import_trajectories(path, ENDING, range(50), 7)
+    assert t.lengths.tolist() == [14, 19] and not t.infos["terminated"].any()
+    np.testing.assert_array_equal(t.observations[0, :15], content["observations"][:15].astype(np.float32))
+    assert notes[0].startswith("7 steps of")  # the last one of both, five at the end
+    assert notes[1].startswith(f"1 episodes of {path} that ended on their own are kept without that end") and len(notes) == 2
     t, _, _ = import_trajectories(write(tmp_path / "data.pkl", dict(content)), ENV, range(50), 7)
     assert t.lengths.tolist() == [14, 19]  # where episodes have one length a flag is no termination
 

@@ -4,19 +4,20 @@ import dataclasses
 import importlib
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from helpers import assert_refused, listing
+from helpers import ROOT, assert_refused, listing
 
 import get_datasets
 from src.data.importers import import_trajectories
 from src.data.layouts import episodes_of
 from src.data.trajectories import load
-from src.run.config import load_env
+from src.run.config import load_env, read_env, read_yaml
 from src.run.errors import UserError
 
 ENV = load_env("point_robot")
@@ -95,7 +96,7 @@ def test_d3rlpy(tmp_path):
     content |= {"terminals": (last & (np.arange(40) == 26)).astype(float), "episode_terminals": last.astype(float)}
     content |= {"discrete_action": np.array(False), "version": np.array("1.0", dtype="S3")}
     t = lengths_of(put(tmp_path / "a.h5", content), ENDING)
-    assert t.lengths.tolist() == [19, 7, 12] and t.infos["terminated"].sum(1).tolist() == [0, 1, 0]
+    assert t.lengths.tolist() == [19, 6, 12] and not t.infos["terminated"].any()
     content["episode_terminals"][26] = 0
     with pytest.raises(UserError, match="its flags mark ends that episode_terminals do not"):
         lengths_of(put(tmp_path / "a.h5", content), ENDING)
@@ -104,7 +105,7 @@ def test_d3rlpy(tmp_path):
         parts |= {f"observations_{index}": part["observations"][:-1], f"actions_{index}": part["actions"],
                   f"rewards_{index}": part["rewards"][:, None], f"terminated_{index}": np.array(index == 1)}  # fmt: skip
     t = lengths_of(put(tmp_path / "b.h5", parts), ENDING)
-    assert t.lengths.tolist() == [19, 7, 12] and t.infos["terminated"].sum(1).tolist() == [0, 1, 0]
+    assert t.lengths.tolist() == [19, 6, 12] and not t.infos["terminated"].any()
 
 
 def test_stable_baselines3_expert_file(tmp_path):
@@ -182,10 +183,79 @@ def test_rlds_and_explicit_ends(tmp_path):
         with pytest.raises(UserError, match="episode_ids come back"):
             lengths_of(put(tmp_path / "a.npz", content | {"episode_ids": ids}))
     for ends in ([20, 41], [20, 20, 40], [20.5, 40], [0, 40]):
-        with pytest.raises(UserError, match="ends do not rise from 1 to 40"):
+        with pytest.raises(UserError, match=r"episode_ends must be integers that rise, .* at most 40"):
             lengths_of(put(tmp_path / "a.npz", content | {"episode_ends": np.array(ends)}))
+    for counts in ([20, 0, 20], [20, 21], [20.5, 19.5], [-1, 20], []):
+        with pytest.raises(UserError, match=r"episode_lengths must be integers, a step or more for each episode, .* most 40"):
+            lengths_of(put(tmp_path / "a.npz", content | {"episode_lengths": np.array(counts)}))
+    for more in ({"episode_ends": np.array([20, 40])}, {"episode_starts": np.arange(40) % 20 == 0}):
+        with pytest.raises(UserError, match="say different things about where episodes end"):  # none of them stays unread
+            lengths_of(put(tmp_path / "a.npz", content | {"episode_lengths": np.array([20, 7, 13])} | more))
+    with pytest.raises(UserError, match="say different things about where episodes end"):
+        starts = {"episode_starts": np.arange(40) % 20 == 0, "episode_ids": np.repeat([0, 1, 2], [20, 7, 13])}
+        lengths_of(put(tmp_path / "a.npz", content | starts))
     with pytest.raises(UserError, match="say different things about where episodes end"):
         lengths_of(put(tmp_path / "a.npz", content | {"episode_ends": np.array([20, 40]), "timeouts": last}))
+
+
+def notes_of(path, env=ENV):
+    return import_trajectories(path, env, range(50), 7)[2]
+
+
+def test_episode_ids_without_signs(tmp_path, recwarn):
+    content, _ = flat(walk())
+    content["episode_ids"] = np.repeat([0, 1, 2], [20, 7, 13]).astype(np.uint32)
+    assert lengths_of(put(tmp_path / "a.npz", content)).lengths.tolist() == [20, 7, 13] and not list(recwarn)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_full_buffer_that_begins_inside_an_episode(tmp_path, width):
+    """What it holds of an episode whose beginning was overwritten is no episode."""
+    streams = [flat(walk((20, 20, 20), seed=seed)) for seed in range(width)]
+    content = {key: np.stack([stream[key] for stream, _ in streams], 1)[14:54] for key in streams[0][0]}
+    content["dones"] = content["timeouts"] = np.stack([last for _, last in streams], 1)[14:54]
+    content = {key: np.roll(array, 13, 0) for key, array in content.items()}
+    path = tmp_path / "a.npz"
+    full = {"pos": np.array(13), "full": np.array(True)}
+    t, _, notes = import_trajectories(put(path, content | full), ENV, range(50), 7)
+    assert t.lengths.tolist() == [20] * width
+    np.testing.assert_array_equal(t.actions[0], walk((20, 20, 20))[1]["actions"])
+    assert f"{6 * width} steps of {path} are left out, of episodes whose beginning its full replay buffer has lost" in notes
+    if width == 1:
+        unmarked = {key: array for key, array in content.items() if key not in ("dones", "timeouts")} | full
+        unmarked |= {"episode_ids": np.roll(np.repeat([4, 5, 6], [6, 20, 14]), 13)}
+        assert lengths_of(put(path, unmarked)).lengths.tolist() == [20, 14]
+        for more in ({"episode_lengths": np.array([6, 20, 14])}, {"task": np.array([7, 7, 7])}):
+            with pytest.raises(UserError, match="full replay buffer"):
+                lengths_of(put(path, content | full | more), task_id=None)
+
+
+def test_episodes_that_are_cut_short_are_noted(tmp_path):
+    content, last = flat(walk())
+    path = put(tmp_path / "a.npz", content | {"timeouts": last})
+    message = (
+        f"2 of 3 episodes of {path} are shorter than max_episode_steps, 20, and did not end on their own: see that none begins"
+    )
+    for env, more in ((ENV, {}), (ENDING, {"terminals": np.zeros(40)})):
+        (note,) = notes_of(put(path, content | {"timeouts": last} | more), env)
+        assert note.startswith(message)
+    ended = {"terminals": last & (np.arange(40) > 20), "timeouts": last & (np.arange(40) < 20)}
+    assert not notes_of(put(path, content | ended), ENDING)
+
+
+def test_an_end_that_is_a_time_out_too(tmp_path):
+    """It can be both at the horizon alone, where other time-outs show that terminals do not mark every end."""
+    content, last = flat(walk((20, 20, 7)))
+    path, first = tmp_path / "a.npz", np.arange(47) == 19
+    for env in (ENV, ENDING):
+        with pytest.raises(UserError, match=r"step 46 is marked as an end on its own and as a time-out: .* or call .* dones"):
+            lengths_of(put(path, content | {"terminals": np.arange(47) == 46, "timeouts": last}), env)
+    both = content | {"timeouts": last & (np.arange(47) < 46)}
+    with pytest.raises(UserError, match="step 19 is marked as an end on its own and as a time-out"):
+        lengths_of(put(path, both | {"terminals": last}), ENDING)
+    assert lengths_of(put(path, both | {"terminals": last})).lengths.tolist() == [20, 20, 7]
+    t = lengths_of(put(path, both | {"terminals": first | (np.arange(47) == 46)}), ENDING)
+    assert t.infos["terminated"].sum(1).tolist() == [1, 0, 1]
 
 
 # ------------------------------------------------------------------------------------------------ one group per episode
@@ -283,6 +353,13 @@ def test_a_trajectory_that_is_several(tmp_path):
     for more, message in (({"terminals": last}, "mark step 9 of a trajectory"), ({}, "do not follow at step 10")):
         with pytest.raises(UserError, match=message):
             lengths_of(put(tmp_path / "a.pkl", [content | more]))
+    for more in (
+        {"episode_starts": np.arange(20) % 10 == 0},
+        {"episode_ids": np.arange(20) // 10},
+        {"episode_lengths": [10, 10]},
+    ):
+        with pytest.raises(UserError, match="of 20 steps says of itself that it is another number"):
+            lengths_of(put(tmp_path / "a.pkl", [walk((20,))[0] | more]))
 
 
 def test_an_observation_of_the_next_episode_is_refused(tmp_path):
@@ -379,8 +456,10 @@ def test_what_the_options_of_a_trajectory_say(tmp_path):
     assert lengths_of(path, task_id=None).task_ids.tolist() == [3]
     with pytest.raises(UserError, match="holds episodes of task 3, and --task_id says 7"):
         lengths_of(path)
-    with pytest.raises(UserError, match="a trajectory has task 4, and its options say 3"):
+    with pytest.raises(UserError, match="steps 0 to 20 have task 4, and options/task says 3"):
         lengths_of(put(tmp_path / "a.pkl", [part | {"options": {"task": 3}, "task": 4}]))
+    with pytest.raises(UserError, match="goal of task 3 are lists of unequal lengths, not an array"):
+        lengths_of(put(tmp_path / "a.pkl", [part | {"options": {"task": 3, "goal": [[1, 2], [3]]}}]), task_id=None)
     for more in ({"options": 3}, {"infos": [1]}):
         with pytest.raises(UserError, match="infos and options of a trajectory must be dicts"):
             lengths_of(put(tmp_path / "a.pkl", [part | more]))
@@ -404,6 +483,126 @@ def test_tasks_under_other_names_and_among_infos(tmp_path, name):
             )
     named = [part | {"infos": {name: ["left"] * 20}} for part in parts[:1]]
     assert lengths_of(put(tmp_path / "a.pkl", named), task_id=3).task_ids.tolist() == [3]
+
+
+def both(path, tasks):
+    """A file that says its tasks itself: they come out, and one --task_id for all is refused."""
+    assert lengths_of(path, task_id=None).task_ids.tolist() == sorted(tasks)
+    with pytest.raises(UserError, match="holds episodes of task 9, and --task_id says 3"):
+        lengths_of(path, task_id=3)
+
+
+@pytest.mark.parametrize("name", ["task", "task_ids"])
+@pytest.mark.parametrize("style", ["{}/{}", "{1}_{0}", "traj_{}/{}"])
+def test_labels_beside_the_episodes_arrays(tmp_path, style, name):
+    parts = [walk((20,), task, seed)[0] for seed, task in enumerate((3, 9, 9))]
+    content = {style.format(index, key): values for index, part in enumerate(parts) for key, values in part.items()}
+    both(put(tmp_path / "a.npz", content | {name: np.array([3, 9, 9])}), [3, 9, 9])
+    if "/" in style:
+        both(put(tmp_path / "a.hdf5", content | {name: np.array([3, 9, 9])}), [3, 9, 9])
+    for suffix in ("a.npz", "a.hdf5") if "/" in style else ("a.npz",):
+        for wrong, message in (({name: np.array([3, 9])}, "holds 2 task ids for 3 episodes: give one for each"),
+                               ({"terminals": np.zeros(60)}, "terminals stand beside the arrays of its episodes"),
+                               ({"episode_lengths": np.full(3, 20)}, "episode_lengths stand beside")):  # fmt: skip
+            with pytest.raises(UserError, match=message):
+                lengths_of(put(tmp_path / suffix, content | wrong), task_id=3)
+
+
+def test_labels_in_attributes_and_groups(tmp_path):
+    parts = [walk((20,), task, seed)[0] for seed, task in enumerate((3, 9))]
+    content = {f"data/demo_{index}/{key}": values for index, part in enumerate(parts) for key, values in part.items()}
+    path = tmp_path / "a.hdf5"
+    for change in (
+        lambda group, task: group.attrs.create("task", task),
+        lambda group, task: group.attrs.create("options/task_id", task),
+        lambda group, task: group.attrs.create("options/task", float(task)),
+        lambda group, task: group.__setitem__("infos/task", np.full(20, task)),
+        lambda group, task: group.__setitem__("info/task_index", np.full(21, task)),
+        lambda group, task: group.__setitem__("metadata/task_id", task),
+        lambda group, task: group.__setitem__("options/task", task),
+    ):
+        with h5py.File(write_hdf5(path, content), "a") as file:
+            for index, task in enumerate((3, 9)):
+                change(file[f"data/demo_{index}"], task)
+        both(path, [3, 9])
+    with h5py.File(path, "a") as file:
+        file["data/demo_1"].attrs["task"] = 4
+        file["data"].attrs["task"] = "lift"
+    with pytest.raises(UserError, match="steps 0 to 20 have task 4, and options/task says 9"):
+        lengths_of(path, task_id=None)
+    for value in ("left", True):
+        with h5py.File(path, "a") as file:
+            file["data/demo_1"].attrs["task"] = value
+        with pytest.raises(UserError, match=r"demo_1 names its task '?(left|True)'?: give the row"):
+            lengths_of(path, task_id=9)
+    with h5py.File(write_hdf5(path, content), "a") as file:
+        file["data"].attrs["task"] = [3, 9]
+    both(path, [3, 9])
+    flat_content, last = flat(parts)
+    both(write_hdf5(path, flat_content | {"timeouts": last, "infos/task": np.repeat([3, 9], 20)}), [3, 9])
+    renamed = {key.replace("data/demo", "task"): values for key, values in content.items()}
+    for name in ("a.hdf5", "a.npz"):
+        with pytest.raises(UserError, match="task_0 seems to be called after its task: store the id in it"):
+            lengths_of(put(tmp_path / name, renamed), task_id=3)
+
+
+def test_labels_among_infos_of_other_kinds(tmp_path):
+    parts = [walk((20,), task, seed)[0] for seed, task in enumerate((3, 9))]
+    for facts in (
+        lambda task: {"info": {"task": np.full(20, task)}},
+        lambda task: {"env_infos": {"task_id": [task] * 20}},
+        lambda task: {"infos": [{"task": task, "x": 1.5}, *[{}] * 19]},
+        lambda task: {"options": {"task_idx": task}},
+        lambda task: {"metadata": {"task": task, "made": "today"}},
+    ):
+        both(put(tmp_path / "a.pkl", [part | facts(task) for part, task in zip(parts, (3, 9), strict=True)]), [3, 9])
+    content, last = flat(parts)
+    both(put(tmp_path / "a.pkl", content | {"timeouts": last, "infos": {"task": np.repeat([3, 9], 20)}}), [3, 9])
+    both(put(tmp_path / "a.npz", content | {"timeouts": last, "infos/task": np.repeat([3, 9], 20)}), [3, 9])
+    with pytest.raises(UserError, match="have task 9, and task_id says 3"):
+        lengths_of(put(tmp_path / "a.npz", content | {"timeouts": last, "task": np.full(40, 9), "task_id": np.full(40, 3)}))
+    for wrong in ({"infos": {"task": [[0], [0, 1]]}}, {"task": [[0], [0, 1]]}):
+        with pytest.raises(UserError, match="task are lists of unequal lengths, not an array"):
+            lengths_of(put(tmp_path / "a.pkl", [parts[0] | wrong]), task_id=3)
+    for number in (np.inf, np.nan, -1, 2.5):
+        with pytest.raises(UserError, match="have no single task id"):
+            lengths_of(put(tmp_path / "a.pkl", [parts[0] | {"task": number}]), task_id=None)
+
+
+def test_one_label_per_episode_or_for_all(tmp_path):
+    content, last = flat(parts := [walk((length,), task, seed)[0] for seed, (length, task) in enumerate(((20, 3), (7, 9)))])
+    path = tmp_path / "a.npz"
+    both(put(path, content | {"episode_lengths": np.array([20, 7]), "task": np.array([3, 9])}), [3, 9])
+    both(put(path, content | {"timeouts": last, "task": np.array([[3.0], [9.0]])}), [3, 9])
+    alike = flat(walk((20, 7), 5))[0] | {"timeouts": last, "task": np.array(5)}
+    assert lengths_of(put(path, alike), task_id=None).task_ids.tolist() == [5, 5]
+    with pytest.raises(UserError, match="one number per step is expected, 27, or per episode, 2"):
+        lengths_of(put(path, content | {"timeouts": last, "task": np.array([3, 9, 9])}))
+    stacked = {key: np.stack([part[key] for part in (parts[0], walk((20,), 9)[0])]) for key in parts[0]}
+    both(put(path, stacked | {"task": np.array([3, 9])}), [3, 9])
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_labels_of_a_replay_buffer(tmp_path, full):
+    """Per step, per environment, or one for all; where an axis could be either they are refused."""
+
+    def buffer(tasks, steps=40):
+        streams = [flat(walk((20, 20), task, seed)) for seed, task in enumerate(tasks)]
+        content = {key: np.stack([stream[key] for stream, _ in streams], 1)[:steps] for key in streams[0][0]}
+        content["timeouts"] = np.stack([last for _, last in streams], 1)[:steps]
+        content = {key: np.roll(array, 20, 0) if full else array for key, array in content.items()}
+        return content | {"pos": np.array(20 if full else steps), "full": np.array(full)}
+
+    path = tmp_path / "a.npz"
+    told = {"task": np.array([3, 3, 9]), "task_id": np.broadcast_to([3, 3, 9], (40, 3))}
+    both(put(path, buffer((3, 3, 9)) | told), [3, 3, 3, 3, 9, 9])
+    for label in (np.array(7), np.full(40, 7)):
+        assert lengths_of(put(path, buffer((7, 7)) | {"task": label}), task_id=None).task_ids.tolist() == [7] * 4
+    with pytest.raises(UserError, match=r"task has shape \(2,\), rewards \(40, 3\): give a task id for each"):
+        lengths_of(put(path, buffer((7, 7, 7)) | {"task": np.array([7, 7])}))
+    if not full:
+        with pytest.raises(UserError, match=r"task has shape \(3,\), rewards \(3, 3\)"):
+            lengths_of(put(path, buffer((7, 7, 7), 3) | {"task": np.arange(3)}))
 
 
 def test_a_task_beside_files_that_name_theirs_is_refused(tmp_path):
@@ -439,6 +638,22 @@ def test_episodes_that_are_missing_are_missed(tmp_path):
         lengths_of(put(tmp_path / "a.npz", parts | {"total_size": np.array(5)}))
 
 
+def test_a_gap_in_the_numbers_of_episodes_is_noted(tmp_path):
+    for name in ("a.hdf5", "a.npz"):
+        for numbers, gap in (((0, 1, 2), False), ((1, 2, 3), False), ((0, 1, 3), True), ((2, 3, 4), True)):
+            parts = zip(numbers, walk((20, 20, 20)), strict=True)
+            content = {f"episode_{number}/{key}": values for number, part in parts for key, values in part.items()}
+            path = put(tmp_path / name, content)
+            said = [f"the 3 episodes of {path} are numbered {numbers[0]} to {numbers[-1]}: are some missing?"]
+            assert notes_of(path) == (said if gap else [])
+            told = put(path, content | {"task": np.array([7, 7, 7])})
+            if gap:
+                with pytest.raises(UserError, match="which episode has which entry of task, since they are not numbered"):
+                    notes_of(told)
+            else:
+                assert not notes_of(told)
+
+
 def test_valid_files_that_are_not_called_damaged(tmp_path):
     content, last = flat(walk())
     content["timeouts"] = last
@@ -458,6 +673,32 @@ def test_valid_files_that_are_not_called_damaged(tmp_path):
         lengths_of(write_hdf5(tmp_path / "a.h5", {f"sets/train/{key}": values for key, values in content.items()}))
 
 
+def test_rewards_that_cannot_be_compared_are_noted(tmp_path, monkeypatch):
+    """A compute_rewards that is broken, on one transition or on many, ends nothing, and is not passed over."""
+    path = put(tmp_path / "a.pkl", walk((20, 20)))
+    environment = type(ENV.make())
+
+    def leave(*_):
+        raise SystemExit(3)
+
+    def write(observations, *_):
+        observations[:] = 0
+
+    for broken, reason in (
+        (lambda *_: 1 / 0, "fails .*ZeroDivisionError"),
+        (lambda o, *_: np.zeros(1) if len(o) == 1 else o + 1, r"gives shape \(2, 20, 2\) for \(2, 20\) transitions"),
+        (lambda *_: 0.0, r"gives shape \(\) for \(2, 20\)"),
+        (lambda o, *_: o[..., 0] * np.nan, "gives numbers that are not finite"),
+        (lambda *_: None, "gives shape"),
+        (leave, "fails .*SystemExit"),
+        (write, "fails .*read-only"),
+    ):
+        monkeypatch.setattr(environment, "compute_rewards", staticmethod(broken))
+        t, _, (note,) = import_trajectories(path, ENV, range(50), 7)
+        assert re.match(rf"rewards are not compared with those that .*: PointRobotEnv\.compute_rewards {reason}", note), note
+        np.testing.assert_array_equal(t.observations[0], walk((20,))[0]["observations"])
+
+
 def test_a_range_of_the_tasks(tmp_path):
     parts = [{**walk((20,), task, task)[0], "task": task} for task in (9, 4, 11)]
     path = put(tmp_path / "a.pkl", parts)
@@ -475,6 +716,35 @@ def test_swapped_and_doubled_tasks_are_named(tmp_path):
     twins = [{**walk((20,), 2)[0], "task": task} for task in (2, 3)]
     with pytest.raises(UserError, match="tasks 2 and 3 have the same episodes"):
         lengths_of(put(tmp_path / "a.pkl", twins), task_id=None)
+
+
+def test_tasks_that_share_episodes(tmp_path, capsys):
+    """In another order, all but one, or imported before: more than half of them under two tasks are refused."""
+    settings = ROOT / "tests" / "toy" / "slide.yaml"  # without compute_rewards, so that nothing else tells
+    env, parts = read_env(settings, read_yaml(settings)), []
+    for part in walk((6,) * 4):
+        parts.append({"observations": part["observations"], "actions": part["actions"][:, :1], "rewards": part["rewards"]})
+    own = [part | {"rewards": part["rewards"] - 1} for part in parts]
+
+    def put_tasks(**episodes):
+        return put(tmp_path / "a.pkl", [part | {"task": int(name[1:])} for name, group in episodes.items() for part in group])
+
+    for other, shared in (
+        (parts[::-1], "4 of 4"),
+        (parts[1:], "3 of 3"),
+        ([*parts[:3], own[3]], "3 of 4"),
+        (parts[:1], "1 of 1"),
+    ):
+        with pytest.raises(UserError, match=rf"tasks 0 and 2 have the same episodes \({shared}\)"):
+            import_trajectories(put_tasks(t0=parts, t2=other, t1=own), env, range(6))
+    assert len(import_trajectories(put_tasks(t0=parts, t1=[*parts[:2], *own[:2]]), env, range(6))[0]) == 8
+
+    argv = ["--config", str(settings), "--output_dir", str(tmp_path), "--data_type", "mine", "--import_from"]
+    get_datasets.main([*argv, str(put_tasks(t0=parts, t1=own))])
+    before = listing(tmp_path / "datasets")
+    assert_refused(capsys, get_datasets, [*argv, str(put_tasks(t2=parts[:3]))], "tasks 0 and 2 have the same episodes (3 of 3)")
+    assert listing(tmp_path / "datasets") == before
+    get_datasets.main([*argv, str(put_tasks(t0=own[:2], t1=parts))])  # made again, they may change places
 
 
 def test_another_task_list_is_refused(tmp_path):

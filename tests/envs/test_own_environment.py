@@ -21,6 +21,7 @@ from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import EnvironmentLoop, make_batch
 from src.evaluation.rollout import rollout
 from src.run import environment as checks
+from src.run.command_line import parse_args
 from src.run.config import is_published, read_env, read_yaml
 from src.run.errors import UserError
 
@@ -144,6 +145,24 @@ REFUSED = {
     "masked parameter": (TASKS, '{"mark": np.ma.masked_array(np.ones(8), [1] + [0] * 7)}', "'mark' is no array of numbers"),
     "parameters that change": (TASKS, '{"mark": np.random.rand(8)}', "another task table each time that it is made"),
     "infinite parameter": (TASKS, '{"mark": np.full(8, np.inf)}', "'mark' must have a row per task, of finite numbers"),
+    "parameter beyond float32": (TASKS, '{"mark": np.linspace(-1, 1, 8) * 1e300}', "finite numbers that float32 can hold"),
+    "parameter of 128 bits": (TASKS, '{"mark": np.linspace(-1, 1, 8, dtype=np.longdouble)}', "float128: make it np.float64"),
+    "info of 400 digits": (END, 'self.steps >= 6, {"x": 10**400}', "the info 'x' is too large a number"),
+    "info that grows to 400 digits": (END, 'self.steps >= 6, {"x": 10 ** (100 * self.steps)}', "the info 'x' is too large"),
+    "complex info": (END, 'self.steps >= 6, {"x": 1j}', "the info 'x' is complex: give its real and imaginary part"),
+    "info of complex numbers": (END, 'self.steps >= 6, {"x": np.ones(2, np.complex64)}', "the info 'x' is complex"),
+    "complex info of NumPy": (END, 'self.steps >= 6, {"x": np.complex64(1)}', "the info 'x' is complex"),
+    "infos of a batch that are complex": ("    def __init__(self):", '''    class batch_class:
+        def __init__(self, tasks):
+            self.infos = {"x": np.ones(2, complex)}
+
+        def reset(self, seeds):
+            return np.zeros((2, 2))
+
+        def step(self, actions):
+            return np.zeros((2, 2)), np.zeros(2)
+
+    def __init__(self):''', "of its batch_class must be an array of numbers with a value per row"),
     "unequal parameters": (TASKS, '{"mark": np.linspace(-1, 1, 8), "mass": np.ones(7)}', r"unequal length \(mark 8, mass 7\)"),
     "parameter with a line break": (TASKS, '{"a\\nb": np.linspace(-1, 1, 8)}', "has no usable name"),
     "empty info": (END, 'self.steps >= 6, {"x": np.zeros(0)}', r"the info 'x' has shape \(0,\): give a number, or an array"),
@@ -229,7 +248,7 @@ def test_hooks_that_fail_are_named_in_one_line(monkeypatch):
     episodes = Trajectories(**arrays, task_ids=np.array([0, 1]))
     for hook, message in (
         (lambda *_: 1 / 0, r"compute_rewards fails \(test_own.*ZeroDivisionError.*leave --true_rewards out"),
-        (lambda *_: np.zeros(7), r"compute_rewards gives shape \(7,\) for one transition"),
+        (lambda *_: np.zeros(7), r"compute_rewards gives shape \(7,\) for \(1,\) transitions"),
     ):
         with pytest.raises(UserError, match=message):
             EnvironmentRewards(hooks_of(monkeypatch, compute_rewards=hook), episodes)
@@ -280,5 +299,22 @@ def test_all_four_scripts_refuse_discrete_actions(tmp_path, capsys, script):
     assert not (tmp_path / "out").exists()
 
 
+def test_defaults_fit_short_episodes(tmp_path):
+    """What is given stays as it is, on the command line and in the settings file."""
+
+    def chosen(script, document, *flags):
+        path = tmp_path / "short.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return parse_args(importlib.import_module(script).make_parser(), script, ["--config", str(path), *flags])
+
+    short = read_yaml(ROOT / "tests" / "toy" / "slide.yaml") | {"max_episode_steps": 3, "train_meta_dt": {}}
+    assert chosen("train_context", short, "--recipe", "debug").context_horizon == 3
+    assert chosen("train_meta_dt", short, "--recipe", "debug").prompt_length == 3
+    assert chosen("train_meta_dt", short, "--prompt_length", "4").prompt_length == 4
+    assert chosen("train_context", short | {"train_context": {"context_horizon": 4}}).context_horizon == 4
+    assert chosen("train_context", short | {"max_episode_steps": 6}).context_horizon == 4
+
+
 def test_values_of_numpy_bools_are_recorded():
     assert checks.recorded_infos("x", {"success": np.bool_(True), "text": "no", "n": 3}).keys() == {"success", "n"}
+    assert checks.recorded_infos("x", {"n": 2**70})["n"].dtype == float

@@ -68,7 +68,7 @@ def refused(capsys, folder, script, argv, mend):
         ("train_meta_dt", ["--data_quality", "mediun"], "no world model in .*mediun"),
         ("train_meta_dt", ["--target_return", "much"], "--target_return: .*'much'"),
         ("train_meta_dt", ["--target_return", "nan"], "--target_return: .*'nan'"),
-        ("train_meta_dt", ["--prompt_length", "21"], r"--prompt_length 21 is longer than an episode \(20 steps\)"),
+        ("train_meta_dt", ["--prompt_length", "21"], r"--prompt_length 21 .* an episode \(20 steps\): give --prompt_length 20"),
         ("train_meta_dt", ["--prompt_start_step", "12"], "12 is not below --steps 12.*lower it, or pass --zero_shot True"),
         ("train_meta_dt", ["--render", "film.mp4"], "a file that ends in .gif"),
         ("train_meta_dt", ["--render", "film.gif"], "PointRobot-v0 has no camera"),
