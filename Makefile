@@ -17,7 +17,7 @@ endif
 .PHONY: help setup demo test test-slow lint format bench report reproduce datasets
 
 help:
-	@echo "make demo        the four scripts on Point-Robot, then the table (about half an hour on two cores)"
+	@echo "make demo        the four scripts on Point-Robot, then the table (about a quarter of an hour)"
 	@echo "make test        the test suite        make test-slow   the long tests too"
 	@echo "make lint        ruff                  make format      let ruff rewrite the files"
 	@echo "make bench       speed of the hot paths, into benchmarks/results/"
