@@ -78,7 +78,11 @@ def test_a_file_says_the_same(tmp_path, capsys):
     assert {flag(words, "seed") for words in commands if "-m" in words} == {"7"}  # flags win
 
 
-def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys):
+def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys, monkeypatch):
+    """Where no behaviour policies come with the repository; else it is left out."""
+    commands = planned(capsys, tmp_path, "--qualities", "medium", "--methods", "dt")
+    assert [words[1] for words in commands] == ["get_datasets.py", "-m"]
+    monkeypatch.setattr(sweep, "committed_directory", lambda env_type: tmp_path / env_type)
     commands = planned(capsys, tmp_path, "--qualities", "medium", "--methods", "dt")
     ranges = [
         (int(flag(w, "task_id_start")), int(flag(w, "task_id_end"))) for w in commands if w[1] == "train_data_collection.py"
