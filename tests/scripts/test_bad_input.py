@@ -98,7 +98,7 @@ def refused(capsys, folder, script, argv, mend):
         ("train_meta_dt", ["--imitate", "steps"], "--imitate steps has no effect with --top_share 1"),
         (
             "get_datasets",
-            ["--env_type", "gridworld", "--data_type", "medium", "--behaviour", "committed"],
+            ["--env_type", "point_robot_wind", "--data_type", "medium", "--behaviour", "committed"],
             "come with the repository: leave --behaviour",
         ),
         (
