@@ -49,9 +49,10 @@ def test_it_acts_as_it_was_measured(policy_root):
     for number, task in enumerate(result["task_ids"][:2]):
         measured = [*result["warmup_returns"][number][0], result["returns"][number][0]]
         found = play(policy_root / POLICY, task, 4)
-        np.testing.assert_allclose(found[0], measured[0], atol=0.02)  # another batch has other last bits
+        near = {"atol": 0.1}  # another batch has other last bits, and stage 4 measures in bfloat16 where that pays
+        np.testing.assert_allclose(found[0], measured[0], **near)
         if number == 0:  # of the first row the random choices are the same
-            np.testing.assert_allclose(found, measured, atol=0.02)
+            np.testing.assert_allclose(found, measured, **near)
     assert len({round(value, 6) for value in play(policy_root / POLICY, 45, 4)}) > 1
 
 
