@@ -221,13 +221,19 @@ def cross_play_table(document):
 
 
 def behaviour_table(folder):
-    """A row per shared agent that comes with the repository: the tasks it knows and its return, with its noise, at the end."""
+    """A row per family whose behaviour agents come with the repository: the tasks they know and their return, with noise, at the
+    end. Of agents of single tasks the mean."""
     lines = [["family", "trained on", "steps of the environment", "mean return at the end"]]
     for path in sorted(folder.glob("*/multitask/curve.json")):
         curve, tasks = read_json(path), read_json(path.with_name("config.json"))["task_ids"]
         known = f"tasks {tasks[0]} to {tasks[-1]}" if tasks == list(range(tasks[0], tasks[-1] + 1)) else f"tasks {tasks}"
         last = np.mean(curve["stochastic_returns"][-1])
         lines.append([path.parts[-3], known, f"{curve['steps'][-1]:,}", number(last)])
+    for family in sorted({path.parent.parent for path in folder.glob("*/task_001/curve.json")}):
+        curves = [read_json(path) for path in sorted(family.glob("task_*/curve.json"))]
+        last = np.mean([np.mean(curve["stochastic_returns"][-1]) for curve in curves])
+        known = f"{len(curves)} agents, a task each"
+        lines.append([family.name, known, f"{curves[0]['steps'][-1]:,} each", number(last)])
     return markdown(lines)
 
 

@@ -212,6 +212,11 @@ def test_behaviour_agents_are_told_by_their_tasks_and_last_returns(tmp_path):
     curve = {"steps": [500, 1000], "stochastic_returns": [[[0], [0], [0]], [[1, 3], [4, 4], [6, 6]]]}
     (agent / "curve.json").write_text(json.dumps(curve))
     assert readme.behaviour_table(tmp_path).splitlines()[-1] == "| slide | tasks 0 to 2 | 1,000 | 4 |"
+    for task, last in ((0, [[1.0, 3.0]]), (1, [[6.0, 6.0]])):
+        single = tmp_path / f"slope/task_{task:03d}/curve.json"
+        single.parent.mkdir(parents=True)
+        single.write_text(json.dumps({"steps": [50], "stochastic_returns": last}))
+    assert readme.behaviour_table(tmp_path).splitlines()[-1] == "| slope | 2 agents, a task each | 50 each | 4 |"
 
 
 def test_the_pages_show_the_committed_results():
