@@ -57,8 +57,8 @@ def measure(plain, compiled):
 
 
 @main_guard
-def main():
-    args = make_parser(__doc__).parse_args()
+def main(argv=None):
+    args = make_parser(__doc__).parse_args(argv)
     prepare(args.threads)
     figures = {}
     for name, pair in pairs().items():
