@@ -25,7 +25,7 @@ from src.data.relabel import pay, rewards_on
 from src.data.trajectories import Trajectories, check_twins, task_parameters
 from src.run.config import num_known_tasks, num_tasks
 from src.run.errors import UserError
-from src.run.files import open_regular, plain_name, read_json
+from src.run.files import as_utf8, open_regular, read_json
 
 REWARD_TOLERANCE = 0.01  # how far recorded rewards may be from those of the task, relative to it and to the mean
 LARGEST_JSON = 1 << 30  # bytes
@@ -78,13 +78,11 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
         raise UserError(f"{source} holds no episode of the tasks {tasks.start} to {tasks.stop - 1}")
     if folder:
         _compare_goals(source, environment, files)
-    facts = {"imported_from": {str(task): [plain_name(path.name), _sha256(path)] for task, path in files.items()}}
+    facts = {"imported_from": {str(task): [as_utf8(path.name), _sha256(path)] for task, path in files.items()}}
     if not folder:
         (path,) = files.values()
         facts = {
-            "imported_from": {
-                str(task): [plain_name(path.name), _sha256(path)] for task in sorted({task for task, _ in episodes})
-            }
+            "imported_from": {str(task): [as_utf8(path.name), _sha256(path)] for task in sorted({task for task, _ in episodes})}
         }
     trajectories = assemble(episodes, environment, env.terminates)
     notes += check_tasks(trajectories, environment)

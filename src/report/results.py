@@ -258,7 +258,7 @@ def scale_of(column):
     Means over the tasks of the task-blind and the best known level; of one task, those that the results name (normalisation).
     """
     levels = reference_levels(column)
-    if {"task_blind", "best_known"} <= levels.keys():
+    if "task_blind" in levels and "best_known" in levels:
         low, high = levels["task_blind"].mean(), levels["best_known"].mean()
     else:
         scales = [run.get("normalisation") for runs in column.values() for run in runs]

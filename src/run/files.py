@@ -115,7 +115,7 @@ def open_regular(path):
     return os.fdopen(descriptor, "rb")
 
 
-def plain_name(name):
+def as_utf8(name):
     """The name of a file, which may be any bytes, as text that UTF-8 can hold, whatever the locale."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

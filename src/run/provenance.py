@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from src.run.files import plain_name
+from src.run.files import as_utf8
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
@@ -33,7 +33,7 @@ def command_line():
     script = f"-m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
     processes = os.environ.get("WORLD_SIZE", "1")
     start = ["python"] if processes == "1" else ["torchrun", "--nproc_per_node", processes]
-    return plain_name(shlex.join([*start, *script.split(), *sys.argv[1:]]))
+    return as_utf8(shlex.join([*start, *script.split(), *sys.argv[1:]]))
 
 
 @functools.lru_cache
