@@ -80,7 +80,7 @@ class HistoryAgent:
             rows = torch.arange(arrays["lengths"].size, device=self.device).view(arrays["lengths"].shape)
             tensors = episode_tensors({name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}, self.device)
             steps = context_of(tensors, rows, self.reward_scale)
-            mask = steps["mask"].repeat_interleave(3, 1)
+            mask = self.policy.by_token(steps["mask"])
             _, self.past = self.policy.transformer(self.policy.history_tokens(steps), attention_bias(mask))
             self.unread = torch.zeros(mask.shape, device=self.device).masked_fill_(~mask, -torch.inf)[:, None]
 

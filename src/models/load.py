@@ -28,16 +28,16 @@ ARRAYS = ("low", "high", "known_contexts")  # of Acting: kept with the tensors
 class Acting:
     """All that a policy and its world model need beside their weights to act.
 
-    model, adaptation, exploration: their settings. horizon: T. target: return that is asked for. error_scale: two numbers, see
-    `prediction_errors`. precision: see `autocast_dtype`. warmup: episodes before the one that counts. low, high: (d_a,) bounds
-    of the actions. known_contexts: (C, 16), or None; see MetaDTAgent. Arrays are tensors on the CPU.
+    model, adaptation, exploration: their settings. horizon: T. target: return that is asked for, or None. error_scale: two
+    numbers, see `prediction_errors`. precision: see `autocast_dtype`. warmup: episodes before the one that counts. low, high:
+    (d_a,) bounds of the actions. known_contexts: (C, 16), or None; see MetaDTAgent. Arrays are tensors on the CPU.
     """
 
     model: ModelSettings
     adaptation: Adaptation
     exploration: Exploration
     horizon: int
-    target: float
+    target: float | None
     error_scale: tuple[float, float]
     precision: str
     seed: int

@@ -4,6 +4,7 @@
     R̂* s* a*  R̂* s* a*  ...          R̂ (s,z) a   R̂ (s,z) a   ...   R̂ (s,z) → action a_t is read from the state token
 
 Three tokens per step; prompt and history have embeddings of their own (Meta-DT, section 4.3; the released code's 3k + 3K tokens).
+With `--condition none` (ours) no return is asked for: two tokens per step, (s,z) and a.
 """
 
 import dataclasses
@@ -33,20 +34,24 @@ class ModelSettings:
     prompt_length: int = setting(5, "k: steps of the prompt", positive_int)
     return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
     rescale_actions: bool = setting(False, "tanh head times the action bounds (ours)")
+    condition: str = setting(
+        "returns_to_go", "what the policy is conditioned on beside z; none: it imitates, whatever the return (ours)",
+        choices=["returns_to_go", "none"],
+    )  # fmt: skip
 
 
 class StepEmbedding(nn.Module):
-    """(R̂, s, z, a, time step) -> three tokens per step in the order return, state, action.
+    """(R̂, s, z, a, time step) -> three tokens per step in the order return, state, action; without R̂ two.
 
     Args:
         with_context: the state token is Linear(concat[Linear(s), z]) when True, Linear(s) otherwise.
-        condition_size: numbers that the first token of a step reads; 1 for the return-to-go.
+        condition_size: numbers that the first token of a step reads; 1 for the return-to-go, 0 for no such token.
     """
 
     def __init__(self, observation_size, action_size, max_steps, width, with_context, condition_size=1):
         super().__init__()
         self.with_context = with_context
-        self.returns = nn.Linear(condition_size, width)
+        self.returns = nn.Linear(condition_size, width) if condition_size else None
         if with_context:
             self.observations = nn.Linear(observation_size, STATE_EMBEDDING)
             self.states = nn.Linear(STATE_EMBEDDING + CONTEXT_SIZE, width)
@@ -56,9 +61,10 @@ class StepEmbedding(nn.Module):
         self.timesteps = nn.Embedding(max_steps, width)
 
     def forward(self, returns_to_go, observations, contexts, actions, timesteps):
-        """(B, L, 1 or condition_size), (B, L, d_s), (B, L, 16), (B, L, d_a), (B, L) -> tokens (B, 3 L, D)."""
+        """(B, L, condition_size), (B, L, d_s), (B, L, 16), (B, L, d_a), (B, L) -> tokens (B, 3 L or 2 L, D)."""
         states = self.states(torch.cat([self.observations(observations), contexts], -1) if self.with_context else observations)
-        tokens = torch.stack([self.returns(returns_to_go), states, self.actions(actions)], 2)  # (B, L, 3, D)
+        asked = [] if self.returns is None else [self.returns(returns_to_go)]
+        tokens = torch.stack([*asked, states, self.actions(actions)], 2)  # (B, L, 3 or 2, D)
         return (tokens + self.timesteps(timesteps)[:, :, None]).flatten(1, 2)
 
 
@@ -73,7 +79,8 @@ class MetaDT(nn.Module):
         action_scale: (d_a,) bounds that the tanh head is multiplied with; None keeps the paper's unscaled tanh.
         context, prompted: False leaves z out of the history's state tokens, and the prompt's embeddings out of the model. Without
             z this is Prompt-DT, without both the Decision Transformer.
-        condition_size: steps carry `conditions` (B, L, condition_size), which stand in the place of the return-to-go (baselines).
+        condition_size: steps carry `conditions` (B, L, condition_size), which stand in the place of the return-to-go (baselines);
+            0: nothing does.
     """
 
     def __init__(
@@ -84,8 +91,10 @@ class MetaDT(nn.Module):
         self.return_scale = return_scale
         self.condition_size = condition_size
         sizes = observation_size, action_size, max_steps, width
-        self.history = StepEmbedding(*sizes, context, condition_size or 1)
-        self.prompt = StepEmbedding(*sizes, with_context=False, condition_size=condition_size or 1) if prompted else None
+        numbers = 1 if condition_size is None else condition_size
+        self.tokens_per_step = 3 if numbers else 2
+        self.history = StepEmbedding(*sizes, context, numbers)
+        self.prompt = StepEmbedding(*sizes, with_context=False, condition_size=numbers) if prompted else None
         self.embed_ln = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads, dropout)
         self.head = nn.Linear(width, action_size)
@@ -100,7 +109,7 @@ class MetaDT(nn.Module):
         scale = np.maximum(np.abs(action_space.low), np.abs(action_space.high)) if settings.rescale_actions else None
         return cls(
             observation_size, action_size, max_steps, settings.return_scale, settings.width, settings.layers, settings.heads,
-            settings.dropout, scale,
+            settings.dropout, scale, condition_size=0 if settings.condition == "none" else None,
         )  # fmt: skip
 
     def set_normaliser(self, mean, std, bound=None):
@@ -111,7 +120,7 @@ class MetaDT(nn.Module):
             self.observation_bound.copy_(bound)
 
     def _tokens(self, embedding, steps):
-        """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> tokens (B, 3 L, D)."""
+        """steps: dict with returns_to_go (B, L), observations, contexts, actions, timesteps -> tokens (B, 3 L or 2 L, D)."""
         tokens = embedding(
             steps["conditions"] if self.condition_size else steps["returns_to_go"][..., None] / self.return_scale,
             clipped((steps["observations"] - self.observation_mean) / (self.observation_std + EPSILON), self.observation_bound),
@@ -132,11 +141,12 @@ class MetaDT(nn.Module):
         tokens, mask = self._tokens(self.history, history), history["mask"]
         first = 0
         if prompt is not None:
-            first = 3 * prompt["mask"].shape[1]
+            first = self.tokens_per_step * prompt["mask"].shape[1]
             tokens = torch.cat([self._tokens(self.prompt, prompt), tokens], 1)
             mask = torch.cat([prompt["mask"], mask], 1)
-        bias = attention_bias(mask.repeat_interleave(3, 1))
-        hidden, _ = self.transformer(tokens, bias, readout=slice(first + 1, None, 3))
+        bias = attention_bias(self.by_token(mask))
+        states = slice(first + self.tokens_per_step - 2, None, self.tokens_per_step)
+        hidden, _ = self.transformer(tokens, bias, readout=states)
         return self.read_actions(hidden)
 
     def read_actions(self, hidden):
@@ -144,13 +154,17 @@ class MetaDT(nn.Module):
         return torch.tanh(self.head(hidden)).float() * self.action_scale
 
     def history_tokens(self, steps):
-        """Tokens (B, 3 L, D) of history steps as `forward` takes them, for who keeps keys and values himself."""
+        """Tokens (B, 3 L or 2 L, D) of history steps as `forward` takes them, for who keeps keys and values himself."""
         return self._tokens(self.history, steps)
+
+    def by_token(self, mask):
+        """A mask (B, L) of steps -> of their tokens."""
+        return mask.repeat_interleave(self.tokens_per_step, 1)
 
     def encode_prompt(self, prompt):
         """Keys and values of a prompt in every block, and its mask: computed once, reused by `act` for the whole episode."""
         tokens = self._tokens(self.prompt, prompt)
-        mask = prompt["mask"].repeat_interleave(3, 1)
+        mask = self.by_token(prompt["mask"])
         _, caches = self.transformer(tokens, attention_bias(mask))
         return caches, mask
 
@@ -161,7 +175,7 @@ class MetaDT(nn.Module):
         """
         tokens = self._tokens(self.history, history)[:, :-1]  # the last action token comes after what is read out
         length = tokens.shape[1]
-        mask = history["mask"].repeat_interleave(3, 1)[:, :-1] if "mask" in history else tokens.new_ones(1, length).bool()
+        mask = self.by_token(history["mask"])[:, :-1] if "mask" in history else tokens.new_ones(1, length).bool()
         bias = attention_bias(mask)
         past = None
         if encoded_prompt is not None:

@@ -51,7 +51,7 @@ class MetaDTAgent:
     Args:
         policy, world_model: MetaDT and WorldModel on one device.
         history_length: K. prompt_length: k. error_scale: see `prediction_errors`.
-        target: target return, a number or one per row.
+        target: target return, a number or one per row; None where the policy is not conditioned on it.
         settings: Adaptation. The prompt is cut from one of the three best warm-up episodes, by chance (the official code).
             context "carried": in an episode after warm-up every z is the mean of the last z of the episodes so far, and not that
             of the episode itself, which begins by knowing nothing. "tried":
@@ -94,7 +94,7 @@ class MetaDTAgent:
     @torch.inference_mode()
     def start(self, observations):
         """Begin B episodes: observations (B, d_s)."""
-        target = torch.as_tensor(self.target, dtype=torch.float32, device=self.device)
+        target = torch.as_tensor(0.0 if self.target is None else self.target, dtype=torch.float32, device=self.device)
         self.target_row = target.expand(len(observations))
         self.returns_to_go, self.observations = Steps(self.target_row), Steps(self._tensor(observations))
         self.actions = Steps(torch.zeros_like(self.policy.action_scale).expand(len(observations), -1))  # the last is to come

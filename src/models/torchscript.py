@@ -21,7 +21,7 @@ class Step(nn.Module):
         super().__init__()
         self.policy, self.world_model, self.length = agent.policy, agent.world_model, agent.history_length
         self.reads = agent.settings.context != "none" and agent.carried is None
-        self.register_buffer("target", torch.tensor([float(agent.target)]))
+        self.register_buffer("target", torch.tensor([float(agent.target or 0)]))
         self.register_buffer("context", torch.zeros(1, CONTEXT_SIZE) if agent.carried is None else agent.carried[:1].clone())
         self.register_buffer("low", low)
         self.register_buffer("high", high)

@@ -61,6 +61,32 @@ def test_an_output_sees_its_past_and_its_own_state(name, prompted):
         assert torch.equal(moves(policy, before, changed(history, name, position), prompt), expected)
 
 
+@pytest.mark.parametrize("prompted", [False, True])
+def test_without_a_condition_no_return_is_read(prompted):
+    """Two tokens per step: causal as with three, the same acting as in training, and no target changes an action."""
+    policy, history = tiny_policy(condition_size=0), random_steps(3, K)
+    prompt = random_steps(3, PROMPT, seed=1) if prompted else None
+    before = policy(history, prompt)
+    assert policy.history_tokens(history).shape[1] == 2 * K
+    for position in range(K):
+        for name in (*INPUTS, "timesteps"):
+            seen = (
+                torch.arange(K) >= position + (name == "actions") if name != "returns_to_go" else torch.zeros(K, dtype=torch.bool)
+            )
+            assert torch.equal(moves(policy, before, changed(history, name, position), prompt), seen)
+    found = policy.act(history, policy.encode_prompt(prompt) if prompted else None)
+    torch.testing.assert_close(found, before[:, -1], atol=1e-5, rtol=0)
+    before.square().mean().backward()
+    gradients = {
+        name: parameter.grad for name, parameter in policy.named_parameters() if prompted or not name.startswith("prompt")
+    }
+    assert all(gradient is not None and gradient.any() for gradient in gradients.values())
+    agent = MetaDTAgent(policy, tiny_world_model(), K, PROMPT, None)
+    agent.adapt([])
+    agent.start(np.zeros((2, 2)))
+    assert np.isfinite(agent.act()).all()
+
+
 @pytest.mark.parametrize("name", ["returns_to_go", "observations", "actions", "timesteps"])
 def test_the_prompt_matters_everywhere(name):
     policy, history, prompt = tiny_policy(), random_steps(3, K), random_steps(3, PROMPT, seed=1)

@@ -66,6 +66,8 @@ def refused(capsys, folder, script, argv, mend):
         ("get_datasets", ["--behaviour_of", "cheetah_vel"], "--behaviour_of has no effect on random or imported data"),
         ("train_meta_dt", ["--protocol", "paper", "--target_return", "-3"], "leave --target_return out"),
         ("train_meta_dt", ["--data_quality", "mediun"], "no world model in .*mediun"),
+        ("train_meta_dt", ["--condition", "none", "--target_return", "-3"], "--target_return has no effect with --condition"),
+        ("train_meta_dt", ["--condition", "none", "--protocol", "paper"], "--protocol has no effect with --condition none"),
         ("train_meta_dt", ["--target_return", "much"], "--target_return: .*'much'"),
         ("train_meta_dt", ["--target_return", "nan"], "--target_return: .*'nan'"),
         ("train_meta_dt", ["--prompt_length", "21"], r"--prompt_length 21 .* an episode \(20 steps\): give --prompt_length 20"),
