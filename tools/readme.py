@@ -12,6 +12,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: ablations point_robot ant_dir -->           the recipe `fast` and its changes: what each is worth
     <!-- table: contexts point_robot ant_dir -->            few-shot from own and from recorded episodes, and on training tasks
+    <!-- table: idaq point_robot_semicircle -->            IDAQ beside what it does without: shares of the data's mean return
     <!-- table: overview -->                                 methods × families, few-shot, as the report shows them
     <!-- table: overview zero-shot -->                       the same of zero-shot
     <!-- table: verdicts -->                                 who wins where, by how much, how sure: sentences, no table
@@ -368,6 +369,41 @@ def context_table(folder, env_types):
     return markdown(lines)
 
 
+def idaq_table(folder, env_types):
+    """A row per family and kind of data of IDAQ: its first episode; FOCAL's own way, the best of its hypotheses without inference
+    and itself, after as many warm-up episodes; success in brackets. As published, shares of the mean return of the test tasks'
+    data where that is above 0; returns where it is not."""
+    found, faults = results.read_results(folder, env_types)
+    if faults:
+        raise UserError(faults[0])
+    head = ["data", "task-blind", "first episode", "plain", "best of the hypotheses", "IDAQ", "best known", "warm-up episodes"]
+    lines = [head]
+    for section in results.group_results([run for run in found if run["method"] == "idaq"], join_data=True):
+        rows = list(section.runs.get(("few_shot", "strict"), {}).values())
+        if not rows:
+            continue
+        longest = max(warmup_of(runs) for runs in rows)
+        adapted = {runs[0]["variant"].get("adaptation", "idaq"): runs for runs in rows if warmup_of(runs) == longest}
+        first = next(iter(section.runs.get(("zero_shot", "strict"), {}).values()), None)
+        levels = {name: np.mean(values) for name, values in next(iter(adapted.values()))[0]["reference"].items()}
+        unit = max(levels["dataset_mean"], 0) or 1.0
+        cells = []
+        for runs in (first, *(adapted.get(name) for name in ("plain", "reference", "idaq"))):
+            share = results.success_of(runs, "few_shot") if runs else None
+            success = "" if share is None else f" ({share:.0%})"
+            cells.append(score(results.scores_of(runs) / unit) + success + mark(runs) if runs else "–")
+        known = [f"{levels[name] / unit:.2f}" for name in ("task_blind", "best_known")]
+        lines.append([f"{section.env_type}, {section.quality}", known[0], *cells, known[1], str(longest)])
+    if len(lines) == 1:
+        raise UserError(f"table idaq {' '.join(env_types)}: there are no results of IDAQ under {folder}")
+    return markdown(lines)
+
+
+def warmup_of(runs):
+    """Warm-up episodes of a row's runs."""
+    return runs[0]["config"].get("warmup_episodes", 0)
+
+
 def without_context(runs):
     """Results of Meta-DT with neither z nor prompts, or None."""
     return pick(runs, "zero_shot", "no_context")
@@ -420,7 +456,7 @@ def trained_table(root):
     return "\n".join(lines) + "\n"
 
 
-OF_NAMED = {"ablations": ablation_table, "contexts": context_table}  # marks that families follow
+OF_NAMED = {"ablations": ablation_table, "contexts": context_table, "idaq": idaq_table}  # marks that families follow
 OF_ALL = {  # marks of tables that are not of single families
     "overview": functools.partial(overview_text, group="Few-shot"),
     "overview zero-shot": functools.partial(overview_text, group="Zero-shot"),

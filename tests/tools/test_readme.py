@@ -118,6 +118,23 @@ def test_own_and_recorded_contexts_stand_side_by_side(folder):
         readme.table(results, ["contexts", "steep"])
 
 
+def test_idaq_stands_beside_what_it_does_without(folder):
+    results, idaq = folder / "results", {"method": "idaq", "recipe": "compare"}
+    write(results, "arm", "expert", "zero_shot", 0, [[1, 1], [1, 1]], **idaq)
+    write(results, "arm", "expert", "few_shot", 0, [[2, 3], [2, 3]], success=[[1, 0], [1, 1]], **idaq)
+    for adaptation, value in (("reference", 2), ("plain", 0)):
+        write(results, "arm", "expert", "few_shot", 0, [[value] * 2] * 2, variant={"adaptation": adaptation}, **idaq)
+    write(results, "arm", "expert", "few_shot", 0, [[9, 9], [9, 9]], method="focal", recipe="compare")
+    shares = "0.80 | 0.40, 1 seed | 0.00, 1 seed | 0.80, 1 seed | 1.00, 1 seed (75%) | 4.80"  # the data's mean is 2.5
+    assert readme.table(results, ["idaq", "arm"]).splitlines()[-1] == f"| arm, expert | {shares} | 0 |"
+    costs = {"task_blind": [-8, -8], "dataset_mean": [-2, -3], "best_known": [-1, -1]}
+    write(results, "walk", "expert", "few_shot", 0, [[-5, -5], [-5, -5]], reference=costs, **idaq)
+    line = "| walk, expert | -8.00 | – | – | – | -5.00, 1 seed | -1.00 | 0 |"
+    assert readme.table(results, ["idaq", "walk"]).splitlines()[-1] == line
+    with pytest.raises(UserError, match="no results of IDAQ"):
+        readme.table(results, ["idaq", "slide"])
+
+
 def test_success_stands_beside_the_return(folder):
     for seed, success in enumerate(([[1, 0], [1, 1]], [[0, 0], [1, 1]])):
         write(folder / "results", "arm", "expert", "few_shot", seed, [[5, 6], [7, 7]], success=success)
