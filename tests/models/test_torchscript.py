@@ -25,14 +25,15 @@ KINDS = {
     "carried": {"context": "carried"},
     "no prompt": {"prompt_select": "none"},
     "zero-shot": {"lived": 0},
+    "no return": {"policy": {"condition_size": 0}, "target": None},
 }
 
 
-def make_agent(world=None, policy=None, lived=2, **settings):
+def make_agent(world=None, policy=None, lived=2, target=-5.0, **settings):
     """An Agent of one row, adapted to `lived` random episodes."""
     rng = np.random.default_rng(0)
     agent = MetaDTAgent(
-        tiny_policy(**(policy or {})), tiny_world_model(**(world or {})), HISTORY, PROMPT, -5.0, Adaptation(**settings),
+        tiny_policy(**(policy or {})), tiny_world_model(**(world or {})), HISTORY, PROMPT, target, Adaptation(**settings),
         warmup=lived,
     )  # fmt: skip
     sizes = {"observations": (1, STEPS + 1, 2), "actions": (1, STEPS, 2), "rewards": (1, STEPS)}

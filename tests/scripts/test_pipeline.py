@@ -23,6 +23,7 @@ from src.data import trajectories
 from src.data.relabel import with_best_of_other_tasks
 from src.evaluation.results import read_pictures, read_result
 from src.models import meta_dt_training
+from src.models.load import load_agent
 from src.models.meta_dt import masked_mean
 from src.report.results import read_results
 from src.run.files import load_state, load_tensors, read_json, write_json
@@ -463,13 +464,21 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
         "--top_share 0.1 --imitate steps --explore noise --explore_steps 2 --history_length 3 --batch_size 2",
         "--context tried",
         "--context carried --rescale_actions --precision bfloat16",
+        "--condition none --context carried --prompt_select last",
     ],
 )
 def test_other_settings_run(models, flags):
     short = ["--steps", "6", "--eval_every", "6", "--eval_episodes", "1", "--warmup_episodes", "1"]
     found = read_result(run_stage("train_meta_dt", models, *short, *flags.split())[0])
-    assert np.isfinite(found["returns"]).all() and ("--target_return" in flags) == (found["target_return"] == -4)
+    assert np.isfinite(found["returns"]).all()
+    assert ("--target_return" in flags, "--condition" in flags) == (
+        found.get("target_return") == -4,
+        "target_return" not in found,
+    )
     (weights,) = (models / SAVES).glob("meta_dt*/few_shot/seed_0/model.safetensors")
+    agent = load_agent(weights.parent)
+    agent.start(np.zeros(2))
+    assert np.isfinite(agent.act()).all()
     bounds = load_tensors(weights)["action_scale"].tolist()
     assert bounds == pytest.approx([0.1, 0.1] if "--rescale_actions" in flags else [1, 1])
 
