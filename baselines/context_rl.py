@@ -341,7 +341,7 @@ class ContextRL:
             detached); `make_encoder(sizes, settings)` gives the untrained encoder. It may have `extended(agent, settings,
             known, warmup, space, seed)`, what the Agent does more than act on z, with `kept()`, the {name: tensor} of `known`;
             `variants` and `measured`: names of settings that make results of their own, with weights of their own or with the
-            same.
+            same; the latter of few-shot results, since a first episode knows nothing of them.
     """
 
     def __init__(self, data, settings, learner, device, seed, rewards=None):
@@ -430,8 +430,10 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
 
     variants = changed(getattr(learner, "variants", ()))
     rewards, more = prepare(run, evaluation, chosen["contexts"], chosen["rl"], variants)
-    measured = getattr(learner, "measured", ())  # these have the weights in common
-    more |= {"volatile": (*more["volatile"], *measured), "variant": more.get("variant", {}) | changed(measured)}
+    measured = getattr(learner, "measured", ())  # these have the weights in common, and the first episode
+    more |= {"volatile": (*more["volatile"], *measured), "few_shot_variant": changed(measured)}
+    if evaluation.eval_only and more["few_shot_variant"]:
+        more.setdefault("regimes", {"few_shot": evaluation.warmup_episodes})
 
     def build(data):
         return ContextRL(data, chosen, learner, args.device, args.seed, rewards)

@@ -123,8 +123,11 @@ def overview_records(folder):
 
 
 def overview_text(folder, group):
-    """Markdown of the report's main table of a group of regimes. Raises UserError where there is none."""
-    found = main_tables(overview_records(folder), marked=True)
+    """Markdown of the report's main table of a group of regimes, of the data that Meta-DT has learned from. Raises UserError
+    where there is none."""
+    rows = overview_records(folder)
+    shared = {(row["env_type"], row["quality"]) for row in rows if row["method"] == "meta_dt"}
+    found = main_tables([row for row in rows if (row["env_type"], row["quality"]) in shared], marked=True)
     if group not in found:
         raise UserError(f"there are no {group.lower()} results under {folder} that a table could show: leave it out")
     return page_table(found[group])

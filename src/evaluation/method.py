@@ -154,7 +154,7 @@ def method_parser(docstring, *settings_classes):
 def train_and_measure(
     name, run, evaluation, config, steps, build, *, data=None, regimes=None, privileges="none", ablation="none", variant=None,
     folder="", made_from=None, protocol=None, prompted=None, watch=None, volatile=(), facts=None, save=None,
-    usual_warmup=Evaluation.warmup_episodes,
+    usual_warmup=Evaluation.warmup_episodes, few_shot_variant=None,
 ):  # fmt: skip
     """Train a method (or go on with it), measure it on the test tasks, and write one result file per regime.
 
@@ -172,6 +172,7 @@ def train_and_measure(
         facts: function Method -> further facts of the result files.
         save: called with the Method and its folder before training: writes what acting needs beside the weights.
         usual_warmup: warm-up episodes of the few-shot row; with another number of them it is a variant, a row of its own.
+        few_shot_variant: as variant, of the few-shot result alone: settings that a first episode does not know.
     Returns the paths of the result files. Raises UserError.
     """
     if evaluation.fresh:
@@ -202,8 +203,10 @@ def train_and_measure(
             save_known(directory, name, method.known)
         written = []
         for number, (regime, warmup) in enumerate(regimes.items()):
-            other = regime == "few_shot" and evaluation.warmup_episodes != usual_warmup
-            named = (variant or {}) | ({"warmup_episodes": evaluation.warmup_episodes} if other else {})
+            named = dict(variant or {})
+            if regime == "few_shot":
+                other = evaluation.warmup_episodes != usual_warmup
+                named |= (few_shot_variant or {}) | ({"warmup_episodes": evaluation.warmup_episodes} if other else {})
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn
             measured = protocol.final(method.agent(warmup), warmup, keep, watch if number == 0 else None)
             if not distributed.leads():

@@ -160,8 +160,8 @@ def test_idaq_from_the_shell_and_its_contrasts_on_the_same_policy(data_root, tmp
     (tmp_path / "datasets").symlink_to(data_root / "datasets")
     few, zero = run("idaq", tmp_path)
     kept = weights(tmp_path, "idaq")
-    reference, _ = run("idaq", tmp_path, "--eval_only", "--adaptation", "reference")
-    plain, _ = run("idaq", tmp_path, "--eval_only", "--adaptation", "plain")
+    (reference,) = run("idaq", tmp_path, "--eval_only", "--adaptation", "reference")  # of a first episode it says nothing new
+    (plain,) = run("idaq", tmp_path, "--eval_only", "--adaptation", "plain")
     accepted = np.array([task["accepted"] for task in read_json(few)["tasks"]])
     assert accepted.shape == np.shape([task["warmup_returns"] for task in read_json(few)["tasks"]])
     assert (accepted[..., :2].sum(-1) == 1).all() and "accepted" not in read_json(plain)["tasks"][0]  # the best of two hypotheses
@@ -170,6 +170,10 @@ def test_idaq_from_the_shell_and_its_contrasts_on_the_same_policy(data_root, tmp
     focal, focal_zero = run("focal", tmp_path)  # the same training; without its adaptation it is FOCAL
     assert read_json(plain)["tasks"] == read_json(focal)["tasks"] != read_json(few)["tasks"]
     assert read_json(zero)["tasks"] == read_json(focal_zero)["tasks"]
-    error = run("idaq", tmp_path, "--quantifier", "error", "--ensemble", "2")
+    error = run("idaq", tmp_path, "--quantifier", "error", "--ensemble", "2", "--rejection", "fall_back")
+    assert [read_json(path)["variant"] for path in error] == [
+        {"quantifier": "error", "rejection": "fall_back"},
+        {"quantifier": "error"},
+    ]
     assert read_json(error[0])["variant"]["quantifier"] == "error"
     assert any("quantifier" in path for path in listing(tmp_path / "saves")) and words(tmp_path)
