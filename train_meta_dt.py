@@ -46,8 +46,7 @@ ABLATIONS = {
     ("prompt_select", "last"): "last_prompt",
     ("prompt_select", "none"): "no_prompt",
     ("true_rewards", True): "true_rewards",
-    ("condition", "returns_to_go"): "returns_to_go",
-    ("condition", "none"): "no_returns_to_go",
+    ("ignore_returns", True): "ignore_returns",
 }
 
 
@@ -159,9 +158,9 @@ def check(run, stage, model, optimisation, imitation, prompting, adaptation, exp
             f"--prompt_start_step {prompting.prompt_start_step} is not below --steps {optimisation.steps}: the policy would be "
             "tested with prompts that it never saw; lower it, or pass --zero_shot True"
         )
-    if model.condition == "none" and (adaptation.target_return != "auto" or stage.protocol == "paper"):
-        flag = "--protocol" if stage.protocol == "paper" else "--target_return"
-        raise UserError(f"{flag} has no effect with --condition none, which asks for no return: pass --condition returns_to_go")
+    if model.ignore_returns and (adaptation.target_return != "auto" or stage.protocol == "paper"):
+        asks = "--protocol paper" if stage.protocol == "paper" else "--target_return"
+        raise UserError(f"{asks} asks for a return, and --ignore_returns True for none: leave one of them out")
     if stage.protocol == "paper":
         own = (adaptation.context == "tried", adaptation.prompt_select == "none" and not stage.zero_shot)
         for needs, flag in zip(own, ("--context running", "--prompt_select argmax"), strict=True):

@@ -38,8 +38,8 @@ from src.evaluation.batch import make_batch
 from src.evaluation.evaluate import successes
 from src.evaluation.rollout import returns, rollout
 from src.run.command_line import next_command, parse_args, script_parser
-from src.run.config import CONFIG_DIR, num_tasks
-from src.run.errors import main_guard
+from src.run.config import CONFIG_DIR, is_published, num_tasks
+from src.run.errors import UserError, main_guard
 from src.run.files import load_tensors, write_json
 from src.run.flags import positive_int
 from src.run.provenance import provenance
@@ -63,6 +63,11 @@ def make_parser():
 @main_guard
 def main(argv=None):
     args = parse_args(make_parser(), "measure_references", argv)
+    if not is_published(args.env):
+        raise UserError(
+            f"{args.env_type} is not of configs/, whose families this measures: an environment of your own tells its levels by "
+            "reference_policies or reference_levels (docs/own_environment.md)"
+        )
     torch.set_num_threads(1)  # the last bits of a sum depend on the number of threads
     environment = args.env.make()
     space, tasks = environment.action_space, np.arange(num_tasks(environment))

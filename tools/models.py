@@ -40,7 +40,7 @@ from src.run.command_line import find_device
 from src.run.config import known_env_types, load_env, num_tasks, read_env, read_yaml
 from src.run.devices import autocast_dtype
 from src.run.errors import UserError, main_guard
-from src.run.files import atomic_path, read_json, save_tensors, write_json
+from src.run.files import atomic_path, digest, load_tensors, read_json, save_tensors, write_json
 from src.run.flags import Parser, natural
 from src.run.provenance import provenance
 from tools.hub import DATASETS, HUB, copy, downloaded, upload
@@ -107,6 +107,10 @@ def read_config(folder):
     try:
         counts = [type(regime[key]) for regime in config["regimes"].values() for key in ("warmup", "later")]
         whole = set(counts) == {int} and isinstance(config["settings"]["env"], dict)
+        whole &= all(isinstance(config[key], str) for key in ("method", "env_type", "quality"))
+        whole &= set(map(type, config["rows"].values())) <= {str} and config["rows"].keys() >= config["regimes"].keys()
+        told = config["provenance"]
+        whole &= all(isinstance(told[key], kind) for key, kind in (("hardware", str), ("versions", dict)))
     except (AttributeError, LookupError, TypeError):
         whole = False
     if not whole:
@@ -193,6 +197,7 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
     env = find_env(config, settings_file)
     trained = read_trained(directory, config["method"], env, find_device("cpu"), settings)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").unlink(missing_ok=True)  # of other weights; without it the folder is no whole policy
     trained.save(folder, half)
     write_json(folder / "config.json", config | {"provenance": provenance()})
     measured = play(folder, config, env)
@@ -414,7 +419,13 @@ def check(folder):
     missing = [name for name in FILES if not (Path(folder) / name).is_file()]
     if missing:
         raise UserError(f"{folder} is no exported policy: it lacks {missing[0]}; python -m tools.models export makes one")
-    read_json(Path(folder) / "results.json", *read_config(folder)["regimes"])
+    results = read_json(Path(folder) / "results.json", *read_config(folder)["regimes"])
+    if not all(isinstance(result, dict) and "returns" in result for result in results.values()):
+        raise UserError(f"{folder}/results.json was altered: export or pull the policy again")
+    load_tensors(Path(folder) / "model.safetensors")
+    told = read_json(Path(folder) / "agent.json", "sha256")["sha256"]
+    if digest(load_tensors(Path(folder) / "agent.safetensors")) != told:
+        raise UserError(f"{folder}/agent.safetensors was altered: export or pull the policy again")
 
 
 def check_dataset(folder):

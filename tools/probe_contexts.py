@@ -53,7 +53,8 @@ def main(argv=None):
     run = pick(RunSettings, args)
     directory, data = Path(args.world_model) if args.world_model else context_directory(run), TrainingData(run)
     if not (directory / "best.safetensors").exists():
-        make = next_command(run, "train_context.py", "--data_quality", run.data_quality)
+        validation = ["--validation"] if run.validation else []
+        make = next_command(run, "train_context.py", "--data_quality", run.data_quality, *validation)
         raise UserError(f"no world model in {directory}; train it: {make}")
     model, config = load_world_model(directory)
     if config.get("dataset_sha256") != data.sha256:

@@ -379,24 +379,43 @@ def idaq_table(folder, env_types):
     found, faults = results.read_results(folder, env_types)
     if faults:
         raise UserError(faults[0])
-    head = ["data", "task-blind", "first episode", "plain", "best of the hypotheses", "IDAQ", "best known", "warm-up episodes"]
+    head = [
+        "data",
+        "in",
+        "task-blind",
+        "first episode",
+        "plain",
+        "best of the hypotheses",
+        "IDAQ",
+        "best known",
+        "warm-up episodes",
+    ]
     lines = [head]
     for section in results.group_results([run for run in found if run["method"] == "idaq"], join_data=True):
         rows = list(section.runs.get(("few_shot", "strict"), {}).values())
         if not rows:
             continue
-        longest = max(warmup_of(runs) for runs in rows)
-        adapted = {runs[0]["variant"].get("adaptation", "idaq"): runs for runs in rows if warmup_of(runs) == longest}
-        first = next(iter(section.runs.get(("zero_shot", "strict"), {}).values()), None)
-        levels = {name: np.mean(values) for name, values in next(iter(adapted.values()))[0]["reference"].items()}
-        unit = max(levels["dataset_mean"], 0) or 1.0
+        longest = max(map(warmup_of, rows))
+        rows = [runs for runs in rows if warmup_of(runs) == longest]
+        adapted = {runs[0]["variant"].get("adaptation", "idaq"): runs for runs in rows}
+        settings = [
+            {**{key: runs[0][key] for key in ("recipe", "ablation")}, **runs[0]["variant"], "adaptation": None} for runs in rows
+        ]
+        if len(adapted) < len(rows) or any(other != settings[0] for other in settings):
+            name = f"table idaq {section.env_type}"
+            raise UserError(f"{name}: rows of {longest} warm-up episodes differ in more than --adaptation: move some of them")
+        firsts = section.runs.get(("zero_shot", "strict"), {}).values()
+        firsts = [runs for runs in firsts if all(runs[0][key] == rows[0][0][key] for key in ("recipe", "ablation"))]
+        levels = {name: np.mean(values) for name, values in rows[0][0]["reference"].items()}
+        unit = max(levels.get("dataset_mean", 0), 0) or 1.0
         cells = []
-        for runs in (first, *(adapted.get(name) for name in ("plain", "reference", "idaq"))):
+        for runs in (firsts[0] if firsts else None, *(adapted.get(name) for name in ("plain", "reference", "idaq"))):
             share = results.success_of(runs, "few_shot") if runs else None
             success = "" if share is None else f" ({share:.0%})"
             cells.append(score(results.scores_of(runs) / unit) + success + mark(runs) if runs else "–")
-        known = [f"{levels[name] / unit:.2f}" for name in ("task_blind", "best_known")]
-        lines.append([f"{section.env_type}, {section.quality}", known[0], *cells, known[1], str(longest)])
+        known = [f"{levels[name] / unit:.2f}" if name in levels else "–" for name in ("task_blind", "best_known")]
+        kind = "returns" if unit == 1 else "shares"
+        lines.append([f"{section.env_type}, {section.quality}", kind, known[0], *cells, known[1], str(longest)])
     if len(lines) == 1:
         raise UserError(f"table idaq {' '.join(env_types)}: there are no results of IDAQ under {folder}")
     return markdown(lines)

@@ -191,6 +191,8 @@ class Faults:
         self.path = path
         tried = [facts for job in jobs for facts in job.cells]
         former = read_json(path) if path.exists() else []
+        if not (isinstance(former, list) and all(isinstance(fault, dict) for fault in former)):
+            raise UserError(f"{path} is damaged: remove it, and give the command again")
         self.faults = [fault for fault in former if {key: fault[key] for key in fault if key != "reason"} not in tried]
         if former:
             write_json(path, self.faults)

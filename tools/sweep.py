@@ -189,6 +189,11 @@ def combinations(settings):
     return list(itertools.product(*([(name, value) for value in values] for name, values in settings.items())))
 
 
+SET_BY_SWEEP = (
+    "seed", "recipe", "output_dir", "env_type", "env_name", "config", "data_quality", "data_type", "validation", "world_model",
+)  # fmt: skip
+
+
 def parse_settings(texts, methods):
     """["meta_dt.learning_rate=1e-4,3e-4", …] -> {method: {name: [values]}}. Raises UserError."""
     found = defaultdict(dict)
@@ -200,7 +205,7 @@ def parse_settings(texts, methods):
             raise UserError(f"--set {text}: give method.setting=value,value, for example meta_dt.learning_rate=1e-4,3e-4")
         if method not in allowed:
             raise UserError(f"--set {text}: {method} is none of the methods of this sweep: {', '.join(sorted(allowed))}")
-        if name in ("seed", "recipe", "output_dir", "env_type", "data_quality", "validation", "world_model"):
+        if name in SET_BY_SWEEP:
             raise UserError(f"--set {text}: {name} has a flag of its own, or is set by the sweep")
         if name in found[method]:
             raise UserError(f"--set {text}: {where} is given twice")

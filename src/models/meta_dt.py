@@ -4,7 +4,7 @@
     R̂* s* a*  R̂* s* a*  ...          R̂ (s,z) a   R̂ (s,z) a   ...   R̂ (s,z) → action a_t is read from the state token
 
 Three tokens per step; prompt and history have embeddings of their own (Meta-DT, section 4.3; the released code's 3k + 3K tokens).
-With `--condition none` (ours) no return is asked for: two tokens per step, (s,z) and a.
+With `--ignore_returns True` (ours) no return is asked for: two tokens per step, (s,z) and a.
 """
 
 import dataclasses
@@ -34,10 +34,7 @@ class ModelSettings:
     prompt_length: int = setting(5, "k: steps of the prompt", positive_int)
     return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
     rescale_actions: bool = setting(False, "tanh head times the action bounds (ours)")
-    condition: str = setting(
-        "returns_to_go", "what the policy is conditioned on beside z; none: it imitates, whatever the return (ours)",
-        choices=["returns_to_go", "none"],
-    )  # fmt: skip
+    ignore_returns: bool = setting(False, "ask for no return: the policy reads z, states and actions (ours)")
 
 
 class StepEmbedding(nn.Module):
@@ -109,7 +106,7 @@ class MetaDT(nn.Module):
         scale = np.maximum(np.abs(action_space.low), np.abs(action_space.high)) if settings.rescale_actions else None
         return cls(
             observation_size, action_size, max_steps, settings.return_scale, settings.width, settings.layers, settings.heads,
-            settings.dropout, scale, condition_size=0 if settings.condition == "none" else None,
+            settings.dropout, scale, condition_size=0 if settings.ignore_returns else None,
         )  # fmt: skip
 
     def set_normaliser(self, mean, std, bound=None):

@@ -99,7 +99,7 @@ class MetaDTTraining:
         )  # fmt: skip
         best = [training.returns[training.task_ids == task].max() for task in data.train_tasks]
         self.target = float(np.mean(best)) if adaptation.target_return == "auto" else adaptation.target_return
-        if model.condition == "none":
+        if model.ignore_returns:
             self.target = None
         torch.manual_seed(derive(run.seed, "policy"))
         sizes = training.observations.shape[-1], training.actions.shape[-1]

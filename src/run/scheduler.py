@@ -16,6 +16,8 @@ from pathlib import Path
 from src.run.errors import UserError, shortened
 from src.run.files import locked_file
 
+TERMINATED = 128 + 15  # what a run ends with that was told to stop, by a cluster for example
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -145,7 +147,7 @@ class Scheduler:
                 continue
             job, began = self.running.pop(run)
             seconds = time.monotonic() - began
-            if status < 0 and self.starts[job] <= self.retries:
+            if (status < 0 or status == TERMINATED) and self.starts[job] <= self.retries:
                 self.waiting.insert(0, job)
                 self._say(f"{job.command}: lost after {seconds / 60:.1f} min, it is started again")
                 continue
@@ -164,7 +166,8 @@ class Scheduler:
 
     def _last_line(self, job):
         with contextlib.suppress(OSError, IndexError):
-            return shortened(self.log(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1], 300)
+            last = self.log(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+            return "" if last.startswith("$ ") else shortened(last, 300)  # the command stands there first
         return ""
 
     # ------------------------------------------------------------------------------------------------------- how far

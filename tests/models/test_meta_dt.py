@@ -62,7 +62,7 @@ def test_an_output_sees_its_past_and_its_own_state(name, prompted):
 
 
 @pytest.mark.parametrize("prompted", [False, True])
-def test_without_a_condition_no_return_is_read(prompted):
+def test_a_policy_that_ignores_returns(prompted):
     """Two tokens per step: causal as with three, the same acting as in training, and no target changes an action."""
     policy, history = tiny_policy(condition_size=0), random_steps(3, K)
     prompt = random_steps(3, PROMPT, seed=1) if prompted else None

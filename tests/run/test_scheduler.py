@@ -41,6 +41,12 @@ def test_a_failure_costs_only_what_needs_it(tmp_path, capsys):
     assert rows[1] == ["run", "1", "0", "1", "1", "0"] and rows[-1] == ["all", "1", "0", "1", "1", "0"]
 
 
+def test_a_failure_without_a_word_is_told_by_its_status(tmp_path):
+    told, silent = {}, job(tmp_path, "silent", "raise SystemExit(7)", writes=False)
+    scheduled(tmp_path, [silent], on_failed=told.__setitem__)
+    assert told == {silent: "status 7"}
+
+
 def test_a_run_that_claims_success_without_its_result_failed(tmp_path):
     scheduler, left = scheduled(tmp_path, [job(tmp_path, "liar", writes=False)])
     assert left == 1 and len(scheduler.failed) == 1
@@ -78,13 +84,14 @@ starts = open({path!r}, "a+")
 starts.write("x")
 starts.flush()
 if os.path.getsize({path!r}) <= {times}:
-    os.kill(os.getpid(), signal.SIGKILL)
+    {end}
 """
 
 
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os._exit(143)"])  # killed, or told to stop
 @pytest.mark.parametrize(("times", "left"), [(1, 0), (2, 1)])
-def test_a_killed_run_is_started_again_but_not_for_ever(times, left, tmp_path, capsys):
-    killed = job(tmp_path, "killed", KILLED.format(path=str(tmp_path / "starts"), times=times))
+def test_a_killed_run_is_started_again_but_not_for_ever(times, left, end, tmp_path, capsys):
+    killed = job(tmp_path, "killed", KILLED.format(path=str(tmp_path / "starts"), times=times, end=end))
     assert scheduled(tmp_path, [killed], retries=1)[1] == left
     assert (tmp_path / "starts").read_text() == "xx"
     assert "it is started again" in capsys.readouterr().out

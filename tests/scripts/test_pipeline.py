@@ -464,17 +464,15 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
         "--top_share 0.1 --imitate steps --explore noise --explore_steps 2 --history_length 3 --batch_size 2",
         "--context tried",
         "--context carried --rescale_actions --precision bfloat16",
-        "--condition none --context carried --prompt_select last",
+        "--ignore_returns True --context carried --prompt_select last",
     ],
 )
 def test_other_settings_run(models, flags):
     short = ["--steps", "6", "--eval_every", "6", "--eval_episodes", "1", "--warmup_episodes", "1"]
     found = read_result(run_stage("train_meta_dt", models, *short, *flags.split())[0])
     assert np.isfinite(found["returns"]).all()
-    assert ("--target_return" in flags, "--condition" in flags) == (
-        found.get("target_return") == -4,
-        "target_return" not in found,
-    )
+    assert ("--target_return" in flags) == (found.get("target_return") == -4)
+    assert ("--ignore_returns" in flags) == ("target_return" not in found)
     (weights,) = (models / SAVES).glob("meta_dt*/few_shot/seed_0/model.safetensors")
     agent = load_agent(weights.parent)
     agent.start(np.zeros(2))

@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from helpers import ROOT
+from helpers import ROOT, assert_refused
 
 from src.evaluation.references import reference_levels
 from src.run.config import read_env, read_yaml
@@ -13,8 +13,15 @@ from tools import measure_references
 EXAMPLE = ROOT / "examples" / "reach.yaml"
 
 
+def test_a_family_of_ones_own_overwrites_no_levels(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure_references, "CONFIG_DIR", tmp_path)
+    assert_refused(capsys, measure_references, ["--config", str(EXAMPLE)], "reach is not of configs/")
+    assert not list(tmp_path.iterdir())
+
+
 def test_written_policies_and_the_explicit_choice(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure_references, "CONFIG_DIR", tmp_path)
+    monkeypatch.setattr(measure_references, "is_published", lambda env: True)
     measure_references.main(["--config", str(EXAMPLE), "--eval_episodes", "2"])
     document = json.loads((tmp_path / "references" / "reach.json").read_text())
     levels = document["per_task"]

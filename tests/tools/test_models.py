@@ -188,6 +188,10 @@ def change(folder, name, **values):
         (lambda f: change(f, "config.json", regimes={"few_shot": {"warmup": "3", "later": 0}}), "config.json was altered"),
         (lambda f: change(f, "config.json", settings=[]), "config.json was altered"),
         (lambda f: change(f, "results.json", few_shot={"returns": [[1.0]]}), "results.json was altered"),
+        (lambda f: change(f, "config.json", method=["iql"]), "config.json was altered"),
+        (lambda f: change(f, "config.json", rows=[]), "config.json was altered"),
+        (lambda f: change(f, "config.json", provenance=[]), "config.json was altered"),
+        (lambda f: change(f, "agent.json", target=None), "holds no agent"),
         (lambda f: change(f, "config.json", method="os"), "a policy of os, which cannot be loaded"),
         (lambda f: change(f, "config.json", env_type="mine"), "which configs/ does not have: give its settings file"),
         (lambda f: change(f, "config.json", env_type="cheetah_vel"), "of another cheetah_vel than the settings file here"),
@@ -201,6 +205,34 @@ def test_what_is_no_policy_is_refused(harm, message, exported, tmp_path, capsys)
     if not (folder / "agent.json").exists():
         return assert_refused(capsys, models, ["push", str(folder), str(tmp_path / "x")], message)
     return assert_refused(capsys, models, ["measure", str(folder)], message)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"nothing"), "model.safetensors is damaged"),
+        (lambda f: change(f, "results.json", few_shot=1), "results.json was altered"),
+        (lambda f: change(f, "agent.json", sha256="0" * 64), "agent.safetensors was altered"),
+    ],
+)
+def test_what_is_not_whole_replaces_nothing(harm, message, exported, tmp_path, capsys):
+    good, folder = shutil.copytree(exported, tmp_path / "good"), shutil.copytree(exported, tmp_path / "policy")
+    harm(folder)
+    for command in ("push", "pull"):
+        assert_refused(capsys, models, [command, str(folder), str(good)], message)
+    assert listing(good) == listing(exported)
+
+
+def test_an_export_that_is_cut_short_is_no_policy(exported, policy_root, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(exported, tmp_path / "policy")
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "play", cut)
+    with pytest.raises(KeyboardInterrupt):
+        models.save_pretrained(policy_root / POLICY, folder)
+    assert_refused(capsys, models, ["push", str(folder), str(tmp_path / "x")], "it lacks results.json")
 
 
 def flip(path, place=-1):

@@ -126,11 +126,16 @@ def test_idaq_stands_beside_what_it_does_without(folder):
         write(results, "arm", "expert", "few_shot", 0, [[value] * 2] * 2, variant={"adaptation": adaptation}, **idaq)
     write(results, "arm", "expert", "few_shot", 0, [[9, 9], [9, 9]], method="focal", recipe="compare")
     shares = "0.80 | 0.40, 1 seed | 0.00, 1 seed | 0.80, 1 seed | 1.00, 1 seed (75%) | 4.80"  # the data's mean is 2.5
-    assert readme.table(results, ["idaq", "arm"]).splitlines()[-1] == f"| arm, expert | {shares} | 0 |"
+    assert readme.table(results, ["idaq", "arm"]).splitlines()[-1] == f"| arm, expert | shares | {shares} | 0 |"
     costs = {"task_blind": [-8, -8], "dataset_mean": [-2, -3], "best_known": [-1, -1]}
     write(results, "walk", "expert", "few_shot", 0, [[-5, -5], [-5, -5]], reference=costs, **idaq)
-    line = "| walk, expert | -8.00 | – | – | – | -5.00, 1 seed | -1.00 | 0 |"
+    line = "| walk, expert | returns | -8.00 | – | – | – | -5.00, 1 seed | -1.00 | 0 |"
     assert readme.table(results, ["idaq", "walk"]).splitlines()[-1] == line
+    write(results, "run", "expert", "few_shot", 0, [[-5, -5], [-5, -5]], reference={"task_blind": [-8, -8]}, **idaq)
+    assert readme.table(results, ["idaq", "run"]).splitlines()[-1].endswith("| -5.00, 1 seed | – | 0 |")
+    write(results, "run", "expert", "few_shot", 0, [[9, 9], [9, 9]], variant={"candidates": 9}, **idaq)
+    with pytest.raises(UserError, match="differ in more than --adaptation"):
+        readme.table(results, ["idaq", "run"])
     with pytest.raises(UserError, match="no results of IDAQ"):
         readme.table(results, ["idaq", "slide"])
 

@@ -63,6 +63,9 @@ def test_a_run_that_fails_is_named_until_it_is_made(tmp_path):
     blocked.unlink()
     assert "1 of 1 results are in" in reproduce(tmp_path, *flags)
     assert json.loads(noted.read_text()) == []
+    noted.write_text('{"a": 1}')
+    done = shell("-m tools.reproduce", *FLAGS, *flags, "--seeds", "1")
+    assert done.returncode == 2 and "failed.json is damaged: remove it" in done.stderr
 
 
 def what_a_missing_run_needs_is_made_again(finished):
