@@ -20,6 +20,8 @@ import dataclasses
 import hashlib
 import itertools
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -38,7 +40,7 @@ from src.run.command_line import TaskRange, apply_section, find_config, parse_ar
 from src.run.config import known_env_type, read_env, read_yaml, recipe_layers
 from src.run.errors import UserError, main_guard
 from src.run.files import write_json
-from src.run.flags import Parser, natural
+from src.run.flags import Parser, natural, nearest
 from src.run.paths import context_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import ablation_name, add_settings, pick
@@ -156,18 +158,30 @@ def jobs_of(point, method, grid, data, record):
     for shared in combinations(grid["context"]) if method in ("meta_dt", "context") else [()]:
         context = []
         if method in ("meta_dt", "context"):
-            context = [point.job("context", ("train_context.py",), shared, shared, data, record)]
+            context = [point.job("context", script_of("context"), shared, shared, data, record)]
         if method == "context":
             yield from context
             continue
         for own in combinations(grid[method]):
             settings = (*((f"context.{name}", value) for name, value in shared), *own)
-            words = ("-m", f"baselines.{method}")
-            if method == "meta_dt":
-                words = ("train_meta_dt.py",)
-                if settings:
-                    own = (*own, ("world_model", str(point.context_directory(shared))))
+            words = script_of(method)
+            if method == "meta_dt" and settings:
+                own = (*own, ("world_model", str(point.context_directory(shared))))
             yield point.job(method, words, own, settings, [*data, *context], record)
+
+
+def script_of(method):
+    """The words after `python` of a method's script."""
+    return {"context": ("train_context.py",), "meta_dt": ("train_meta_dt.py",)}.get(method, ("-m", f"baselines.{method}"))
+
+
+def check_names(grid):
+    """Whether the scripts have the flags that {method: {name: values}} names, before anything is run. Raises UserError."""
+    for method, settings in grid.items():
+        done = subprocess.run([sys.executable, *script_of(method), "--help"], capture_output=True, text=True, check=True)
+        known = set(re.findall(r"--([a-z]\w+)", done.stdout))
+        for name in settings.keys() - known:
+            raise UserError(f"--set {method}.{name}: {' '.join(script_of(method))} has no --{name}{nearest(name, known)}")
 
 
 def words_of(settings):
@@ -216,6 +230,7 @@ def parse_settings(texts, methods):
 def expand(args):
     """All jobs of the grid, those of the first seeds first."""
     grid = parse_settings(args.set, args.methods)
+    check_names(grid)
     record, jobs = Path(args.output_dir, "saves", "sweep"), {}
     families = {env_type: load_family(env_type, args.recipes) for env_type in args.env_types}
     names = [env.env_type for env in families.values()]

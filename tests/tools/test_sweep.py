@@ -99,6 +99,7 @@ def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys, monkeypatch):
         (["--set", "meta_dt.learning_rate=1,,2"], "give method.setting=value,value"),
         (["--set", "meta_dt.seed=1,2"], "has a flag of its own"),
         (["--set", "meta_dt.data_type=replay"], "has a flag of its own"),
+        (["--set", "meta_dt.learning_rte=1,2"], "train_meta_dt.py has no --learning_rte (did you mean learning_rate?)"),
         (["--set", "meta_dt.width=1", "meta_dt.width=2"], "meta_dt.width is given twice"),
         (["--env_types", "point_robt"], "did you mean point_robot?"),
         (["--recipes", "fst"], "has no recipe 'fst'"),
