@@ -138,5 +138,5 @@ def test_a_sweep_runs_resumes_and_shows_what_came_out(tmp_path):
 
 def test_a_run_that_fails_says_why(data_root, tmp_path):
     (tmp_path / "datasets").symlink_to(data_root / "datasets")
-    done = shell("-m tools.sweep", *TINY, "--output_dir", tmp_path, "--methods", "dt", "--set", "dt.widht=8")
-    assert done.returncode == 2 and "1 runs failed" in done.stderr and "unknown argument --widht=8" in done.stdout
+    done = shell("-m tools.sweep", *TINY, "--output_dir", tmp_path, "--methods", "dt", "--set", "dt.width=wide")
+    assert done.returncode == 2 and "1 runs failed" in done.stderr and "--width: 'wide'" in done.stdout
