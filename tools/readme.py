@@ -379,18 +379,8 @@ def idaq_table(folder, env_types):
     found, faults = results.read_results(folder, env_types)
     if faults:
         raise UserError(faults[0])
-    head = [
-        "data",
-        "in",
-        "task-blind",
-        "first episode",
-        "plain",
-        "best of the hypotheses",
-        "IDAQ",
-        "best known",
-        "warm-up episodes",
-    ]
-    lines = [head]
+    adaptations = {"plain": "plain", "reference": "best of the hypotheses", "idaq": "IDAQ"}
+    lines = [["data", "in", "task-blind", "first episode", *adaptations.values(), "best known", "warm-up episodes"]]
     for section in results.group_results([run for run in found if run["method"] == "idaq"], join_data=True):
         rows = list(section.runs.get(("few_shot", "strict"), {}).values())
         if not rows:
@@ -409,7 +399,7 @@ def idaq_table(folder, env_types):
         levels = {name: np.mean(values) for name, values in rows[0][0]["reference"].items()}
         unit = max(levels.get("dataset_mean", 0), 0) or 1.0
         cells = []
-        for runs in (firsts[0] if firsts else None, *(adapted.get(name) for name in ("plain", "reference", "idaq"))):
+        for runs in (firsts[0] if firsts else None, *map(adapted.get, adaptations)):
             share = results.success_of(runs, "few_shot") if runs else None
             success = "" if share is None else f" ({share:.0%})"
             cells.append(score(results.scores_of(runs) / unit) + success + mark(runs) if runs else "–")

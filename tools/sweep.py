@@ -46,6 +46,9 @@ from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import ablation_name, add_settings, pick
 
 BASELINES = ("dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql", "idaq")
+SET_BY_SWEEP = (
+    "seed", "recipe", "output_dir", "env_type", "env_name", "config", "data_quality", "data_type", "validation", "world_model",
+)  # fmt: skip
 METHODS = ("meta_dt", "context", *BASELINES)
 TASKS_PER_RUN = 4  # of stage 1; as many as batched_sac stacks on a CPU
 
@@ -201,11 +204,6 @@ def changes_of(script, flags):
 def combinations(settings):
     """{name: values} -> every tuple of (name, value)."""
     return list(itertools.product(*([(name, value) for value in values] for name, values in settings.items())))
-
-
-SET_BY_SWEEP = (
-    "seed", "recipe", "output_dir", "env_type", "env_name", "config", "data_quality", "data_type", "validation", "world_model",
-)  # fmt: skip
 
 
 def parse_settings(texts, methods):

@@ -151,8 +151,8 @@ def read_agent(directory, device):
         kinds = typing.get_type_hints(Acting)
         document |= {name: kinds[name](**document[name]) for name in ("model", "adaptation", "exploration")}
         acting = Acting(**{**document, **own})
-        asked = acting.target if acting.model.ignore_returns else float(acting.target)
-        if (asked is None) != acting.model.ignore_returns or not isinstance(acting.warmup, int):
+        asked = type(None) if acting.model.ignore_returns else (int, float)
+        if not (isinstance(acting.target, asked) and isinstance(acting.warmup, int)):
             raise ValueError
         sizes = len(weights["observation_mean"]), len(acting.low)
         world_model = WorldModel.from_settings(*sizes, settings)

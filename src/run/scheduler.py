@@ -16,7 +16,7 @@ from pathlib import Path
 from src.run.errors import UserError, shortened
 from src.run.files import locked_file
 
-TERMINATED = 128 + 15  # what a run ends with that was told to stop, by a cluster for example
+TERMINATED = 128 + signal.SIGTERM  # the status of a run that was told to stop, by a cluster for example (src/run/loop.py)
 
 
 @dataclasses.dataclass(frozen=True)
