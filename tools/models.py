@@ -162,10 +162,26 @@ def describe(folder):
     if "schema" in read_json(Path(folder) / "config.json", "env_type", mend=mend):
         config = read_config(folder)
         return config | {"warmup": max(regime["warmup"] for regime in config["regimes"].values())}
-    settings = read_json(Path(folder) / "config.json", "env", "env_type", "seed", mend="it is no run's folder")
-    agent = read_json(Path(folder) / "agent.json", mend="give the run's command with --eval_only: it keeps what acting needs")
+    settings = read_settings(folder)
+    mend = "give the run's command with --eval_only: it keeps what acting needs"
+    agent = read_json(Path(folder) / "agent.json", "sha256", mend=mend)
     found = {"method": agent.get("method", "meta_dt"), "warmup": agent.get("warmup", settings.get("warmup_episodes", 0))}
+    if not (isinstance(found["method"], str) and _is_count(found["warmup"])):
+        raise UserError(f"{folder}/agent.json was altered: {mend}")
     return {"env_type": settings["env_type"], "seed": settings["seed"], **found, "settings": settings}
+
+
+def read_settings(directory):
+    """config.json of a run's folder. Raises UserError."""
+    settings = read_json(Path(directory) / "config.json", "env", "env_type", "seed", mend="it is no run's folder")
+    env, env_type, seed = (settings[key] for key in ("env", "env_type", "seed"))
+    if not (isinstance(env, dict) and isinstance(env_type, str) and _is_count(seed)):
+        raise UserError(f"{directory}/config.json was altered: give the run's command again, with --no-resume")
+    return settings
+
+
+def _is_count(value):
+    return type(value) is int and value >= 0
 
 
 # ------------------------------------------------------------------------------------------------------------ exporting
@@ -183,7 +199,7 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
         raise UserError(f"{folder} holds other files: name a new folder")
     results, paths = find_results(directory)
     first = next(iter(results.values()))
-    settings = read_json(directory / "config.json", "env", "seed", "output_dir")
+    settings = read_settings(directory)
     regimes = {
         name: {"warmup": _count(result, "warmup_returns"), "later": _count(result, "later_returns")}
         for name, result in results.items()

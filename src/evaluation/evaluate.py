@@ -12,6 +12,8 @@ from src.evaluation.rollout import returns, rollout
 from src.run import distributed
 from src.run.seeding import derive
 
+DIGITS = 9  # significant ones of a return: more than rewards of float32 carry, and files of half the size
+
 
 def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, watch=None):
     """Returns of an Agent on `task_ids`; several processes (src/run/distributed.py) take a part of the tasks each.
@@ -22,10 +24,10 @@ def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, 
         later: episodes that go on after the evaluated one, which is adapted to as well; they show the adaptation.
         keep: store the paths of the first `keep` evaluated episodes of every task.
         watch: called with the rows' task ids, reset seeds and the Episode that is evaluated.
-    Returns: JSON-able dict: returns (tasks, M); warmup_returns (tasks, M, N) and later_returns (tasks, M, later) where there are
-    such episodes; accepted (tasks, M, N), 1 for each warm-up episode that was adapted to, where the agent chooses; lengths
-    (tasks, M) where episodes can end on their own; success (tasks, M) where the environment reports it, 1 where any step of the
-    episode was one; trajectories where `keep`.
+    Returns: JSON-able dict: returns (tasks, M), rounded to DIGITS; alike warmup_returns (tasks, M, N) and later_returns
+    (tasks, M, later) where there are such episodes; accepted (tasks, M, N), 1 for each warm-up episode that was adapted to, where
+    the agent chooses; lengths (tasks, M) where episodes can end on their own; success (tasks, M) where the environment tells it,
+    1 where any step of the episode was one; trajectories where `keep`.
     """
     own = distributed.share(list(task_ids))
     options = {"warmup": warmup, "seed": seed, "later": later, "keep": keep}
@@ -47,7 +49,7 @@ def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
             accepted = getattr(agent, "accepted_episodes", None)
         if number == warmup and watch:
             watch(rows, seeds, episode)
-    table = np.stack([returns(episode) for episode in lived], 1).reshape(len(task_ids), episodes, -1)
+    table = _significant(np.stack([returns(episode) for episode in lived], 1).reshape(len(task_ids), episodes, -1))
     result = {"returns": table[:, :, warmup].tolist()}
     if warmup:
         result["warmup_returns"] = table[:, :, :warmup].tolist()
@@ -62,6 +64,10 @@ def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
     if keep:
         result["trajectories"] = _paths(lived[: warmup + 1], task_ids, episodes, keep)
     return result
+
+
+def _significant(table):
+    return np.array([float(f"{value:.{DIGITS}g}") for value in table.ravel()]).reshape(table.shape)
 
 
 def live(agent, env, task_ids, episodes, count, seed=0):

@@ -2,7 +2,7 @@
 
 One finished measurement is one JSON file. Its facts are fields, and its path is built from them, never parsed:
 results/<env_type>/<quality>/<method>[+<recipe>][-<ablation>][-<variant>]/<regime>-<protocol>[-validation|-fresh]/seed_<s>.json.
-"tasks" holds one line per task: its id, its parameters, raw returns (float64, every digit), warm-up and later returns, lengths,
+"tasks" holds one line per task: its id, its parameters, raw returns (nine digits), warm-up and later returns, lengths,
 success, and the reference levels of the task. Pictures' data (paths, embeddings, beliefs) lie beside the run under saves/.
 """
 

@@ -223,6 +223,26 @@ def test_what_is_not_whole_replaces_nothing(harm, message, exported, tmp_path, c
     assert listing(good) == listing(exported)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("config.json", {"env": []}, "config.json was altered"),
+        ("config.json", {"env_type": ["point_robot"]}, "config.json was altered"),
+        ("config.json", {"seed": "0"}, "config.json was altered"),
+        ("agent.json", {"warmup": -1}, "agent.json was altered"),
+        ("agent.json", {"method": 3}, "agent.json was altered"),
+    ],
+)
+def test_a_run_that_was_altered_is_refused(name, values, message, policy_root, tmp_path, capsys):
+    shutil.copytree(policy_root / "results", tmp_path / "results")
+    folder = shutil.copytree(policy_root / POLICY, tmp_path / POLICY)
+    change(folder, name, **values)
+    assert_refused(capsys, models, ["torchscript", str(folder), str(tmp_path / "x.pt")], message)
+    if name == "config.json":
+        assert_refused(capsys, models, ["export", str(folder), str(tmp_path / "x")], message)
+    assert not (tmp_path / "x").exists() and not (tmp_path / "x.pt").exists()
+
+
 def test_an_export_that_is_cut_short_is_no_policy(exported, policy_root, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(exported, tmp_path / "policy")
 
