@@ -33,8 +33,8 @@ REGIMES = ("few_shot", "zero_shot", "bamdp", "finetuned", "pretrained")  # in di
 PROTOCOLS = ("strict", "paper")
 SEQUENTIAL = ("bamdp",)  # regimes whose evaluation episodes are played in sequence, each knowing the former ones
 MAY_DIFFER = (  # settings that say how a run was made and not what was made
-    "seed", "device", "output_dir", "resume", "tensorboard", "threads", "workers", "eval_only", "render", "vae_model_name",
-    "pretrained_model", "world_model",
+    "seed", "device", "output_dir", "resume", "tensorboard", "threads", "workers", "eval_only", "eval_every", "render",
+    "vae_model_name", "pretrained_model", "world_model",
 )  # fmt: skip
 
 
