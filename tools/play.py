@@ -9,6 +9,7 @@ warm-up episodes and then the evaluated one, each a panel with the task, the epi
 """
 
 import argparse
+import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,6 +27,7 @@ from src.run.flags import Parser, natural
 from tools.models import describe, find_env, folder_of, read_trained
 
 WIDTH, CAPTION, GAP = 240, 40, 4  # pixels: of an episode's panel, of the text above it, between two of them
+PER_ROW = 5  # panels at most
 
 
 @main_guard
@@ -107,11 +109,13 @@ def panel(image, *lines):
 
 
 def beside(panels):
-    """Pictures of one size in a row."""
-    width, height = panels[0].size
-    whole = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height), "white")
+    """Pictures of one size in rows, as few and as equally long as may be."""
+    width, height = (size + GAP for size in panels[0].size)
+    rows = math.ceil(len(panels) / PER_ROW)
+    columns = math.ceil(len(panels) / rows)
+    whole = Image.new("RGB", (columns * width - GAP, rows * height - GAP), "white")
     for place, image in enumerate(panels):
-        whole.paste(image, (place * (width + GAP), 0))
+        whole.paste(image, (place % columns * width, place // columns * height))
     return whole
 
 

@@ -49,6 +49,15 @@ def test_a_run_and_its_choices(policy_root, tmp_path, capsys):
     np.testing.assert_allclose(list(again.values()), list(first.values()), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (5, 5, 1), (6, 3, 2), (10, 5, 2), (11, 4, 3)])
+def test_many_panels_stand_in_rows(count, columns, rows):
+    panels = [Image.new("RGB", (6, 4), (number, 0, 0)) for number in range(1, count + 1)]
+    whole = play.beside(panels)
+    assert whole.size == (columns * (6 + play.GAP) - play.GAP, rows * (4 + play.GAP) - play.GAP)
+    starts = [whole.getpixel((x * (6 + play.GAP), y * (4 + play.GAP)))[0] for y in range(rows) for x in range(columns)]
+    assert starts[:count] == list(range(1, count + 1))
+
+
 def test_a_film_is_as_long_as_the_episode_and_ends_with_its_return(tmp_path):
     env = load_env("hopper_rand_params")
     camera = env.make("rgb_array")
