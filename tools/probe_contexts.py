@@ -61,7 +61,7 @@ def main(argv=None):
         raise UserError(f"{directory} was trained on another version of this dataset: run train_context.py --no-resume again")
     command = next_command(run, "train_data_collection.py")
     source, tasks = find_source(run, args.behaviour, command), np.array(data.train_tasks)
-    half = np.arange(len(data.episodes)) % 2 == 0
+    half = every_second(data.episodes.task_ids)
     centres = task_centres(summary(model, data.episodes.take(np.flatnonzero(half))), data.episodes.task_ids[half], tasks)
     others = np.roll(
         tasks, numpy_generator(run.seed, "probe_contexts").integers(1, max(2, len(tasks)))
@@ -91,6 +91,19 @@ def main(argv=None):
     write_json(path, document)
     print(f"nearest centre of {len(tasks)} tasks: " + ", ".join(f"{name} {value:.1%}" for name, value in accuracy.items()))
     print(f"written to {path}")
+
+
+def every_second(task_ids):
+    """(E,) bool: True for the first, third, … episode of every task. Raises UserError where a task has but one."""
+    places = np.empty(len(task_ids), int)
+    for task in np.unique(task_ids):
+        own = np.flatnonzero(task_ids == task)
+        if len(own) < 2:
+            raise UserError(
+                f"task {task} has one episode, and half of a task's episodes make its centre: give data with two or more"
+            )
+        places[own] = np.arange(len(own))
+    return places % 2 == 0
 
 
 def play(run, source, command, environment, tasks, players, episodes, quality, share=0.5):

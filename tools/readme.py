@@ -152,16 +152,16 @@ def page_table(table):
 
 def file_table(path):
     """Markdown of a benchmark's result file. Raises UserError where it is none."""
+    kinds = {"curves": curve_table, "figures": speed_table, "trials": trial_table, "own_policy": cross_play_table}
     document = read_json(path) if path.is_file() else {}
-    if "curves" in document:
-        return curve_table(document)
-    if "figures" in document:
-        return speed_table(document)
-    if "trials" in document:
-        return trial_table(document)
-    if "own_policy" in document:
-        return cross_play_table(document)
-    raise UserError(f"table {path}: this is no result file of a benchmark; name one of benchmarks/results/")
+    table = next((kinds[key] for key in kinds if isinstance(document, dict) and key in document), None)
+    fault = UserError(f"table {path}: this is no result file of a benchmark; name one of benchmarks/results/")
+    if table is None:
+        raise fault
+    try:
+        return table(document)
+    except (AttributeError, LookupError, StopIteration, TypeError, ValueError):  # altered
+        raise fault from None
 
 
 def curve_table(document, columns=5):

@@ -5,6 +5,7 @@ import pytest
 
 import get_datasets
 import train_context
+from src.run.errors import UserError
 from src.run.files import read_json
 from tools import probe_contexts
 
@@ -15,6 +16,13 @@ def test_nearest_centres_by_hand():
     np.testing.assert_allclose(centres[1], [[1, 0], [11, 0]])
     new = np.array([[5.0, 0], [7, 0], [5, 0]])
     assert probe_contexts.score(new, np.array([3, 8, 8]), centres) == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_every_task_gives_half_of_its_episodes():
+    owners = np.array([3, 8, 3, 3, 8, 3, 3])
+    assert probe_contexts.every_second(owners).tolist() == [True, True, False, True, False, False, True]
+    with pytest.raises(UserError, match="task 8 has one episode"):
+        probe_contexts.every_second(np.array([3, 3, 8]))
 
 
 def test_the_command_writes_what_it_tells(tmp_path, capsys):

@@ -183,6 +183,16 @@ def test_episodes_played_in_sequence_have_columns_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text", ["[]", "3", '{"curves": {}}', '{"figures": [{}]}', '{"figures": 1}', '{"trials": [[]]}', '{"own_policy": []}']
+)
+def test_what_is_no_benchmark_is_named(text, tmp_path):
+    path = tmp_path / "altered.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"altered.json: this is no result file of a benchmark"):
+        readme.file_table(path)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("<!-- table: slide -->\nkept\n<!-- table: slope -->\n<!-- end of table -->\n", "mend its marks"),
