@@ -1,0 +1,54 @@
+"""The page beside a trained policy: what it is, what it was trained on, what it earns, how to load it."""
+
+import numpy as np
+
+from src.evaluation.results import label
+
+
+def card(config, env, measured, rows):
+    """The model card, Markdown with the header that the Hugging Face hub reads."""
+    made, training = config["made_from"], config["training"]
+    lines = [
+        "---", "license: mit", "library_name: offline-meta-rl", "pipeline_tag: reinforcement-learning",
+        "tags: [offline-rl, meta-reinforcement-learning, decision-transformer]", "---", "",
+        f"# {label(config)} on {config['env_type']}, {config['quality']} data, seed {config['seed']}", "",
+        f"A trained policy of `{config['method']}` (recipe `{config['recipe']}`) for the task family `{env.env_name}`.", "",
+        "| | |", "|---|---|",
+        f"| task family | {config['env_type']}: {describe_tasks(env)} |",
+        f"| tested on | tasks {', '.join(map(str, config['task_ids']))}"
+        f"{' (validation tasks, left out of training)' if config['validation'] else ''} |",
+        f"| trained on | {config['quality']} data, SHA-256 `{made.get('dataset_sha256')}` |",
+        f"| privileges in training | {config['privileges']} |",
+        f"| protocol | {config['protocol']}: {config['episodes']} adaptations per task; few-shot after "
+        f"{max(regime['warmup'] for regime in config['regimes'].values())} warm-up episodes of its own |",
+        f"| training | {training.get('gradient_steps')} gradient steps, {training.get('parameters')} parameters |",
+        f"| weights | {config['weights']} |",
+        "| licence | MIT |", "",
+        "| regime | table row when this was made: mean return, [95 % interval over seeds and tasks] | this policy |",
+        "|---|---|---|",
+    ]  # fmt: skip
+    as_rows = all(rows[name]["same"] for name in rows)
+    whose = f", and is the row of seed {config['seed']} under results/ to the last digit" if as_rows else ""
+    for name in config["regimes"]:
+        row, own = rows[name], np.mean(measured[name]["returns"])
+        interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+        lines.append(f"| {name} | {row['mean']:.2f}{interval}, {seeds} | {own:.6g} |")
+    lines += [
+        "", f"The last column was measured with the weights of this folder{whose}. To measure it again:", "", "```shell",
+        "python -m tools.models measure FOLDER", "```", "", "To act in the environment:", "",
+        "```python", "from src.run.config import load_env", "from tools.models import from_pretrained", "",
+        'agent = from_pretrained("FOLDER")', f'env = load_env("{config["env_type"]}").make()',
+        "for episode in range(4):  # the agent adapts to what it lives",
+        f'    observation, _ = env.reset(seed=episode, options={{"task": {config["task_ids"][0]}}})',
+        "    agent.start(observation)", "    done = False", "    while not done:",
+        "        observation, reward, terminated, truncated, _ = env.step(agent.act())",
+        "        agent.observe(reward, observation)", "        done = terminated or truncated", "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def describe_tasks(env):
+    """The task ranges of a family in words."""
+    (first, end), (test, last) = env.train_tasks, env.test_tasks
+    return f"training tasks {first} to {end - 1}, test tasks {test} to {last - 1}, episodes of {env.max_episode_steps} steps"
