@@ -11,6 +11,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: cheetah_vel/log -->                          the same of one kind of data only
     <!-- table: cheetah_vel ant_dir -->                      several: few-shot and zero-shot beside the reference levels
     <!-- table: ablations point_robot ant_dir -->           the recipe `fast` and its changes: what each is worth
+    <!-- table: ablations+compare point_robot -->           the same of the recipe `compare`
     <!-- table: contexts point_robot ant_dir -->            few-shot from own and from recorded episodes, and on training tasks
     <!-- table: idaq point_robot_semicircle -->            IDAQ beside what it does without: shares of the data's mean return
     <!-- table: overview -->                                 methods × families, few-shot, as the report shows them
@@ -317,9 +318,9 @@ def overview_table(sections, env_types):
     return markdown(lines)
 
 
-def ablation_table(folder, env_types):
-    """A row per family and kind of data for `fast`, and below it one for each change of it: few-shot, zero-shot, and how far the
-    recipe's few-shot return is ahead.
+def ablation_table(folder, env_types, recipe="fast"):
+    """A row per family and kind of data for Meta-DT in a recipe, and below it one for each change of it: few-shot, zero-shot, and
+    how far the recipe's few-shot return is ahead.
 
     Compared are the seeds that both have. The interval, where these are several: seeds of the two are resampled independently,
     their tasks together.
@@ -327,27 +328,27 @@ def ablation_table(folder, env_types):
     found, faults = results.read_results(folder, env_types)
     if faults:
         raise UserError(faults[0])
-    lines = [["family, data", "changed", "zero-shot", "few-shot", "few-shot of `fast` − this"]]
+    lines = [["family, data", "changed", "zero-shot", "few-shot", f"few-shot of `{recipe}` − this"]]
     for section in results.group_results(found, join_data=True):
         few, zero = (section.runs.get((regime, "strict"), {}) for regime in ("few_shot", "zero_shot"))
-        recipe = pick(section.runs, "few_shot")
-        ours = {name: runs for name, runs in few.items() if (runs[0]["method"], runs[0]["recipe"]) == ("meta_dt", "fast")}
-        if not recipe or len(ours) == 1:
+        whole = pick(section.runs, "few_shot", recipe=recipe)
+        ours = {name: runs for name, runs in few.items() if (runs[0]["method"], runs[0]["recipe"]) == ("meta_dt", recipe)}
+        if not whole or len(ours) == 1:
             continue
-        for name, runs in sorted(ours.items(), key=lambda item: item[1] is not recipe):
+        for name, runs in sorted(ours.items(), key=lambda item: item[1] is not whole):
             seeds, cell = {run["seed"] for run in runs}, "–"
-            beside = [run for run in recipe if run["seed"] in seeds] or recipe
+            beside = [run for run in whole if run["seed"] in seeds] or whole
             scores = results.scores_of(beside), results.scores_of(runs)
-            if runs is not recipe:
+            if runs is not whole:
                 cell = f"{statistics.mean(scores[0]) - statistics.mean(scores[1]):.1f}"
                 if min(map(len, scores)) > 1:
                     low, high = statistics.bootstrap_interval(statistics.mean_difference, *scores)
                     cell += f" [{low:.1f}, {high:.1f}]"
-            label = name.partition("fast")[2].lstrip("-").replace("-", ", ") or "nothing"
+            label = name.partition(recipe)[2].lstrip("-").replace("-", ", ") or "nothing"
             shown = [score(results.scores_of(kind), 1) + mark(kind) if kind else "–" for kind in (zero.get(name), runs)]
             lines.append([f"{section.env_type}, {section.quality}", label, *shown, cell])
     if len(lines) == 1:
-        raise UserError(f"table ablations {' '.join(env_types)}: there are no ablations of fast under {folder}")
+        raise UserError(f"table ablations {' '.join(env_types)}: there are no ablations of {recipe} under {folder}")
     return markdown(lines)
 
 
@@ -421,9 +422,9 @@ def without_context(runs):
     return pick(runs, "zero_shot", "no_context")
 
 
-def pick(runs, regime, ablation="none"):
-    """Results of Meta-DT's recipe `fast` (or of an ablation of it) in a regime of the strict protocol, or None."""
-    wanted = ("meta_dt", "fast", ablation, {})
+def pick(runs, regime, ablation="none", recipe="fast"):
+    """Results of Meta-DT in a recipe (or of an ablation of it) in a regime of the strict protocol, or None."""
+    wanted = ("meta_dt", recipe, ablation, {})
     methods = runs.get((regime, "strict"), {})
     return next((found for found in methods.values() if tuple(found[0][key] for key in FACTS) == wanted), None)
 
@@ -468,7 +469,12 @@ def trained_table(root):
     return "\n".join(lines) + "\n"
 
 
-OF_NAMED = {"ablations": ablation_table, "contexts": context_table, "idaq": idaq_table}  # marks that families follow
+OF_NAMED = {  # marks that families follow
+    "ablations": ablation_table,
+    "ablations+compare": functools.partial(ablation_table, recipe="compare"),
+    "contexts": context_table,
+    "idaq": idaq_table,
+}
 OF_ALL = {  # marks of tables that are not of single families
     "overview": functools.partial(overview_text, group="Few-shot"),
     "overview zero-shot": functools.partial(overview_text, group="Zero-shot"),

@@ -106,6 +106,16 @@ def test_what_each_part_of_the_recipe_is_worth(folder):
     assert line.split(" | ")[-1].startswith("6.0 [")
 
 
+def test_what_each_part_of_another_recipe_is_worth(folder):
+    results = folder / "results"
+    for ablation, returns in (("none", [[1, 3], [4, 4]]), ("no_prompt", [[2, 2], [5, 5]])):
+        write(results, "slope", "replay", "few_shot", 0, returns, recipe="compare", ablation=ablation)
+    write(results, "slope", "replay", "few_shot", 0, [[9, 9], [9, 9]], ablation="no_prompt")  # of fast
+    head, _, *rows = readme.table(results, ["ablations+compare", "slope"]).splitlines()
+    assert head.endswith("| few-shot of `compare` − this |")
+    assert rows == ["| slope, replay | nothing | – | 3.0, 1 seed | – |", "| slope, replay | no_prompt | – | 3.5, 1 seed | -0.5 |"]
+
+
 def test_own_and_recorded_contexts_stand_side_by_side(folder):
     results, curve = folder / "results", {"gradient_steps": [1, 2], "train_return": [9.0, 8.5]}
     write(results, "slope", "replay", "few_shot", 0, [[1, 3], [4, 4]], method="focal", recipe="compare", curve=curve)
