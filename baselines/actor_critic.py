@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.models.heads import ActionDistribution
-from src.run.flags import fraction, nonnegative_float, positive_float, positive_int, proper_fraction
+from src.run.flags import nonnegative_float, positive_float, positive_fraction, positive_int, proper_fraction
 from src.run.settings import setting
 
 LOG_STD_RANGE = {False: (-5.0, 2.0), True: (-20.0, 0.0)}  # of IQL's Gaussian; of BRAC's tanh-Gaussian
@@ -34,7 +34,7 @@ class ActorCriticSettings:
     learning_rate: float = setting(3e-4, "of Adam, for every network", positive_float)
     lr_schedule: str = setting("constant", "cosine ends at 5 %% of it", choices=["constant", "cosine"])
     gamma: float = setting(0.99, "discount; time limits bootstrap", proper_fraction)
-    tau: float = setting(0.005, "share of the target network replaced by an update", fraction)
+    tau: float = setting(0.005, "share of the target network replaced by an update", positive_fraction)
     expectile: float = setting(0.7, "IQL: of the value function", proper_fraction)
     temperature: float = setting(3.0, "IQL: β of the weights exp(β·advantage)", nonnegative_float)
     reward_scale: float = setting(5.0, "BRAC: factor on the rewards, against an entropy weight of 1", positive_float)

@@ -29,7 +29,7 @@ from src.models.steps import Steps
 from src.run.command_line import parse_args, settings
 from src.run.devices import keep_memory, schedule_factor
 from src.run.errors import UserError
-from src.run.flags import fraction, positive_float, positive_int
+from src.run.flags import positive_float, positive_int, proper_fraction
 from src.run.seeding import derive, torch_generator
 from src.run.settings import pick, setting
 
@@ -45,7 +45,9 @@ class ContextSettings:
     batch_size: int = setting(256, "transitions of each of these tasks for the actor-critic", positive_int)
     context_size: int = setting(256, "most transitions of a context in training; of a longer one so many are drawn", positive_int)
     context_episodes: int = setting(3, "most episodes that a context in training goes through", positive_int)
-    prior_share: float = setting(0.05, "share of contexts that are empty for the actor-critic, z the mean of training", fraction)
+    prior_share: float = setting(
+        0.05, "share of contexts that are empty for the actor-critic, z the mean of training", proper_fraction
+    )  # fmt: skip
     relabel: bool = setting(False, "half of what is drawn is other tasks', paid by a reward learned from the data (ours)")
     true_rewards: bool = setting(False, "relabel by the environment's reward function, not by a learned one (an ablation)")
     encoder_learning_rate: float = setting(3e-4, "of Adam, for the encoder", positive_float)

@@ -39,7 +39,7 @@ from src.evaluation.method import TrainingData
 from src.evaluation.shown import ShownProtocol, draw_of_tasks
 from src.run.command_line import next_command
 from src.run.errors import UserError, main_guard
-from src.run.flags import fraction, positive_int
+from src.run.flags import positive_int, proper_fraction
 from src.run.loop import Optimisation
 from src.run.seeding import torch_generator
 from src.run.settings import setting
@@ -52,7 +52,7 @@ class Prompts:
     prompt_length: int = setting(5, "k: steps of the prompt", positive_int)
     prompt_segment: str = setting("last", "which k steps of an episode", choices=["last", "random"])
     prompt_source: str = setting("self", "own episodes; expert: the expert data, of test tasks too", choices=["self", "expert"])
-    prompt_dropout: float = setting(0.1, "share of batches without prompts (ours), for zero-shot", fraction)
+    prompt_dropout: float = setting(0.1, "share of batches without prompts (ours), for zero-shot", proper_fraction)
 
 
 def build(data, run, model, returns, prompts, optimisation):

@@ -11,7 +11,7 @@ from src.run.command_line import find_section, script_parser
 from src.run.config import CONFIG_DIR, known_env_types, read_yaml, recipe_layers
 from src.run.directory import run_directory
 from src.run.errors import UserError
-from src.run.flags import fraction, nonnegative_float, plain_name, positive_float, positive_int
+from src.run.flags import fraction, nonnegative_float, plain_name, positive_float, positive_fraction, positive_int
 from src.run.settings import add_settings, pick, setting
 
 QUALITY = "log"  # of the data: complete logs of training
@@ -59,7 +59,7 @@ class AgentSettings:
     critic_lr: float = setting(3e-4, "learning rate of Adam for the critics (and DQN)", positive_float)
     actor_lr: float = setting(3e-4, "learning rate of Adam for the policy of SAC", positive_float)
     gamma: float = setting(0.99, "discount", fraction)
-    soft_target_tau: float = setting(0.005, "share of the target network replaced per update", fraction)
+    soft_target_tau: float = setting(0.005, "share of the target network replaced per update", positive_fraction)
     entropy_alpha: float = setting(0.2, "fixed weight of the entropy (SAC)", nonnegative_float)
     automatic_entropy_tuning: bool = setting(False, "learn the weight of the entropy")
     double_dqn: bool = setting(False, "DQN without its overestimation (ours)")

@@ -20,7 +20,7 @@ from src.evaluation.references import reference_levels
 from src.evaluation.results import write_result
 from src.evaluation.saved import save_known
 from src.run import distributed
-from src.run.command_line import next_command, report_command, script_parser
+from src.run.command_line import TaskRange, next_command, report_command, script_parser
 from src.run.directory import run_directory
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json, write_json
@@ -114,7 +114,11 @@ class TrainingData:
         self.train_tasks = [task for task in wanted if task in self.dataset.tasks]
         self.test_tasks = list(validation if run.validation else range(*run.env.test_tasks))
         if not self.train_tasks:
-            raise UserError(f"the dataset holds none of the training tasks {wanted[0]}-{wanted[-1]}: generate some of them")
+            chosen = TaskRange(wanted[0], wanted[-1] + 1)
+            raise UserError(
+                f"the dataset holds none of the training tasks {wanted[0]}-{wanted[-1]}: generate some of them: "
+                f"{next_command(run, 'get_datasets.py', '--data_type', run.data_quality, *chosen.words())}"
+            )
         if len(self.train_tasks) < len(wanted):
             print(f"note: the dataset holds {len(self.train_tasks)} of the {len(wanted)} training tasks")
         self.episodes = self.dataset.select(self.train_tasks)

@@ -125,6 +125,7 @@ def load_agent(directory, device="cpu", warmup=None):
     Args:
         directory: for example saves/point_robot/medium/meta_dt+fast/zero_shot/seed_0. device: as --device.
         warmup: episodes that explore and try before the one that counts (default: as it was measured; 0: zero-shot).
+    `load_env` (src/run/config.py) makes the environment; the loop stands in docs/own_environment.md.
     Its `agent` is the Agent itself, for `evaluate`. Raises UserError where the folder holds no such policy, or a damaged one.
     """
     acting, policy, world_model = read_agent(directory, find_device(device))

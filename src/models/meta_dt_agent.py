@@ -1,5 +1,6 @@
 """Meta-DT acting: many episodes at once, contexts from the running episodes, prompts from warm-up episodes."""
 
+import argparse
 import dataclasses
 import math
 
@@ -10,6 +11,7 @@ from src.data.prompts import SELECTIONS
 from src.data.windows import EpisodeTensors
 from src.models.steps import Steps
 from src.models.world_model import CONTEXT_SIZE, RunningContexts, episode_contexts, prediction_errors
+from src.run.flags import real
 from src.run.seeding import torch_generator
 from src.run.settings import setting
 
@@ -18,12 +20,10 @@ LEFT_OUT = 1e30  # an error that is divided by it counts for nothing; JSON has n
 
 def automatic_or_number(value):
     """ "auto", or a finite number."""
-    if value == "auto":
-        return value
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(value)
-    return number
+    try:
+        return value if value == "auto" else real(value)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor auto") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from src.run.config import CONFIG_DIR, known_env_type, known_env_types, num_known_tasks, read_env, read_yaml, recipe_layers
 from src.run.devices import use_threads
 from src.run.errors import UserError
-from src.run.flags import BooleanFlag, Parser, natural, nearest, positive_int
+from src.run.flags import BooleanFlag, Parser, natural, nearest, thread_count
 from src.run.settings import setting
 
 
@@ -57,7 +57,7 @@ def script_parser(docstring):
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=natural, default=0, help="every random generator of the run derives from it")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
-    run.add_argument("--threads", type=positive_int, default=1, help="of torch and simulator; small models gain little from more")
+    run.add_argument("--threads", type=thread_count, default=1, help="of torch and simulator; small models gain little from more")
     run.add_argument("--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written")
     run.add_argument("--resume", action="boolean", default=True, help="continue an interrupted run; --no-resume starts again")
     run.add_argument("--tensorboard", action="boolean", default=True, help="write TensorBoard events beside metrics.jsonl")
@@ -98,7 +98,7 @@ def parse_args(parser, script, argv=None, notes=True):
                 file=sys.stderr,
             )
         for file, section, name in sections:
-            apply_section(parser, file, section, name)
+            apply_section(parser, file, section if file == path else in_training_tasks(section, env), name)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], _flags(parser))}; see --help")
@@ -149,27 +149,49 @@ def recipe_keys(env_type, recipe, script):
     return {key for _, sections, _ in layers for key in find_section(sections, script) or {}}
 
 
+def in_training_tasks(section, env):
+    """A shared recipe's section, or None. It knows no family's ranges: its task ids count from the first training task."""
+    first = env.train_tasks[0]
+    if not (first and section and "task_id_end" in section):
+        return section
+    return {**section, "task_id_start": first, "task_id_end": first + section["task_id_end"]}
+
+
 def apply_section(parser, path, section, name):
-    """Make the values of a YAML section the parser's defaults; each is checked as its flag would be."""
+    """Make the values of a YAML section the parser's defaults; each is checked as its flag would be. Keys are any name of a flag,
+    without its dashes and with _ for those inside."""
     if section is None:
         return
     if not isinstance(section, dict):
         raise UserError(f"{path}: {name} must be a mapping")
-    actions = {action.dest: action for action in parser._actions}
+    actions = {key: action for action in parser._actions for key in _keys(action)}
+    of_code = vars(parser).setdefault("_of_code", {action.dest: action.default for action in parser._actions})
+    given = {}
     for key, value in section.items():
-        if key not in actions or key in ("env_type", "env_name", "config", "recipe", "help"):
+        action, where = actions.get(key), f"{path}: {name}.{key}"
+        if action is None or action.dest in ("env_type", "env_name", "config", "recipe", "help"):
             raise UserError(f"{path}: {name}: unknown key {key!r}{nearest(str(key), actions)}")
-        parser.set_defaults(**{key: _coerce(actions[key], value, f"{path}: {name}.{key}")})
+        if action.dest in given:
+            raise UserError(f"{where} and {given[action.dest]} are names of one setting: give one of them")
+        given[action.dest] = key
+        empty = value is None and of_code[action.dest] is None  # undoes what lies below
+        parser.set_defaults(**{action.dest: None if empty else _coerce(action, value, where)})
+
+
+def _keys(action):
+    """What a flag is called in a settings file: all its names, but not the --no-x of a switch."""
+    strings = [string for string in action.option_strings if not string.startswith("--no-")]
+    return {action.dest, *(string.lstrip("-").replace("-", "_") for string in strings)}
 
 
 def _coerce(action, value, where):
     if value is None:
-        if action.default is not None:
-            raise UserError(f"{where} is empty: give a value, or remove the line for the default {action.default}")
-        return None
+        raise UserError(f"{where} is empty: give a value, or remove the line for the default {action.default}")
     if isinstance(action.nargs, int) or action.nargs in ("+", "*"):
         if not isinstance(value, list):
             raise UserError(f"{where}: {value!r} is not a list")
+        if not value and action.nargs == "+":
+            raise UserError(f"{where} is an empty list: give a value at least, or remove the line")
         return [_coerce_one(action, item, where) for item in value]
     return _coerce_one(action, value, where)
 

@@ -1,6 +1,8 @@
 """Settings files: environments and recipes as strict YAML. A mistake is one line that names the file and the key."""
 
 import dataclasses
+import math
+import re
 import sys
 from pathlib import Path
 
@@ -73,9 +75,13 @@ def known_env_type(name, flag="--env_type"):
     return name
 
 
-def load_env(env_type, flag="--env_type"):
-    """EnvConfig of configs/<env_type>.yaml. Raises UserError where there is no such file, or it is no good; `flag` named it."""
-    path = CONFIG_DIR / f"{known_env_type(env_type, flag)}.yaml"
+def load_env(env_type, flag=None):
+    """EnvConfig of configs/<env_type>.yaml, or of the settings file at a path that ends in .yaml or .yml.
+
+    flag: what named it; it takes families of configs/ alone. Raises UserError where there is no such file, or it is no good.
+    """
+    own = flag is None and Path(env_type).suffix in (".yaml", ".yml")
+    path = Path(env_type) if own else CONFIG_DIR / f"{known_env_type(env_type, flag or '--env_type')}.yaml"
     return read_env(path, read_yaml(path))
 
 
@@ -84,7 +90,8 @@ MOST_NODES = 20_000  # keys and values, with aliases written out; ours have a fe
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error (plain YAML silently keeps the second); `<<: *name` takes over a block."""
+    """YAML in which a key given twice is an error (plain YAML silently keeps the second), and so is a number that people read
+    otherwise; `<<: *name` takes over a block."""
 
 
 def _strict_mapping(loader, node, deep=False):
@@ -100,6 +107,22 @@ def _strict_mapping(loader, node, deep=False):
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _strict_mapping)
+
+INTEGER, NUMBER = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+ZERO_FIRST = re.compile(r"[-+]?0[0-9_]+$")  # 010 is 8 to YAML 1.1, and 08 a text
+
+
+def _strict_number(loader, node):
+    if ":" in node.value or ZERO_FIRST.match(node.value):  # 1:30 is 90
+        problem = f"YAML does not read {shortened(node.value, 60)} as people do: write plain digits, or quotes around a text"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    make = yaml.SafeLoader.construct_yaml_int if node.tag == INTEGER else yaml.SafeLoader.construct_yaml_float
+    return make(loader, node)
+
+
+_StrictLoader.add_implicit_resolver(INTEGER, ZERO_FIRST, list("-+0"))
+for _tag in (INTEGER, NUMBER):
+    _StrictLoader.add_constructor(_tag, _strict_number)
 
 
 def _count_nodes(node):
@@ -171,7 +194,8 @@ def read_env(path, document):
         parse_env_id(values["env_name"])
     except GymnasiumError as error:
         raise UserError(f"{path}: env_name {values['env_name']!r} is no name of an environment ({error})") from None
-    if ":" not in values["entry_point"]:
+    parts = values["entry_point"].split(":")
+    if len(parts) != 2 or not all(part.strip() for part in parts):
         raise UserError(f"{path}: entry_point must read package.module:Class, not {values['entry_point']!r}")
     values["options"] = _read_options(path, values["options"])
     if type(values["max_episode_steps"]) is not int or values["max_episode_steps"] < 1:
@@ -192,6 +216,8 @@ def _read_options(path, options):
             raise UserError(f"{path}: options.{key} is given by the scripts: remove it")
         if not isinstance(value, str | int | float):
             raise UserError(f"{path}: options.{key} must be text, a number, true or false, not {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):  # no record of a run can hold it
+            raise UserError(f"{path}: options.{key} must be a finite number, not {value!r}: give a large one, or a text")
     return tuple(sorted(options.items()))
 
 

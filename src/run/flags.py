@@ -32,13 +32,16 @@ def _integer(value):
     return int(value)
 
 
-positive_int = _number(_integer, 1, 10**12, "an integer of at least 1")
-natural = _number(_integer, 0, 10**12, "an integer of at least 0")
-positive_float = _number(float, 1e-300, 1e300, "a number above 0")
-nonnegative_float = _number(float, 0, 1e300, "a number of at least 0")
+# beyond these bounds float32 fails in the midst of a training, and C's integers in a library
+positive_int = _number(_integer, 1, 10**12, "an integer of at least 1 (to 1e12)")
+natural = _number(_integer, 0, 10**12, "an integer of at least 0 (to 1e12)")
+thread_count = _number(_integer, 1, 1024, "an integer of at least 1 (to 1024)")
+positive_float = _number(float, 1e-15, 1e15, "a number above 0 (1e-15 to 1e15)")
+nonnegative_float = _number(float, 0, 1e15, "a number of at least 0 (to 1e15)")
 fraction = _number(float, 0, 1, "a number between 0 and 1")
 proper_fraction = _number(float, 0, 1 - 1e-6, "a number of at least 0 and below 1")
-real = _number(float, -1e300, 1e300, "a finite number")
+positive_fraction = _number(float, 1e-15, 1, "a number above 0, at most 1")
+real = _number(float, -1e15, 1e15, "a finite number (-1e15 to 1e15)")
 
 
 def boolean(value):
@@ -97,7 +100,22 @@ class Parser(argparse.ArgumentParser):
             flag, *value = word.split("=", 1)
             return "=".join([spellings.get(flag.replace("_", "-"), flag), *value]) if word.startswith("--") else word
 
-        return super().parse_known_args([respelled(word) for word in (sys.argv[1:] if args is None else args)], namespace)
+        words = [respelled(word) for word in (sys.argv[1:] if args is None else args)]
+        self._check_names(words)
+        return super().parse_known_args(words, namespace)
+
+    def _check_names(self, words):
+        """Two names of one flag must say the same: which one wins, nobody can know."""
+        for action in self._actions:
+            if len(action.option_strings) < 2 or action.nargs is not None:
+                continue
+            said = {}
+            for word, following in zip(words, [*words, ""][1:], strict=True):
+                flag, equals, value = word.partition("=")
+                if flag in action.option_strings:
+                    said[flag] = value if equals else following
+            if len(set(said.values())) > 1:
+                self.error(f"{' and '.join(f'{flag} {value}' for flag, value in said.items())} contradict: give one of them")
 
     def error(self, message):
         raise UserError(message.removeprefix("argument "))

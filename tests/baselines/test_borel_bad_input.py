@@ -33,6 +33,7 @@ def test_mistakes_are_named_in_one_line(tmp_path, capsys, grid):
         (offline, [], "holds 0 belief models: make one"),
         (offline, ["--vae-model-name", "absent"], "no finished belief model"),
         (hindsight_data_collection, [], "no agent of task 0"),
+        (single, ["--soft-target-tau", "0"], "'0' is not a number above 0, at most 1"),
         (single, ["--policy", "sac"], "does not fit the discrete actions"),
         (single, ["--task-id-start", "5", "--task-id-end", "99"], "must satisfy"),
         (vae_script, ["--hindsight-relabelling", "maybe"], "is not True or False"),
@@ -118,10 +119,10 @@ def test_errors_name_commands_that_mend_them(grid, tmp_path, capsys):
             "train_vae_.* --data-dir d --save-dir nowhere ",
         ),
         (hindsight_data_collection, ["--data-dir", "nosuch"], "train_single_agent .*--save-dir nosuch "),
-        (single, ["--critic-lr", "1e30", "--seed", "4"], "the critic's loss became nan: lower --critic-lr, or"),
-        (vae_script, ["--vae-lr", "1e30", "--vae-model-name", "x"], "the belief model became nan: lower --vae-lr, or"),
-        (offline, ["--critic-lr", "1e30", "--method", "x"], "the critic's loss became nan: lower --critic-lr, or"),
-        (online_training, ["--critic-lr", "1e30"], "a loss became nan: lower --vae-lr, --critic-lr, or"),
+        (single, ["--critic-lr", "1e15", "--seed", "4"], "the critic's loss became nan: lower --critic-lr, or"),
+        (vae_script, ["--vae-lr", "1e15", "--vae-model-name", "x"], "the belief model became nan: lower --vae-lr, or"),
+        (offline, ["--critic-lr", "1e15", "--method", "x"], "the critic's loss became nan: lower --critic-lr, or"),
+        (online_training, ["--critic-lr", "1e15"], "a loss became nan: lower --vae-lr, --critic-lr, or"),
     ):
         with pytest.raises(SystemExit):
             script.main([*flags, *extra])

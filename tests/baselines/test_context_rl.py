@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import listing, point_robot, shell, words
+from helpers import assert_refused, listing, point_robot, shell, words
 
 from baselines.actor_critic import BRAC, IQL, Actor, ActorCriticSettings, advantage_weights, dual_divergence, expectile_loss
 from baselines.context_rl import ContextAgent, ContextData, ContextRL, ContextSettings, Encoder, MeanPool, Normaliser
@@ -427,6 +427,12 @@ def test_brac_and_relabelling_have_results_of_their_own(data_root, tmp_path, cap
     with pytest.raises(SystemExit):
         run("focal", tmp_path, "--true_rewards")
     assert "--true_rewards has no effect without --relabel" in capsys.readouterr().err
+
+
+def test_shares_of_which_nothing_is_learned_are_refused(tmp_path, capsys):
+    """Every context empty; a target network that stays as it was drawn."""
+    for flags, message in ((["--prior_share", "1"], "below 1"), (["--tau", "0"], "'0' is not a number above 0, at most 1")):
+        assert_refused(capsys, importlib.import_module("baselines.focal"), words(tmp_path, *flags), message)
 
 
 def test_recorded_contexts_measure_the_same_policy_under_a_protocol_of_their_own(data_root, tmp_path, capsys):

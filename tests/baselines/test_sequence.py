@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import KILL, RESULTS, ROOT, SAVES, listing, namespace, point_robot, random_episodes, words
+from helpers import KILL, RESULTS, ROOT, SAVES, assert_refused, listing, namespace, point_robot, random_episodes, words
 
 from baselines import ad, dt, generalized_dt, prompt_dt
 from baselines.future_statistics import Categorical, Statistic
@@ -341,6 +341,10 @@ def test_killed_and_given_again_it_ends_with_the_same_weights(name, data_root, t
     for path, result in zip(written, results, strict=True):
         assert json.loads(path.read_text())["tasks"] == result["tasks"]
         assert json.loads((roots[1] / path.relative_to(roots[0])).read_text())["tasks"] == result["tasks"]
+
+
+def test_a_policy_without_any_prompt_in_training_is_refused(tmp_path, capsys):
+    assert_refused(capsys, prompt_dt, words(tmp_path, "--prompt_dropout", "1"), "'1' is not a number of at least 0 and below 1")
 
 
 def test_expert_prompts_have_a_protocol_of_their_own(data_root, tmp_path, capsys):

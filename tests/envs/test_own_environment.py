@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import shutil
 
 import gymnasium as gym
@@ -61,6 +62,13 @@ def test_the_example_runs_through_all_scripts_from_a_folder_of_its_own(tmp_path)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.gif").stat().st_size > 0
     assert list((tmp_path / "out" / "results").rglob("*.json"))
+    page = (ROOT / "docs" / "own_environment.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    trained = next((tmp_path / "out" / "saves").rglob("agent.json")).parent
+    lines = re.sub(r'load_agent\(".*?"\)', "load_agent(trained)", lines).replace("examples", str(folder))
+    names = {"trained": trained}
+    exec(lines, names)
+    assert names["episode"] == 3 and names["truncated"]
 
 
 def test_the_examples_batch_is_its_environment():

@@ -11,7 +11,7 @@ from helpers import POINT_ROBOT, ROOT, SCRIPTS, parsed
 
 from src.run import command_line, config
 from src.run.command_line import TaskRange, apply_section, next_command, parse_args, script_parser, settings
-from src.run.config import num_tasks, read_env, read_yaml
+from src.run.config import load_env, num_tasks, read_env, read_yaml
 from src.run.errors import UserError
 from src.run.flags import fraction
 from src.run.settings import pick
@@ -130,6 +130,12 @@ def test_numbers_however_yaml_reads_them(tmp_path, spelling):
     assert (type(args.learning_rate), type(args.steps), type(args.batch_size)) == (float, int, int)
 
 
+def test_numbers_that_are_read_in_one_way(tmp_path):
+    text = yaml.safe_dump(ENVIRONMENT) + "options: {a: 0x10, b: 0b11, c: 1_000, d: 0.50, e: 0, f: '010', g: '1:30', h: -0.0}\n"
+    options = read(write(tmp_path / "toy.yaml", text)).env.options
+    assert options == (("a", 16), ("b", 3), ("c", 1000), ("d", 0.5), ("e", 0), ("f", "010"), ("g", "1:30"), ("h", 0.0))
+
+
 def test_whole_numbers_for_a_number_become_one(tmp_path):
     args = read(write(tmp_path / "toy.yaml", {"train_meta_dt": {"return_scale": 10}}))
     assert type(args.return_scale) is float
@@ -140,6 +146,11 @@ def test_whole_numbers_for_a_number_become_one(tmp_path):
 def test_negative_numbers_on_the_command_line():
     assert parsed("train_meta_dt", "--target_return", "-5.5").target_return == -5.5
     assert parsed("train_meta_dt", "--target_return=-1e1").target_return == -10
+
+
+def test_two_names_of_a_flag():
+    assert parsed("get_datasets", "--data_type", "random", "--data-quality=random").data_type == "random"
+    assert parsed("get_datasets", "--data_type", "random", "--data_type", "medium").data_type == "medium"
 
 
 # -------------------------------------------------------------------------------------------------- mistakes in a file
@@ -163,6 +174,12 @@ def test_negative_numbers_on_the_command_line():
         ({"train_meta_dt": {"learning_rate": [1e-3]}}, "learning_rate"),
         ({"train_meta_dt": {"learning_rate": None}}, "train_meta_dt.learning_rate is empty: give a value, or remove the line"),
         ({"train_meta_dt": {"zero_shot": None}}, "zero_shot is empty"),
+        ({"train_meta_dt": {"data_type": "random", "data_quality": "random"}}, "data_type and data_quality are names of one"),
+        ({"train_meta_dt": {"no_zero_shot": True}}, "unknown key 'no_zero_shot'"),
+        ({"train_meta_dt": {"h": True}}, "unknown key 'h'"),
+        ({"train_meta_dt": {"target_return": True}}, "target_return: True is not a finite number .*, nor auto"),
+        ({"train_meta_dt": {"target_return": "much"}}, "target_return: 'much' is not a finite number .*, nor auto"),
+        ({"train_meta_dt": {"target_return": float("nan")}}, "target_return: nan is not a finite number .*, nor auto"),
         ({"train_meta_dt": {"steps": 2.5}}, "steps: 2.5 is not an integer of at least 1"),
         ({"train_meta_dt": {"steps": 0}}, "steps: 0 is not an integer of at least 1"),
         ({"train_meta_dt": {"dropout": 1.5}}, "dropout: 1.5 is not a number of at least 0 and below 1"),
@@ -173,6 +190,10 @@ def test_negative_numbers_on_the_command_line():
         ({"recipes": {"odd": "train_context"}}, "recipes.odd must be a mapping of scripts to settings"),
         ("[" * 5000, "nested too deeply"),
         ({"entry_point": "envs.point_robot.PointRobotEnv"}, "entry_point must read package.module:Class"),
+        ({"entry_point": "a:b:c"}, "entry_point must read package.module:Class"),
+        ({"entry_point": "a:"}, "entry_point must read package.module:Class"),
+        ({"options": {"case": float("inf")}}, "options.case must be a finite number, not inf"),
+        ({"options": {"case": float("nan")}}, "options.case must be a finite number, not nan"),
         ({"options": ["push"]}, "options must be a mapping of the entry point's keywords to values"),
         ({"options": {"max_episode_steps": 5}}, "options.max_episode_steps is given by the scripts"),
         ({"options": {"name": ["push"]}}, r"options.name must be text, a number, true or false, not \['push'\]"),
@@ -188,6 +209,11 @@ def test_negative_numbers_on_the_command_line():
         ("train_meta_dt: {steps: 1, steps: 2}\n", "key 'steps' is given twice"),
         ("a: &a {b: 1}\nrecipes: {fast: {train_meta_dt: {<<: *a, steps: 2, steps: 3}}}\n", "key 'steps' is given twice"),
         ("env_name: [\n", "toy.yaml line 2"),
+        ("a: 1\nmax_episode_steps: 010\n", "toy.yaml line 2: YAML does not read 010 as people do: write plain digits"),
+        ("max_episode_steps: 08\n", "does not read 08 as people do"),
+        ("test_tasks: [-0_1, 8]\n", "does not read -0_1 as people do"),
+        ("train_meta_dt: {steps: 1:30}\n", "does not read 1:30 as people do"),
+        ("train_meta_dt: {steps: +1:30.5}\n", "does not read .1:30.5 as people do"),
         ("- a\n", "must be a mapping"),
         ("", "must be a mapping"),
         ("env_name: !!python/object:os.system x\n", "toy.yaml line 1"),
@@ -241,6 +267,39 @@ def test_a_recipe_may_build_on_another(tmp_path):
     )
     slow = read(path, "train_meta_dt", "--recipe", "slow")
     assert (slow.steps, slow.batch_size) == (70, 3)
+
+
+def test_any_name_of_a_flag_is_a_key(tmp_path):
+    path = write(tmp_path / "toy.yaml", {"train_context": {"data_type": "random"}, "get_datasets": {"data_quality": "random"}})
+    assert (read(path, "train_context").data_quality, read(path, "get_datasets").data_type) == ("random", "random")
+
+
+def test_an_empty_value_undoes_what_lies_below(tmp_path):
+    """Where the code's own default is nothing."""
+    path = write(tmp_path / "toy.yaml", {"recipes": {"debug": {"get_datasets": {"task_id_end": None}}}})
+    assert read(path, "get_datasets", "--recipe", "debug").task_id_end is None
+    path = write(tmp_path / "toy.yaml", {"recipes": {"debug": {"get_datasets": {"capacity": None}}}})
+    refused(path, "get_datasets.capacity is empty", "get_datasets", "--recipe", "debug")
+
+
+def test_the_debug_recipe_takes_the_first_training_task(tmp_path):
+    def chosen(*flags, **document):
+        args = read(write(tmp_path / "toy.yaml", document), "get_datasets", "--recipe", "debug", *flags)
+        return args.task_id_start, args.task_id_end
+
+    assert chosen() == (None, 1)
+    later = {"train_tasks": [2, 6], "test_tasks": [0, 2]}
+    assert chosen(**later) == (2, 3) and chosen("--task_id_end", "5", **later) == (2, 5)
+    assert chosen(**later, recipes={"debug": {"get_datasets": {"task_id_end": 4}}}) == (2, 4)
+
+
+def test_a_settings_file_is_loaded_by_its_path(tmp_path):
+    path = write(tmp_path / "toy.yml", {})
+    assert load_env(str(path)) == load_env(path) == read(path).env
+    with pytest.raises(UserError, match=r"cannot read .*no\.yaml: No such file"):
+        load_env(tmp_path / "no.yaml")
+    with pytest.raises(UserError, match="unknown --behaviour_of"):
+        load_env(str(path), "--behaviour_of")
 
 
 def test_a_family_of_one_task_may_be_tested_on_it(tmp_path):
@@ -384,6 +443,9 @@ def test_a_section_is_checked_as_its_flags_are():
     assert (parser.get_default("level"), parser.get_default("seed")) == (0.5, 4)
     with pytest.raises(UserError, match=r"toy.yaml: x.level: 0.25 is not one of 0.5, 1.0"):
         apply_section(parser, "toy.yaml", {"level": 0.25}, "x")
+    parser.add_argument("--sizes", type=fraction, nargs="+", default=[1.0], help="x")
+    with pytest.raises(UserError, match=r"toy.yaml: x.sizes is an empty list: give a value at least"):
+        apply_section(parser, "toy.yaml", {"sizes": []}, "x")
 
 
 @pytest.mark.parametrize("name", ["a b", "a'b", "x%s", "new\nline", "x" * 101, "a,b"])

@@ -65,11 +65,18 @@ def refused(capsys, folder, script, argv, mend):
         ("train_context", ["--context_horizon", "100000"], "longer than an episode, 20 steps: give 0"),
         ("get_datasets", ["--behaviour_of", "cheetah_vel"], "--behaviour_of has no effect on random or imported data"),
         ("train_meta_dt", ["--protocol", "paper", "--target_return", "-3"], "leave --target_return out"),
-        ("train_meta_dt", ["--data_quality", "mediun"], "no world model in .*mediun"),
+        ("train_meta_dt", ["--data_type", "mediun"], "no world model in .*mediun"),
         ("train_meta_dt", ["--ignore_returns", "True", "--target_return", "-3"], "--target_return asks for a return"),
         ("train_meta_dt", ["--ignore_returns", "True", "--protocol", "paper"], "--protocol paper asks for a return"),
         ("train_meta_dt", ["--target_return", "much"], "--target_return: .*'much'"),
         ("train_meta_dt", ["--target_return", "nan"], "--target_return: .*'nan'"),
+        ("train_meta_dt", ["--target_return", "1e39"], r"'1e39' is not a finite number \(-1e15 to 1e15\), nor auto"),
+        ("train_meta_dt", ["--return_scale", "1e-300"], r"'1e-300' is not a number above 0 \(1e-15 to 1e15\)"),
+        ("train_context", ["--weight_decay", "1e300"], r"'1e300' is not a number of at least 0 \(to 1e15\)"),
+        ("train_context", ["--threads", "1000000000000"], r"'1000000000000' is not an integer of at least 1 \(to 1024\)"),
+        ("get_datasets", ["--data_type", "medium", "--data_quality", "random"],
+         "--data_type medium and --data_quality random contradict: give one of them"),
+        ("train_meta_dt", ["--data-quality=medium"], "--data_type random and --data_quality medium contradict"),
         ("train_meta_dt", ["--prompt_length", "21"], r"--prompt_length 21 .* an episode \(20 steps\): give --prompt_length 20"),
         ("train_meta_dt", ["--prompt_start_step", "12"], "12 is not below --steps 12.*lower it, or pass --zero_shot True"),
         ("train_meta_dt", ["--render", "film.mp4"], "a file that ends in .gif"),
@@ -113,8 +120,8 @@ def refused(capsys, folder, script, argv, mend):
         ("train_data_collection", ["--gamma", "1.01"], "'1.01' is not a number between 0 and 1"),
         ("train_data_collection", ["--algo", "ppo"], "invalid choice: 'ppo'"),
         ("train_data_collection", ["--task_id_start", "60"], "must satisfy"),
-        ("train_context", ["--data_quality", "expert"], r"no dataset .*; make it: python get_datasets.py .*--data_type expert"),
-        ("train_meta_dt", ["--data_quality", "expert"], r"no world model in .*; train it: python train_context.py .*expert"),
+        ("train_context", ["--data_type", "expert"], r"no dataset .*; make it: python get_datasets.py .*--data_type expert"),
+        ("train_meta_dt", ["--data_type", "expert"], r"no world model in .*; train it: python train_context.py .*expert"),
         ("train_meta_dt", ["--world_model", "configs"], "no world model in configs"),
     ],
 )  # fmt: skip
@@ -176,7 +183,7 @@ SEEN = {
         "no trained policy in .*seed_7: run the same command without --eval_only first"),
     "measured without a world model": ("train_meta_dt", NOTHING, ["--eval_only", "--seed", "7"],
         "no (world model|trained policy) in .*seed_7"),
-    "world model of other data": ("train_meta_dt", NOTHING, ["--world_model", CONTEXT, "--data_quality", "medium"],
+    "world model of other data": ("train_meta_dt", NOTHING, ["--world_model", CONTEXT, "--data_type", "medium"],
         "was trained with data_quality random, this command says medium"),
     "world model of a tuning run": ("train_meta_dt", NOTHING, ["--validation", "--world_model", CONTEXT],
         "was trained with validation False"),
@@ -224,7 +231,8 @@ SEEN = {
     "half a state of the world model": ("train_context", [lambda r: cut(r, CONTEXT / "state.pt")], [], "pass --no-resume"),
     "no held-out episode": ("train_context", NOTHING, ["--seed", "1", "--validation_share", "0"], "no episode to validate on"),
     "no training episode": ("train_context", NOTHING, ["--seed", "1", "--validation_share", "1"], "no episode to train on"),
-    "no training task": ("train_context", [only_test_tasks], [], "holds none of the training tasks 0-44: generate some of them"),
+    "no training task": ("train_context", [only_test_tasks], [], "holds none of the training tasks 0-44: generate some of them: "
+        "python get_datasets.py .*--data_type random --task_id_start 0 --task_id_end 45"),
     "paper protocol without data of the test tasks": ("train_meta_dt", [forget_test_tasks], ["--protocol", "paper"],
         "takes targets from the data of the test tasks, and task 45 has none"),
     "started again with a contradiction": ("train_meta_dt",
@@ -263,7 +271,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(script, model_root, 
     shutil.copytree(model_root / "datasets", root / "datasets")
     shutil.copytree(model_root / CONTEXT, root / CONTEXT)
     argv = words(
-        root, "--learning_rate", "1e30", "--steps", "20", "--eval_every", "10", "--no-resume", "--prompt_start_step", "0"
+        root, "--learning_rate", "1e15", "--steps", "20", "--eval_every", "10", "--no-resume", "--prompt_start_step", "0"
     )
     argv = argv[:-2] if script == "train_context" else [*argv, "--lr_warmup_steps", "0"]
     with pytest.raises(SystemExit) as end:
