@@ -5,10 +5,13 @@ An environment is a `gymnasium.Env` (`Environment` below). It must offer
     observation_space    Box (d_s,)
     action_space         Box (d_a,) with finite bounds (BOReL's methods also take Discrete)
     tasks                dict: parameter -> float array (N, ...); row i is task i, and N is the same for all of them
-    reset(seed=, options={"task": i})   begins an episode of task i; later resets keep it -> observation (d_s,), info
+    reset(seed=, options={"task": i})   begins an episode of task i; later resets, without options, keep it -> observation (d_s,),
+                         info. seed: 0 to 2**63 - 1 (np.random.default_rng takes them all, RandomState does not), and it decides
+                         what follows
     step(action)         -> observation (d_s,), reward, terminated, truncated, info. `truncated` comes at max_episode_steps and
                          not before; `terminated` is False unless the settings file says `terminates: true`. Numbers and
-                         arrays in `info` are recorded: the same keys and shapes at every step; other entries are ignored
+                         arrays in `info` are recorded: the same keys and shapes at every step; "success" is 0 or 1; other entries
+                         are ignored
 
 and may offer, each an attribute of the object that the settings file's entry point returns. (What a wrapper hides is not looked
 for: an inner reward function would not know of the wrapper's. A wrapper that leaves one valid repeats it.)
@@ -16,7 +19,8 @@ for: an inner reward function would not know of the wrapper's. A wrapper that le
     max_episode_steps    as a keyword of the constructor: it is given the settings file's number, so that this is stated once
     render_mode          as a keyword of the constructor, with metadata["render_modes"], metadata["render_fps"] (policy steps per
                          second) and render() -> (height, width, 3) uint8: the camera of --render
-    batch_class          a class: batch_class(tasks, one row per episode) is a `Batch`, which replaces a loop over environments
+    batch_class          a class: batch_class(tasks, one row per episode) is a `Batch`, which replaces a loop over environments:
+                         the same seeds and actions give the same starts, steps and rewards, to a hundredth (it is tried)
     compute_rewards(observations (..., d_s), actions (..., d_a), next_observations (..., d_s), tasks, infos=None)
                          -> (...,) float32, what other tasks would pay for these transitions; arrays broadcast, tasks:
                          parameter -> (..., ...); infos is given where the dataset holds infos
@@ -65,13 +69,14 @@ class Batch(Protocol):
     """B episodes stepped as one, each on a task of its own; a row's numbers do not depend on the other rows.
 
     infos: dict key -> (B, ...) of the last step. infos["terminated"] (B,) bool, where episodes end on their own, is True from a
-    row's last step on; such a row rests: it repeats its observation, and its reward is 0.
+    row's last step on; such a row rests: it repeats its observation, and its reward is 0. It is there if, and only if, the
+    settings file says `terminates: true`. infos["success"] (B,) is 0 or 1.
     """
 
     infos: dict
 
     def reset(self, seeds=None):
-        """seeds: (B,) integers or numpy Generators, None for fresh entropy -> observations (B, d_s) float32."""
+        """seeds: (B,) integers of 0 to 2**63 - 1 or numpy Generators, None for fresh entropy -> observations (B, d_s) float32."""
 
     def step(self, actions):
         """actions (B, d_a) -> next observations (B, d_s) float32, rewards (B,) float32."""

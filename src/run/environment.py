@@ -3,17 +3,18 @@
 import contextlib
 import importlib
 import inspect
-import traceback
-from pathlib import Path
+import multiprocessing
+import sys
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from src.run.errors import UserError, shortened
+from src.run.errors import UserError
+from src.run.stepping import LARGEST_SEED, EnvironmentLoop, OwnBatch, batch_class, blamed, usable_name
 
 RESERVED_PARAMETER = "task"  # beside the parameters stands the task's id, under this name
-RESERVED_INFO = "terminated"  # where an episode ends, as the roll-out records it
-LARGEST_INFO = 4  # axes of an info
+LARGEST_ACTION = 1e15  # float32 still squares and sums them
+TRIED_STEPS = 3  # of the episodes that are compared
 _checked = set()  # what has been stepped in this process
 
 
@@ -21,7 +22,8 @@ def make_environment(env, render_mode=None, discrete=False):
     """A fresh environment of an EnvConfig, with a camera where `render_mode` is "rgb_array".
 
     discrete: whether the caller can act in a Discrete action space too. Raises UserError, one line that names the entry point,
-    when the environment cannot be imported or breaks the contract of envs/base.py. Its infos are looked at once per process.
+    when the environment cannot be imported or breaks the contract of envs/base.py. It is played once per process, one episode and
+    a few steps more; of our own families, which tests hold to the contract, two steps.
     """
     where = f"entry_point {env.entry_point!r} of {env.env_type}"
     with blamed(f"{where} cannot be made"):
@@ -33,17 +35,24 @@ def make_environment(env, render_mode=None, discrete=False):
         environment = entry_point(**options)
     check_tasks(where, env, environment)
     check_spaces(where, environment, discrete)
-    if (env, discrete) not in _checked:
+    check_names(where, environment)
+    if env not in _checked:
         probe = entry_point(**{key: value for key, value in options.items() if key != "render_mode"})
         ours, theirs = environment.unwrapped.tasks, probe.unwrapped.tasks
         if ours.keys() != theirs.keys() or not all(np.array_equal(ours[key], theirs[key]) for key in ours):
             raise UserError(f"{where} has another task table each time that it is made: draw it by a fixed seed")
-        check_steps(where, probe)
-        with blamed(f"{where}: its batch_class fails"):
-            check_batch(where, probe)
+        check_steps(env, probe)
+        check_batch(env, probe)
+        if not is_ours(probe) and check_resets(env, probe):
+            compare_batch(env, probe)
         probe.close()
-        _checked.add((env, discrete))
+        _checked.add(env)
     return environment
+
+
+def is_ours(environment):
+    """Whether its class is one of envs/."""
+    return type(environment).__module__.split(".")[0] == "envs"
 
 
 def has_camera(environment):
@@ -62,45 +71,6 @@ def check_camera(env, mend):
             raise UserError(f"the camera of {env.env_name} does not work here ({reason}): {mend}") from None
 
 
-@contextlib.contextmanager
-def blamed(what):
-    """Within, what the environment's own code raises becomes a UserError: `what`, the exception, and the line that raised it."""
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except (Exception, SystemExit) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        raise UserError(f"{what} ({where}: {shortened(f'{type(error).__name__}: {error}', 300)})") from None
-
-
-def begin(where, environment, seed, task):
-    """Reset an environment to a task; its observation, as it gave it. Raises UserError."""
-    with blamed(f"{where}: reset fails"):
-        result = environment.reset(seed=seed, options={"task": task})
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise UserError(f"{where}: reset must return (observation, info)")
-    return result[0]
-
-
-def advance(where, environment, action):
-    """One step of an environment: observation, reward, terminated, truncated, info, as it gave them. Raises UserError."""
-    with blamed(f"{where}: step fails"):
-        result = environment.step(action)
-    if not isinstance(result, tuple) or len(result) != 5:
-        raise UserError(f"{where}: step must return (observation, reward, terminated, truncated, info)")
-    for name, value in zip(("terminated", "truncated"), result[2:4], strict=True):
-        if not isinstance(value, bool | np.bool_) and (np.size(value) != 1 or np.asarray(value).dtype.kind not in "biu"):
-            raise UserError(f"{where}: step returned {name} that is not True or False")
-    return result
-
-
-def batch_class(environment):
-    """The environment's own `batch_class`; None where it has none, or is wrapped: the batch would leave the wrapper out."""
-    return getattr(environment, "batch_class", None) if environment.unwrapped is environment else None
-
-
 def check_tasks(where, env, environment):
     """The task table: finite numbers, a row per task, under names that a dataset can hold. Raises UserError."""
     tasks = getattr(getattr(environment, "unwrapped", None), "tasks", None)
@@ -108,7 +78,7 @@ def check_tasks(where, env, environment):
         raise UserError(f"{where} has no task table: set self.tasks = {{name: array of shape (number of tasks, ...)}}")
     counts = {}
     for name, values in tasks.items():
-        if not _plain(name):
+        if not usable_name(name):
             raise UserError(f"{where}: the task parameter {name!r} has no usable name: take letters, without slashes")
         if name == RESERVED_PARAMETER:
             raise UserError(f"{where}: a task parameter is named {name!r}, as the task's number in a dataset is: rename it")
@@ -148,87 +118,127 @@ def check_spaces(where, environment, discrete=False):
     if actions.dtype.kind != "f":
         raise UserError(f"{where} acts in a Box of {actions.dtype}, and policies give fractions: make its Box one of float32")
     with np.errstate(over="ignore"):
-        bounded = actions.is_bounded() and np.isfinite(actions.high - actions.low).all() and (actions.low < actions.high).all()
-    if not bounded:
-        raise UserError(f"{where} has an action space without bounds: give its Box finite low and high, low below high")
+        low, high = actions.low.astype(np.float32), actions.high.astype(np.float32)
+    if not (np.abs([low, high]) <= LARGEST_ACTION).all() or not (low < high).all():
+        raise UserError(
+            f"{where} has an action space without bounds: give its Box finite low and high, low below high in float32 and both "
+            f"within {LARGEST_ACTION:g}"
+        )
 
 
-def check_steps(where, environment):
-    """Two steps from a reset: what they report in `info` can be recorded. Raises UserError."""
-    begin(where, environment, 0, 0)
-    recorded = []
-    for _ in range(2):
-        *_, terminated, truncated, info = advance(where, environment, _some_action(environment.action_space))
-        recorded.append(recorded_infos(where, info))
-        if terminated or truncated:
-            break
-    if recorded[0].keys() != recorded[-1].keys():
-        different = sorted(recorded[0].keys() ^ recorded[-1].keys())
-        raise UserError(f"{where}: info {different[0]!r} is reported at some steps only: report it at every step, or never")
-    for key in getattr(environment, "info_keys", ()):
-        if key not in recorded[0]:
-            raise UserError(f"{where} names {key!r} in info_keys, but its steps do not report it")
+def check_names(where, environment):
+    """`hidden_parameters` and `info_keys` are tuples of names, the former of task parameters. Raises UserError."""
+    for attribute in ("hidden_parameters", "info_keys"):
+        names = getattr(environment, attribute, ())
+        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{where}: {attribute} must be a tuple of names, not {names!r}")
+    hidden, tasks = getattr(environment, "hidden_parameters", None), environment.unwrapped.tasks
+    if hidden is not None and not set(hidden) & tasks.keys():
+        raise UserError(f"{where}: hidden_parameters name none of {', '.join(tasks)}: leave them out where an agent infers all")
+    for name in hidden or ():
+        if name not in tasks:
+            raise UserError(f"{where} names {name!r} in hidden_parameters, and has the task parameters {', '.join(tasks)}")
 
 
-def check_batch(where, environment):
-    """One step of the environment's batch of two rows: are its arrays of the promised shapes? Raises UserError."""
-    make_batch = batch_class(environment)
-    if make_batch is None:
+def check_steps(env, environment):
+    """An episode of random actions keeps the contract, of our own families its beginning. Raises UserError."""
+    loop = EnvironmentLoop(env, [0], [environment])
+    loop.reset([0])
+    generator, last = np.random.default_rng(0), min(2, env.max_episode_steps) if is_ours(environment) else env.max_episode_steps
+    while loop.steps < last and not loop.ended.all():
+        loop.step(_some_actions(generator, environment.action_space, 1))
+    _check_info_keys(loop, environment)
+
+
+def check_resets(env, environment):
+    """Whether a seed decides an episode; stderr tells where it does not.
+
+    Raises UserError where a seed of 63 bits is refused, or a reset without options does not keep the task.
+    """
+    loop, generator = EnvironmentLoop(env, [_last_task(env)], [environment]), np.random.default_rng(0)
+    actions = _some_actions(generator, environment.action_space, _tried(env), 1)
+    first, second = (_played(loop, [LARGEST_SEED], actions) for _ in range(2))
+    if not all(map(np.array_equal, first, second)):
+        if multiprocessing.parent_process() is None:  # workers need not repeat it
+            print(f"note: {env.entry_point} plays another episode each time that it is reset by the same seed: data and returns "
+                  "will differ from run to run; draw from self.np_random alone", file=sys.stderr)  # fmt: skip
+        return False
+    loop.task_ids = [None]
+    if not all(map(np.array_equal, first, _played(loop, [LARGEST_SEED], actions))):
+        raise UserError(f"{env.entry_point}: reset without options changes the task: later resets must keep the last one")
+    return True
+
+
+def check_batch(env, environment):
+    """A step of two rows of the environment's `batch_class`, where it has one, keeps the contract. Raises UserError."""
+    if batch_class(environment) is None:
         return
-    rows = np.zeros(2, int)
-    batch = make_batch({key: values[rows] for key, values in environment.tasks.items()})
-    shape, space = (2, *environment.observation_space.shape), environment.action_space
-    observations = np.asarray(batch.reset(np.array([0, 1])))
-    following, rewards = batch.step(np.stack([_some_action(space)] * 2))
-    for name, values, expected in (
-        ("reset", observations, shape), ("step", np.asarray(following), shape), ("step's rewards", np.asarray(rewards), (2,)),
-    ):  # fmt: skip
-        if values.shape != expected:
-            raise UserError(f"{where}: of two rows, {name} of its batch_class gives shape {values.shape}, not {expected}")
-    infos = getattr(batch, "infos", {})
-    for key, values in infos.items():
-        if not _plain(key) or np.shape(values)[:1] != (2,) or np.asarray(values).dtype.kind not in "biuf":
-            raise UserError(f"{where}: infos[{key!r}] of its batch_class must be an array of numbers with a value per row")
+    batch = OwnBatch(env, environment, np.zeros(2, int))
+    batch.reset([0, LARGEST_SEED])
+    batch.step(_some_actions(np.random.default_rng(0), environment.action_space, 2))
+    _check_info_keys(batch, environment)
+
+
+def compare_batch(env, environment):
+    """The rows of a `batch_class` and the environment itself make the same of the same seeds and actions, but for roundings.
+
+    Raises UserError: stable-baselines3 trains on the one what is measured in the other.
+    """
+    if batch_class(environment) is None:
+        return
+    tasks, seeds = np.array([0, _last_task(env)]), [0, LARGEST_SEED]
+    actions = _some_actions(np.random.default_rng(0), environment.action_space, _tried(env), 2)
+    alone = [
+        _played(EnvironmentLoop(env, [task], [environment]), [seed], actions[:, [row]])
+        for row, (task, seed) in enumerate(zip(tasks, seeds, strict=True))
+    ]
+    for rows in ([0, 1], [1]):  # also a batch of one
+        batch = OwnBatch(env, environment, tasks[rows])
+        together = _played(batch, [seeds[row] for row in rows], actions[:, rows])
+        for name, ours, theirs in zip(("ends", "observations", "rewards"), together, zip(*alone, strict=True), strict=True):
+            theirs = np.concatenate(theirs)[rows].astype(np.float64)
+            tolerance = 1e-2 * np.abs(theirs).max(axis=(0, 1)) + 1e-6  # of each entry's own size
+            wrong = np.argwhere(np.abs(ours - theirs) > tolerance)
+            if len(wrong):
+                row, step = wrong[0][:2]
+                raise UserError(
+                    f"{batch.who} gives other {name} than the environment alone, from the same seed and by the same actions: "
+                    f"{ours[tuple(wrong[0])]:.6g}, not {theirs[tuple(wrong[0])]:.6g}, in task {tasks[rows][row]} at step "
+                    f"{step + (name != 'observations')}; make both alike (a start: by np.random.default_rng(seed), which is what "
+                    "self.np_random is after a reset), or remove batch_class"
+                )
+
+
+def _played(batch, seeds, actions):
+    """What actions (n, B, ...) make of a batch: ends (B, n) bool, observations (B, n + 1, d_s), rewards (B, n)."""
+    ended, observations, rewards = [], [batch.reset(seeds)], []
+    for action in actions:
+        following, paid = batch.step(action)
+        ended.append(batch.ended.copy())
+        observations.append(following)
+        rewards.append(paid)
+    return np.stack(ended, 1), np.stack(observations, 1), np.stack(rewards, 1)
+
+
+def _check_info_keys(batch, environment):
     for key in getattr(environment, "info_keys", ()):
-        if key not in infos:
-            raise UserError(f"{where} names {key!r} in info_keys, but its batch_class does not report it")
+        if key not in batch.infos:
+            raise UserError(f"{batch.who} does not report the info {key!r} at its steps, which info_keys names")
 
 
-def recorded_infos(where, info):
-    """What of a step's `info` a dataset keeps: {key: array}, numbers and arrays of them. Raises UserError."""
-    if not isinstance(info, dict):
-        raise UserError(f"{where} returned infos that are no dictionary")
-    kept = {key: np.asarray(value) for key, value in info.items() if _numeric(value)}
-    for key in kept:
-        if kept[key].dtype.kind == "c":
-            raise UserError(f"{where}: the info {key!r} is complex: give its real and imaginary part under names of their own")
-        if kept[key].dtype.kind == "O":  # an integer of more than 64 bits
-            try:
-                kept[key] = np.asarray(float(kept[key]))
-            except OverflowError:
-                raise UserError(f"{where}: the info {key!r} is too large a number: give its logarithm, or leave it out") from None
-        if not _plain(key):
-            raise UserError(f"{where}: the info {key!r} has no usable name: take letters, without slashes")
-        if key == RESERVED_INFO:
-            raise UserError(f"{where}: an info is named {key!r}, which says where an episode ended: rename it")
-        if not kept[key].size or kept[key].ndim > LARGEST_INFO:
-            raise UserError(
-                f"{where}: the info {key!r} has shape {kept[key].shape}: give a number, or an array of up to {LARGEST_INFO} axes"
-            )
-    return kept
+def _some_actions(generator, space, *shape):
+    """(*shape, d_a) float32 drawn from a Box, (*shape,) integers from a Discrete."""
+    if isinstance(space, Discrete):
+        return generator.integers(space.n, size=shape)
+    return generator.uniform(space.low, space.high, (*shape, *space.shape)).astype(np.float32)
 
 
-def _numeric(value):
-    plain = isinstance(value, int | float | complex | np.number | np.bool_)
-    return plain or (isinstance(value, np.ndarray) and value.dtype.kind in "biufc")
+def _last_task(env):
+    return max(env.train_tasks[1], env.test_tasks[1]) - 1
 
 
-def _plain(name):
-    return isinstance(name, str) and name.strip(".") != "" and name.isprintable() and "/" not in name
-
-
-def _some_action(space):
-    return 0 if isinstance(space, Discrete) else ((space.low + space.high) / 2).astype(np.float32)
+def _tried(env):
+    return min(TRIED_STEPS, env.max_episode_steps)
 
 
 def _described(space):

@@ -25,6 +25,7 @@ from src.run import environment as checks
 from src.run.command_line import parse_args
 from src.run.config import is_published, read_env, read_yaml
 from src.run.errors import UserError
+from src.run.stepping import recorded_infos
 
 EXAMPLE = ROOT / "examples" / "reach.yaml"
 
@@ -170,7 +171,7 @@ REFUSED = {
         def step(self, actions):
             return np.zeros((2, 2)), np.zeros(2)
 
-    def __init__(self):''', "of its batch_class must be an array of numbers with a value per row"),
+    def __init__(self):''', "must report infos..x.. as an array of numbers with a value per row"),
     "unequal parameters": (TASKS, '{"mark": np.linspace(-1, 1, 8), "mass": np.ones(7)}', r"unequal length \(mark 8, mass 7\)"),
     "parameter with a line break": (TASKS, '{"a\\nb": np.linspace(-1, 1, 8)}', "has no usable name"),
     "empty info": (END, 'self.steps >= 6, {"x": np.zeros(0)}', r"the info 'x' has shape \(0,\): give a number, or an array"),
@@ -180,6 +181,10 @@ REFUSED = {
     "whole actions": (BOX, "gym.spaces.Box(-1, 1, (1,), np.int32)", "acts in a Box of int32, and policies give fractions"),
     "actions without end": (BOX, "gym.spaces.Box(-3e38, 3e38, (1,))", "an action space without bounds"),
     "one action": (BOX, "gym.spaces.Box(0, 0, (1,))", "without bounds: give its Box finite low and high"),
+    "actions of float64": (BOX, "gym.spaces.Box(-1e300, 1e300, (1,), np.float64)", "an action space without bounds"),
+    "actions beyond all measure": (BOX, "gym.spaces.Box(-1e16, 1e16, (1,))", "low below high in float32 and both within 1e.15"),
+    "actions that float32 takes for one": (BOX, "gym.spaces.Box(1, 1 + 1e-12, (1,), np.float64)", "low below high in float32"),
+    "actions that float32 takes for zero": (BOX, "gym.spaces.Box(-1e-60, 1e-60, (1,), np.float64)", "low below high in float32"),
     "an end that is an array": (END, "np.array([True, False]), {}", "step returned truncated that is not True or False"),
     "an end that is a text": (END, '"no", {}', "step returned truncated that is not True or False"),
     "an end that is nothing": (END, "None, {}", "step returned truncated that is not True or False"),
@@ -201,11 +206,24 @@ REFUSED = {
                            "its batch_class fails"),
     "info called terminated": (END, 'self.steps >= 6, {"terminated": self.steps == 3}', "an info is named 'terminated'"),
     "info with a slash": (END, 'self.steps >= 6, {"a/b": 1.0}', "the info 'a/b' has no usable name"),
-    "info at some steps": (END, 'self.steps >= 6, {"late": 1.0} if self.steps > 1 else {}', "'late' is reported at some steps"),
+    "info at some steps": (END, 'self.steps >= 6, {"late": 1.0} if self.steps > 1 else {}', "info 'late' otherwise at step 2"),
     "info that comes late": (END, 'self.steps >= 6, {"late": 1.0} if self.steps > 4 else {}', "info 'late' otherwise at step 5"),
     "info that grows": (END, 'self.steps >= 6, {"seen": np.zeros(self.steps)}', "info 'seen' otherwise at step 2"),
     "no dictionary": (END, "self.steps >= 6, None", "infos that are no dictionary"),
-    "info_keys not reported": ("self.task = 0", 'self.task, self.info_keys = 0, ("speed",)', "names 'speed' in info_keys, but"),
+    "info_keys not reported": ("self.task = 0", 'self.task, self.info_keys = 0, ("speed",)', "does not report the info 'speed'"),
+    "info_keys in a text": ("self.task = 0", 'self.task, self.info_keys = 0, "speed"', "must be a tuple of names, not 'speed'"),
+    "hidden parameter unknown": ("self.task = 0", 'self.task, self.hidden_parameters = 0, ("mark", "mrak")', "'mrak' in hidd"),
+    "hidden parameter in a text": ("self.task = 0", 'self.task, self.hidden_parameters = 0, "mark"', "of names, not 'mark'"),
+    "no hidden parameter": ("self.task = 0", "self.task, self.hidden_parameters = 0, ()", "hidden_parameters name none of mark"),
+    "success that is not a number": (END, 'self.steps >= 6, {"success": np.nan}', "'success' is nan: give 0 or 1"),
+    "success that is negative": (END, 'self.steps >= 6, {"success": -1}', "'success' is -1: give 0 or 1"),
+    "success of two": (END, 'self.steps >= 6, {"success": np.ones(2)}', "'success' is .1. 1..: give 0 or 1"),
+    "a task that is forgotten": ('"task", self.task', '"task", 0', "reset without options changes the task"),
+    "a task that every reset needs": ('(options or {}).get("task", self.task)', 'options["task"]', "reset fails .*TypeError"),
+    "seeds of 32 bits": ("super().reset(seed=seed)", "super().reset(seed=np.random.RandomState(seed).randint(9))",
+                         r"reset fails .*ValueError: Seed must be between 0 and 2\*\*32 - 1"),
+    "fractions of integers": (SEEN, "gym.spaces.Box(-9, 9, (2,), np.int64)", "fractions, and its observation_space is of int64"),
+    "no end": (END, "False, {}", "truncated=False at step 6, but max_episode_steps is 6"),
     "discrete actions": (BOX, "gym.spaces.Discrete(3)", "acts in a Discrete: only BOReL's methods take discrete actions"),
     "actions of two dimensions": (BOX, "gym.spaces.Box(-1, 1, (1, 1))", r"acts in a Box of shape \(1, 1\): give a Box of one"),
     "discrete observations": (SEEN, "gym.spaces.Discrete(3)", "observes a Discrete: flatten it to a Box of one dimension"),
@@ -221,7 +239,7 @@ REFUSED = {
         def step(self, actions):
             return np.zeros((self.size, 2)), np.zeros((self.size, 1))
 
-    def __init__(self):''', r"step's rewards of its batch_class gives shape \(2, 1\), not \(2,\)"),
+    def __init__(self):''', r"returned a reward at step 1 that is not one finite number: rewards of shape \(2, 1\)"),
 }  # fmt: skip
 
 
@@ -324,5 +342,6 @@ def test_defaults_fit_short_episodes(tmp_path):
 
 
 def test_values_of_numpy_bools_are_recorded():
-    assert checks.recorded_infos("x", {"success": np.bool_(True), "text": "no", "n": 3}).keys() == {"success", "n"}
-    assert checks.recorded_infos("x", {"n": 2**70})["n"].dtype == float
+    kept = recorded_infos("x", {"success": np.array([True]), "text": "no", "n": 3})
+    assert kept.keys() == {"success", "n"} and kept["success"].shape == ()
+    assert recorded_infos("x", {"n": 2**70})["n"].dtype == float
