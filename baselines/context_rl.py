@@ -67,8 +67,8 @@ class Normaliser(nn.Module):
     @classmethod
     def of(cls, episodes, space):
         """Of Trajectories and the Box of the actions."""
-        statistics = {"action_centre": torch.as_tensor((space.high + space.low) / 2)}
-        statistics["action_range"] = torch.as_tensor((space.high - space.low) / 2)
+        statistics = {"action_centre": torch.as_tensor((space.high + space.low) / 2).float()}
+        statistics["action_range"] = torch.as_tensor((space.high - space.low) / 2).float()
         inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
         before, after = episodes.observations[:, :-1][inside], episodes.observations[:, 1:][inside]
         for name, values in (

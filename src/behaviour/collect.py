@@ -12,6 +12,7 @@ from src.data.qualities import choose_checkpoints, choose_players
 from src.data.trajectories import Trajectories, task_parameters
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
+from src.evaluation.results import require_writable
 from src.evaluation.rollout import rollout
 from src.run.flags import fraction, nonnegative_float, positive_int
 from src.run.seeding import derive, numpy_generator, torch_generator
@@ -66,6 +67,7 @@ def collect_task(run, collection, source, command, task, report=None):
     order = np.argsort(np.concatenate(rows), kind="stable")
     arrays = [np.concatenate(array)[order] for array in arrays]
     infos = {key: np.concatenate([info[key] for info in infos])[order] for key in infos[0]}
+    require_writable(f"returns of task {task} of {env.env_type}", arrays[2].sum(1, dtype=np.float64))
     return *arrays, infos, facts
 
 

@@ -16,6 +16,7 @@ from src.behaviour.policies import for_task, make_frame, task_features, unscale
 from src.behaviour.replay import Replay
 from src.behaviour.stacked_sac import StackedSAC
 from src.behaviour.store import SHARED, History, behaviour_directory, is_finished, made_by, read_curve, write_behaviour
+from src.data.relabel import check_paid, pay
 from src.evaluation.batch import make_batch
 from src.run.directory import run_directory
 from src.run.errors import UserError, require_finite
@@ -68,6 +69,7 @@ class Family:
         capacity = min(agent.buffer_size, agent.num_steps + self.round)
         self.replay = Replay(1, capacity, columns)
         self.history = History.empty("stochastic_returns")
+        self.compared = False  # the rewards of compute_rewards with those that were paid
 
     def train(self, directory):
         """Rounds until `num_steps`, with a checkpoint whenever a multiple of `save_freq` has been passed."""
@@ -154,6 +156,7 @@ class Family:
         rows = {name: values[0] for name, values in rows.items()}
         ids = rows["task"][:, 0].long()
         if self.shared.relabel_share > 0:
+            self.compare(rows, ids.numpy())
             moved = np.flatnonzero(choice.random(count) < self.shared.relabel_share)
             ids[moved] = torch.from_numpy(choice.choice(self.tasks, len(moved)))
             rows["rewards"][moved, 0] = torch.from_numpy(self.relabel(rows, moved, ids[moved].numpy()))
@@ -162,14 +165,22 @@ class Family:
         observations, following = told
         return observations, rows["actions"], rows["rewards"], following
 
+    def compare(self, rows, ids):
+        """Once: would the tasks `ids` (n,) of `rows` have paid what they did? Raises UserError."""
+        if self.compared:
+            return
+        try:
+            check_paid(self.environment, self.relabel(rows, slice(None), ids), rows["rewards"][:, 0].numpy())
+        except UserError as error:
+            raise UserError(f"{error}, or give --relabel_share 0") from None
+        self.compared = True
+
     def relabel(self, rows, moved, ids):
         """Rewards (n,) of the transitions `moved` of `rows` under the tasks `ids`."""
         part = {name: values[moved].numpy() for name, values in rows.items()}
-        tasks = {key: values[ids] for key, values in self.environment.unwrapped.tasks.items()}
         actions = unscale(part["actions"], self.space.low, self.space.high)
         infos = {key: part[key].reshape(-1, *shape) for key, shape in self.info_shapes.items()}
-        infos = (infos,) if infos else ()
-        return self.environment.compute_rewards(part["observations"], actions, part["next_observations"], tasks, *infos)
+        return pay(self.environment, part["observations"], actions, part["next_observations"], infos, ids)
 
     def keep_checkpoint(self, step):
         """Add the actor, rounded to half precision, to the history with its returns on every task."""

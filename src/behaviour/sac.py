@@ -1,11 +1,14 @@
 """Behaviour policies by stable-baselines3's SAC: one agent per task, in segments that a killed run repeats exactly."""
 
+import gymnasium as gym
 import numpy as np
 import torch
 
 from src.behaviour.logs import TaskLogs
 from src.behaviour.measure import measure, measure_random
 from src.behaviour.store import History, is_finished, open_task, read_curve, write_behaviour
+from src.evaluation.batch import EnvironmentLoop
+from src.run.errors import UserError, is_full, require_finite, shortened
 from src.run.loop import Loop
 from src.run.seeding import derive
 
@@ -38,6 +41,9 @@ def _train(run, agent, checkpoints, task, directory, report):
     for step in loop.rounds(lambda start: min(checkpoints.save_freq, agent.num_steps - start)):
         with loop.measuring():  # a segment cannot be left with a checkpoint, it is repeated
             model.learn(step - loop.step)
+            for name, value in model.losses().items():
+                if value is not None:
+                    require_finite(value, f"{name} of task {task}")
             # rounded to half precision before the evaluation: what is measured is what is stored
             weights = {name: value.cpu().half() for name, value in model.sac.actor.state_dict().items()}
             one, episodes = {name: value[None] for name, value in weights.items()}, checkpoints.eval_episodes
@@ -51,6 +57,32 @@ def _train(run, agent, checkpoints, task, directory, report):
     write_behaviour(directory, history, measure_random(run, task, checkpoints.eval_episodes))
 
 
+class CheckedEnvironment(gym.Wrapper):
+    """An environment on one task as stable-baselines3 steps it, under the checks of every roll-out. Raises UserError."""
+
+    def __init__(self, env, task):
+        self.loop = EnvironmentLoop(env, [task])
+        super().__init__(_Told(self.loop.environments[0]))
+        self.loop.environments = [self.env]
+
+    def reset(self, **told):
+        """As `told`: to no seed and no task but at first, so that the environment goes on with its generator."""
+        self.env.told = told
+        return self.loop.reset([0])[0], {}
+
+    def step(self, action):
+        observations, rewards = self.loop.step([action])
+        last = self.loop.steps == self.loop.env.max_episode_steps
+        return observations[0], float(rewards[0]), bool(self.loop.ended[0]), last, {}
+
+
+class _Told(gym.Wrapper):
+    """Resets as it was told to, not as the loop says, whose every reset has a seed and a task."""
+
+    def reset(self, **_):
+        return self.env.reset(**self.told)
+
+
 class SegmentedSAC:
     """stable-baselines3's SAC on one task, in segments; as a part of a Loop it is all that the next segment depends on."""
 
@@ -59,7 +91,7 @@ class SegmentedSAC:
         from stable_baselines3.common.logger import Logger as NoLogger
 
         self.seed, self.task = run.seed, task
-        environment = run.env.make()
+        environment = CheckedEnvironment(run.env, task)
         environment.reset(options={"task": task})
         self.sac = SAC(
             "MlpPolicy",
@@ -78,11 +110,19 @@ class SegmentedSAC:
         self.sac.set_logger(NoLogger(None, []))
 
     def learn(self, steps):
-        """One segment, from a reset and with generators that are a function of (seed, task, step)."""
+        """One segment, from a reset and with generators that are a function of (seed, task, step). Raises UserError."""
         self.sac.set_random_seed(derive(self.seed, "sac", self.task, self.sac.num_timesteps) % 2**32)
         self.sac.env.set_options({"task": self.task})
         self.sac._last_obs = None  # makes `learn` reset the environment
-        self.sac.learn(steps, reset_num_timesteps=False, log_interval=None)
+        try:
+            self.sac.learn(steps, reset_num_timesteps=False, log_interval=None)
+        except (ValueError, RuntimeError) as error:  # torch met numbers that it cannot go on with; the environment is checked
+            if is_full(error):
+                raise
+            raise UserError(
+                f"training of task {self.task} broke down ({type(error).__name__}: {shortened(error, 200)}): lower "
+                "--learning_rate, or look for extreme values in its observations and rewards"
+            ) from None
 
     def losses(self):
         """The last ones, for the log; None before the first update."""

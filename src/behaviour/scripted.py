@@ -7,6 +7,7 @@ noise is drawn for every action, before it is clipped to the bounds.
 import numpy as np
 
 from src.data.qualities import MEDIUM_PART
+from src.evaluation.agent import hook_actions
 from src.run.errors import UserError
 
 EXPERT, WORST = (
@@ -47,12 +48,12 @@ def scripted(environment, quality, players, medium, generator):
     noise = levels[:, 1:] * (space.high - space.low) / 2
 
     def act(observations):
-        actions = environment.scripted_policy(observations, players, errors)
+        actions = hook_actions("scripted_policy", space, environment.scripted_policy, observations, players, errors)
         return np.clip(actions + noise * generator.standard_normal(actions.shape), space.low, space.high)
 
     used, counts = np.unique(levels, axis=0, return_counts=True)
     return act, {
-        "policy": environment.scripted_name,
+        "policy": getattr(environment, "scripted_name", type(environment).__name__),
         "goal_error": used[:, 0].round(6).tolist(),
         "action_noise": used[:, 1].round(6).tolist(),
         "episodes": counts.tolist(),

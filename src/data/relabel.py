@@ -13,6 +13,9 @@ import numpy as np
 from src.run.environment import blamed
 from src.run.errors import UserError
 
+COMPARED_EPISODES = 5  # of each task, whose rewards are computed again
+TOLERANCE, SHARE = 0.01, 0.02  # of a reward and of the mean one; of the steps that may differ by more, at a threshold say
+
 
 class Rewards(Protocol):
     """What tasks pay.
@@ -36,7 +39,8 @@ class EnvironmentRewards:
     """Rewards by the environment's `compute_rewards`.
 
     Args: episodes: Trajectories of the training tasks.
-    Raises UserError where the environment cannot tell the rewards, or not from what the dataset recorded.
+    Raises UserError where the environment cannot tell the rewards, not from what the dataset recorded, or not those that it
+    recorded.
     """
 
     privileges, facts, made_from = "reward function", {}, {}
@@ -48,14 +52,20 @@ class EnvironmentRewards:
                 "--true_rewards out"
             )
         self.environment = environment
-        first = [values[:1, 0] for values in (episodes.observations, episodes.actions, episodes.observations[:, 1:])]
         try:
-            self(*first, {key: values[:1, 0] for key, values in episodes.infos.items()}, episodes.task_ids[:1])
+            self._compare(_some_of_each_task(episodes))
         except UserError as error:
             raise UserError(
                 f"relabelling by true rewards: {error}; make the dataset again if it lacks what that needs, or leave "
                 "--true_rewards out"
             ) from None
+
+    def _compare(self, episodes):
+        paid = rewards_on(self, episodes, episodes.task_ids)
+        inside = np.arange(paid.shape[1]) < episodes.lengths[:, None]
+        if "terminated" in episodes.infos:  # an end may be paid by itself
+            inside &= episodes.infos["terminated"] == 0
+        check_paid(self.environment, paid[inside], episodes.rewards[inside])
 
     def __call__(self, observations, actions, next_observations, infos, tasks):
         return pay(self.environment, observations, actions, next_observations, infos, tasks)
@@ -65,16 +75,42 @@ class EnvironmentRewards:
 
 
 def pay(environment, observations, actions, next_observations, infos, tasks):
-    """What an environment's compute_rewards gives, as Rewards do. Raises UserError where it fails, or gives another shape."""
+    """What an environment's compute_rewards gives, as Rewards do. Raises UserError where it fails, or gives no finite number for
+    each transition."""
     name = f"{type(environment).__name__}.compute_rewards"
     parameters = {key: values[tasks] for key, values in environment.unwrapped.tasks.items()}
     arrays = [_locked(values) for values in (observations, actions, next_observations)]
     infos = [{key: _locked(values) for key, values in infos.items()}] if infos else []
     with blamed(f"{name} fails"):
-        rewards = np.asarray(environment.compute_rewards(*arrays, parameters, *infos), np.float32)
+        rewards = np.asarray(environment.compute_rewards(*arrays, parameters, *infos))
+        with np.errstate(over="ignore"):
+            rewards = np.asarray(rewards, np.float32)
     if rewards.shape != np.shape(tasks):
         raise UserError(f"{name} gives shape {rewards.shape} for {np.shape(tasks)} transitions: mend it")
+    if not np.isfinite(rewards).all():
+        raise UserError(f"{name} gives numbers that are not finite: mend it")
     return rewards
+
+
+def check_paid(environment, paid, recorded):
+    """Raises UserError where compute_rewards gives others (N,) than those that were recorded (N,)."""
+    if not len(recorded):
+        return
+    scale = np.abs(recorded).mean(dtype=np.float64)
+    wrong = np.abs(paid.astype(np.float64) - recorded) > TOLERANCE * (np.abs(recorded) + scale)
+    if wrong.mean() > SHARE:
+        first = wrong.argmax()
+        raise UserError(
+            f"{type(environment).__name__}.compute_rewards gives {paid[first]:.6g} for a step that was paid "
+            f"{recorded[first]:.6g} ({wrong.mean():.0%} of {len(wrong)} steps differ): mend it"
+        )
+
+
+def _some_of_each_task(episodes):
+    """A few episodes of every task, from its first to its last: what is wrong is so everywhere, and data are large."""
+    rows = (np.flatnonzero(episodes.task_ids == task) for task in np.unique(episodes.task_ids))
+    places = [own[np.linspace(0, len(own) - 1, min(len(own), COMPARED_EPISODES)).astype(int)] for own in rows]
+    return episodes.take(np.concatenate(places))
 
 
 def _locked(values):

@@ -4,6 +4,9 @@ from typing import Protocol
 
 import numpy as np
 
+from src.run.environment import blamed
+from src.run.errors import UserError
+
 
 class Agent(Protocol):
     """Acts in B rows at once; every row is an adaptation of its own, to a task of its own.
@@ -45,6 +48,21 @@ class PolicyAgent:
 
     def observe(self, actions, rewards, next_observations):
         self.observations = next_observations
+
+
+def hook_actions(what, space, policy, *arguments):
+    """Actions (B, d_a) of a policy that the environment gives, policy(observations (B, d_s), ...), in a Box `space`.
+
+    what: how an error names it. Raises UserError where it fails, or gives no finite number for each action of each row.
+    """
+    with blamed(f"{what} fails"):
+        actions = np.asarray(policy(*arguments))
+    expected = len(arguments[0]), *space.shape
+    if actions.shape != expected or actions.dtype.kind not in "biuf":
+        raise UserError(f"{what} gives an array of shape {actions.shape}, {actions.dtype}, for actions {expected}: mend it")
+    if not np.isfinite(actions).all():
+        raise UserError(f"{what} gives actions that are not finite: mend it")
+    return actions
 
 
 def random_agent(space, generator):

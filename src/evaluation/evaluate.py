@@ -98,7 +98,14 @@ def _paths(lived, task_ids, episodes, keep):
         first = index * episodes
         last = lived[-1]["observations"]
         paths[str(int(task))] = {
-            "warmup": [episode["observations"][first].round(4).tolist() for episode in lived[:-1]],
-            "evaluation": [last[first + row].round(4).tolist() for row in range(min(keep, episodes))],
+            "warmup": [_rounded(episode["observations"][first]) for episode in lived[:-1]],
+            "evaluation": [_rounded(last[first + row]) for row in range(min(keep, episodes))],
         }
     return paths
+
+
+def _rounded(path):
+    """To four decimals, as a list; numbers so large that this overflows have none."""
+    with np.errstate(over="ignore"):
+        rounded = path.round(4)
+    return np.where(np.isfinite(rounded), rounded, path).tolist()

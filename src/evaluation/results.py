@@ -30,6 +30,7 @@ LARGEST = 1e15  # of any number in a file
 FILE_LIMIT, PICTURE_LIMIT = 16 << 20, 64 << 20  # bytes
 WIDTH = 130  # characters of a line of settings
 MEND = "repeat the run that wrote it, or remove the file"
+SCALE = f"numbers up to {LARGEST:g} can be kept, scale rewards and observations to that"
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
@@ -57,7 +58,8 @@ def write_result(
         directory: the run's folder; pictures' data go there, and nowhere without it. folder: of results, below output_dir.
         extra: further facts (target_rule, normalisation, note, errors, probe, …).
     Raises:
-        ValueError: `measured` does not fit the tasks or holds an unknown key, or a number is not finite.
+        ValueError: `measured` does not fit the tasks or holds an unknown key.
+        UserError: `read_result` would refuse the file, because a number is too large or not finite or a name is none.
     """
     measured, variant = dict(measured), dict(variant or {})
     pictures = {key: measured.pop(key) for key in PICTURES if measured.get(key) is not None and key in measured}
@@ -93,14 +95,37 @@ def write_result(
     if pictures and directory is not None:
         name = "-".join(path.parent.parts[-2:])  # a run may be measured in several ways
         file = Path(directory, f"pictures-{name}.json")
-        write_json(file, json.loads(_line(pictures)))
+        pictures = _as_json(pictures, label(facts))
         if file.is_relative_to(output_dir):
             document["pictures"] = file.relative_to(output_dir).as_posix()
     document |= {**provenance(), "config": config}
-    text = _layout(sealed(json.loads(_line(document))))
+    text = _layout(sealed(_readable(document, label(facts))))
+    if pictures and directory is not None:
+        write_json(file, pictures)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     return path
+
+
+def _readable(document, name):
+    """A document as its reader will see it. Raises UserError where that would refuse it."""
+    document = _as_json(document, name)
+    for key, rule in _faults(document):
+        raise UserError(f"'{key}' of the result of {name} must be {rule}, and it is not written: {SCALE}")
+    return document
+
+
+def _as_json(value, name):
+    try:
+        return json.loads(_line(value))
+    except ValueError:  # JSON knows neither
+        raise UserError(f"the result of {name} holds a number that is infinite or none, and is not written: {SCALE}") from None
+
+
+def require_writable(what, values):
+    """Raises UserError where numbers (...,) are beyond what a result file may hold: before a training whose result they are."""
+    if not (np.abs(values) <= LARGEST).all():
+        raise UserError(f"{what} are above {LARGEST:g}, which no result file holds: scale the rewards down")
 
 
 def result_path(output_dir, facts, folder="results"):

@@ -48,7 +48,7 @@ class Acting:
 
     @property
     def action_space(self):
-        return Box(self.low.numpy(), self.high.numpy())
+        return Box(self.low.float().numpy(), self.high.float().numpy())
 
     def agent(self, policy, world_model, warmup=None):
         """The Agent (src/evaluation/agent.py) of a MetaDT and a WorldModel on one device."""

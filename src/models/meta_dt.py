@@ -98,7 +98,9 @@ class MetaDT(nn.Module):
         self.register_buffer("observation_mean", torch.zeros(observation_size))
         self.register_buffer("observation_std", torch.ones(observation_size))
         self.register_buffer("observation_bound", torch.full((observation_size,), torch.inf))
-        self.register_buffer("action_scale", torch.ones(action_size) if action_scale is None else torch.as_tensor(action_scale))
+        self.register_buffer(
+            "action_scale", torch.ones(action_size) if action_scale is None else torch.as_tensor(action_scale).float()
+        )
 
     @classmethod
     def from_settings(cls, observation_size, action_size, max_steps, settings, action_space):

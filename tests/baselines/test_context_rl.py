@@ -7,6 +7,7 @@ import os
 import signal
 import types
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -54,6 +55,13 @@ def tiny_method(name, data=None, rl="iql", **contexts):
         "learner": own(code_size=3, encoder_width=8, encoder_layers=1),
     }
     return ContextRL(data or training_data(), chosen, learner, torch.device("cpu"), seed=0)
+
+
+def test_a_space_of_float64_is_normalised_in_float32():
+    low, high = np.array([-1.0, 0]), np.array([1.0, 3])
+    spaces = [gym.spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype) for dtype in (np.float64, np.float32)]
+    ours, theirs = (Normaliser.of(training_data().episodes, space).state_dict() for space in spaces)
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == torch.float32 for name in theirs)
 
 
 # ---------------------------------------------------------------------------------------------------------- losses by hand

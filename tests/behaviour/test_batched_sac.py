@@ -202,6 +202,28 @@ def test_relabelled_rewards_are_those_of_the_other_task(tmp_path):
     np.testing.assert_allclose((rewards - stored["rewards"][0])[:, 0], expected, atol=2e-3)
 
 
+def test_rewards_of_ones_own_are_cast_and_checked(tmp_path, monkeypatch):
+    run = short_run("point_robot", tmp_path, "--learning_starts", "1000000", "--num_envs", "2")
+    right, plain = type(run.environment).compute_rewards, run.draw(40, np.random.default_rng(0))
+    for hook, message in (
+        (lambda *some: right(*some).astype(np.float64), None),
+        (lambda *some: right(*some).tolist(), None),
+        (lambda *some: right(*some)[:, None], r"shape \(40, 1\) for \(40,\) transitions.*or give --relabel_share 0"),
+        (lambda *_: np.zeros(3), r"shape \(3,\) for \(40,\) transitions"),
+        (lambda *some: right(*some) + 100, "compute_rewards gives .* for a step that was paid .*, or give --relabel_share 0"),
+        (lambda *some: right(*some) * np.nan, "compute_rewards gives numbers that are not finite"),
+        (lambda *_: {}[0], "compute_rewards fails .*KeyError"),
+    ):
+        monkeypatch.setattr(type(run.environment), "compute_rewards", staticmethod(hook))
+        run.compared = False
+        if message is None:
+            for ours, theirs in zip(run.draw(40, np.random.default_rng(0)), plain, strict=True):
+                assert torch.equal(ours, theirs)
+            continue
+        with pytest.raises(UserError, match=message):
+            run.draw(40, np.random.default_rng(0))
+
+
 def test_learning_rate_of_the_shared_agent_falls_to_0_at_its_end(tmp_path):
     run = short_run("point_robot", tmp_path, "--learning_rate", "0.004", "--decay_share", "0.5", "--num_envs", "2")
     rates = {}

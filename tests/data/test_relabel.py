@@ -70,6 +70,7 @@ def test_best_steps_joins_episodes_that_are_best_from_some_step_on(episodes):
     environment = point_robot().make()
     goal = environment.unwrapped.tasks["goal"][2]
     episodes.observations[6] = np.array([[9, 9], [9, 9], [9, 9], goal, goal])
+    episodes.rewards[6] = -np.linalg.norm(episodes.observations[6, 1:] - environment.unwrapped.tasks["goal"][11], axis=-1)
     moved = [
         with_best_of_other_tasks(episodes, environment, 0.1, best_steps=best_steps).take(np.array(rows))
         for best_steps, rows in ((False, [12]), (True, [12, 13]))

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import re
 import shutil
+import types
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +15,7 @@ from helpers import ROOT, SCRIPTS, assert_refused, shell
 from envs.point_robot import PointRobotEnv
 from src.behaviour.collect import join_tasks
 from src.behaviour.policies import make_frame, task_features
+from src.behaviour.scripted import scripted
 from src.behaviour.store import Source, load_behaviour
 from src.data.relabel import EnvironmentRewards
 from src.data.trajectories import Trajectories
@@ -263,7 +265,7 @@ def hooks_of(monkeypatch, **hooks):
     """The example's environment with other hooks."""
     environment = example_env().make()
     for name, hook in hooks.items():
-        monkeypatch.setattr(type(environment), name, staticmethod(hook))
+        monkeypatch.setattr(type(environment), name, staticmethod(hook), raising=False)
     return environment
 
 
@@ -274,7 +276,7 @@ def test_hooks_that_fail_are_named_in_one_line(monkeypatch):
     episodes = Trajectories(**arrays, task_ids=np.array([0, 1]))
     for hook, message in (
         (lambda *_: 1 / 0, r"compute_rewards fails \(test_own.*ZeroDivisionError.*leave --true_rewards out"),
-        (lambda *_: np.zeros(7), r"compute_rewards gives shape \(7,\) for \(1,\) transitions"),
+        (lambda *_: np.zeros(7), r"compute_rewards gives shape \(7,\) for \(2, 15\) transitions"),
     ):
         with pytest.raises(UserError, match=message):
             EnvironmentRewards(hooks_of(monkeypatch, compute_rewards=hook), episodes)
@@ -284,9 +286,64 @@ def test_hooks_that_fail_are_named_in_one_line(monkeypatch):
     ):
         with pytest.raises(UserError, match=message):
             task_features(hooks_of(monkeypatch, task_features=hook), range(16))
-    for hook in (lambda *_: 1 / 0, lambda *_: {"best_known": lambda observations, rows: observations[7000]}):
-        with pytest.raises(UserError, match=r"reference_policies fails .*(ZeroDivision|Index)Error"):
-            references.reference_levels(env, hooks_of(monkeypatch, reference_policies=hook), [0])
+    for hook, message in (
+        (lambda *_: 1 / 0, r"reference_policies fails .*ZeroDivisionError"),
+        (lambda *_: {"best_known": lambda observations, rows: observations[7000]}, r"reference_policies fails .*IndexError"),
+        (lambda *_: {"best_known": lambda observations, rows: np.ones((len(rows), 1))}, r"shape \(5, 1\).* for actions \(5, 2\)"),
+        (lambda *_: {"best_known": lambda observations, rows: np.ones(len(rows))}, r"shape \(5,\).* for actions \(5, 2\)"),
+        (lambda *_: {"best_known": lambda observations, rows: np.full((len(rows), 2), np.nan)}, "actions that are not finite"),
+        (lambda *_: {"bset/known": lambda observations, rows: np.zeros((len(rows), 2))}, "names 'bset/known', which is no level"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+            references.reference_levels(env, hooks_of(patch, reference_policies=hook), [0])
+    for given, message in (
+        ({"bset": np.zeros(20)}, "names 'bset', which is no level"),
+        ({"best_known": np.zeros(19)}, "must give 'best_known' a finite return for each of 20 tasks"),
+        ({"best_known": np.full(20, np.nan)}, "must give 'best_known' a finite return"),
+        ({"best_known": [[1], [2, 3]]}, "reference_levels fails"),
+        ({"explicit_inference": np.full(20, 1e16)}, "explicit_inference of reach are above 1e.15.*scale the rewards"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+            references.reference_levels(env, hooks_of(patch, reference_levels=lambda *_, given=given: given), [0])
+    observations = np.zeros((3, 2), np.float32)
+    for hook, message in (
+        (lambda *_: {}["abc"], "scripted_policy fails .*KeyError"),
+        (lambda *_: np.zeros((3, 4)), r"scripted_policy gives an array of shape \(3, 4\)"),
+        (lambda *_: np.full((3, 2), np.nan), "scripted_policy gives actions that are not finite"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+            act, facts = scripted(
+                hooks_of(patch, scripted_policy=hook), "expert", np.zeros(3, int), None, np.random.default_rng(0)
+            )
+            assert facts["policy"] == "ReachEnv"  # without a scripted_name
+            act(observations)
+
+
+def test_rewards_that_are_not_those_recorded_are_refused(monkeypatch):
+    env = example_env()
+    batch = play(env, make_batch(env, np.repeat(np.arange(16), 10)), lambda o: 0 * o[:, :2], np.arange(160))
+    arrays = {name: batch[name] for name in ("observations", "actions", "rewards", "lengths", "infos")}
+    episodes, right = Trajectories(**arrays, task_ids=np.repeat(np.arange(16), 10)), env.make().compute_rewards
+    EnvironmentRewards(env.make(), episodes)
+    wrong_steps = episodes.rewards.copy()
+    wrong_steps[0, 3] += 1  # at a threshold
+    EnvironmentRewards(env.make(), dataclasses.replace(episodes, rewards=wrong_steps))
+    calls = []
+    for hook, message in (
+        (lambda *some: calls.append(some) or right(*some) + 100, "compute_rewards gives .* for a step that was paid .*100% of"),
+        (lambda o, a, n, tasks, infos: right(o, a, n, {"goal": -tasks["goal"]}, infos), "for a step that was paid"),
+        (lambda *some: right(*some) * np.nan, "compute_rewards gives numbers that are not finite.*leave --true_rewards out"),
+        (lambda *some: right(*some).astype(float) * 1e300, "compute_rewards gives numbers that are not finite"),
+        (lambda *some: right(*some).tolist(), None),
+    ):
+        with monkeypatch.context() as patch:
+            environment = hooks_of(patch, compute_rewards=hook)
+            if message is None:
+                assert EnvironmentRewards(environment, episodes)
+                continue
+            with pytest.raises(UserError, match=message):
+                EnvironmentRewards(environment, episodes)
+    assert len(calls) == 1 and len(calls[0][0]) == 16 * 5  # a few episodes of every task
 
 
 def test_an_info_may_be_as_large_as_it_likes(recwarn):
@@ -303,7 +360,7 @@ def test_what_is_stored_under_a_name_is_not_that_of_another_environment(monkeypa
     theirs = read_env(EXAMPLE.with_name("ant_dir.yaml"), document | {"train_tasks": [0, 16], "test_tasks": [16, 20]})
     assert theirs.env_type == "ant_dir" and not is_published(theirs)
     stored = read_yaml(ROOT / "configs" / "references" / "ant_dir.json")["per_task"]  # JSON is YAML
-    monkeypatch.setattr(references, "make_batch", lambda *_: None)
+    monkeypatch.setattr(references, "make_batch", lambda *_: types.SimpleNamespace(action_space=None))
     monkeypatch.setattr(references, "rollout", lambda agent, batch, seeds, steps: {"rewards": np.zeros((len(seeds), 1))})
     levels = references.reference_levels(ours, ours.make(), [0, 1])
     assert levels["best_known"] == stored["best_known"][:2] and levels["trivial"] == [0, 0]

@@ -12,7 +12,7 @@ from envs.point_robot import PointRobotBatch, PointRobotEnv
 from src.data.trajectories import load
 from src.evaluation.agent import PolicyAgent, random_agent
 from src.evaluation.batch import make_batch
-from src.evaluation.evaluate import evaluate
+from src.evaluation.evaluate import _rounded, evaluate
 from src.evaluation.exploration import Exploration, ExploringAgent, exploring, orthogonal_actions
 from src.evaluation.method import Evaluation
 from src.evaluation.paper_protocol import PaperPool, PaperProtocol, best_returns
@@ -493,6 +493,11 @@ def test_the_papers_zero_shot_evaluation_has_no_pool():
 def test_the_papers_targets_need_data_of_the_test_tasks():
     with pytest.raises(UserError, match="task 46 has none"):
         best_returns(SimpleNamespace(tasks={45: {}}, returns=np.zeros(1), task_ids=np.array([45])), [45, 46])
+
+
+def test_paths_of_any_size_can_be_written():
+    path = np.array([[0.123456, -3.00005], [1e37, 3e38]], np.float32)
+    assert _rounded(path[:1]) == path[:1].round(4).tolist() and _rounded(path)[1] == path[1].tolist()
 
 
 # ----------------------------------------------------------------------------------------------------- reference levels

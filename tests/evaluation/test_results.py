@@ -105,12 +105,29 @@ def test_a_world_model_has_no_tasks(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"measured": {"returns": [[1.0]]}}, {"measured": {"returns": [[1.0], [float("nan")]]}}, {"measured": {"return": [1, 2]}}],
+    [{"measured": {"returns": [[1.0]]}}, {"measured": {"return": [1, 2]}}],
 )
 def test_what_does_not_fit_the_tasks_is_never_written(tmp_path, change):
     with pytest.raises(ValueError):
         write(tmp_path, **change)
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"measured": {"returns": [[1.0], [float("nan")]]}}, "a number that is infinite or none"),
+        ({"measured": {"returns": [[1.0], [1e16]]}}, "'tasks.returns' of the result of meta_dt.fast must be"),
+        ({"reference": {"best_known": [1.0, 1e16]}}, "'tasks.reference.best_known' .*scale rewards"),
+        ({"reference": {"bset/known": [1.0, 2.0]}}, "'tasks.reference.bset/known' of"),
+        ({"measured": MEASURED | {"trajectories": [float("inf")]}}, "a number that is infinite or none"),
+        ({"measured": MEASURED, "curve": {"gradient_steps": [1], "loss": [1e20]}}, "'curve.loss' of"),
+    ],
+)
+def test_what_its_reader_would_refuse_is_never_written(tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        write(tmp_path, directory=tmp_path / "saves", **change)
+    assert not list(tmp_path.rglob("*.json")) and "\n" not in str(caught.value)
 
 
 def with_row(**change):

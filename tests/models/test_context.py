@@ -431,11 +431,11 @@ def test_relabelling_uses_recorded_facts_and_names_what_lacks_them():
     observations, actions, rewards, lengths, tasks = numbered(tasks=(0, 0, 1))
     values = {"observations": observations, "actions": actions, "rewards": rewards, "lengths": lengths, "task_ids": tasks}
     values = {name: value.numpy() for name, value in values.items()}
-    with_infos = trajectories.Trajectories(**values, infos={"speed": rewards.numpy() + 0.5})
+    with_infos = trajectories.Trajectories(**values, infos={"speed": 1.001 * values["rewards"] / np.cos(tasks.numpy())[:, None]})
     relabel = EnvironmentRewards(Environment(), with_infos)
     sampler = make_sampler(with_infos, HORIZON, Decoding("relabelled", relabel_share=1.0), relabel)
     _, (place, _, paid, _) = sampler.draw(50, torch.Generator().manual_seed(0))
-    other = (place + 0.75) * torch.where(place < 200, math.cos(1.0), 1.0)
+    other = 1.001 * (place + 0.25) * torch.where(place < 200, math.cos(1.0), 1 / math.cos(1.0))
     moved = torch.isclose(paid, other, rtol=1e-5)
     assert (moved | (paid == place + 0.25)).all() and moved.any() and not moved.all()  # as recorded where the task is its own
     with pytest.raises(UserError, match=r"speed.*leave --true_rewards out"):

@@ -364,6 +364,7 @@ def test_actions_are_scaled_to_the_bounds():
     larger = history | {"actions": history["actions"] * bounds}
     torch.testing.assert_close(scaled(larger), plain(history) * bounds)
     assert plain(history).abs().max() <= 1 and (scaled(larger).abs() <= bounds).all()
+    assert tiny_policy(action_scale=np.array([0.1, 3.0])).action_scale.dtype == torch.float32  # of a space of float64
 
 
 def test_units_of_the_inputs():
