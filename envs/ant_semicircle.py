@@ -65,12 +65,12 @@ class AntSemicircleBatch(TaskBatch):
         return np.linalg.norm(offsets, axis=-1) <= RADIUS
 
     @staticmethod
-    def compute_rewards(observations, actions, next_observations, tasks):
+    def compute_rewards(observations, actions, next_observations, tasks, infos=None):
         success = AntSemicircleBatch.compute_success(next_observations, tasks)
         return (success - AntSemicircleBatch.control_cost(actions)).astype(np.float32)
 
     @staticmethod
-    def compute_dense_rewards(observations, actions, next_observations, tasks):
+    def compute_dense_rewards(observations, actions, next_observations, tasks, infos=None):
         """The reward of data collection, with the arguments of `compute_rewards`."""
         offsets = np.asarray(next_observations, dtype=np.float64)[..., :2] - tasks["goal"]
         return (-np.abs(offsets).sum(-1) - AntSemicircleBatch.control_cost(actions)).astype(np.float32)

@@ -73,11 +73,11 @@ class PointRobotSparseBatch(TaskBatch):
         return cls.distances(next_observations, tasks) <= cls.radius
 
     @classmethod
-    def compute_rewards(cls, observations, actions, next_observations, tasks):
+    def compute_rewards(cls, observations, actions, next_observations, tasks, infos=None):
         return cls.compute_success(next_observations, tasks).astype(np.float32)
 
     @classmethod
-    def compute_dense_rewards(cls, observations, actions, next_observations, tasks):
+    def compute_dense_rewards(cls, observations, actions, next_observations, tasks, infos=None):
         """Minus the distance to the goal, with the arguments of `compute_rewards`."""
         return -cls.distances(next_observations, tasks).astype(np.float32)
 

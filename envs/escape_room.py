@@ -78,7 +78,7 @@ class EscapeRoomBatch(TaskBatch):
         return np.broadcast_to(outside, np.broadcast_shapes(outside.shape, np.shape(tasks["angle"])))
 
     @staticmethod
-    def compute_rewards(observations, actions, next_observations, tasks):
+    def compute_rewards(observations, actions, next_observations, tasks, infos=None):
         return EscapeRoomBatch.compute_success(next_observations, tasks).astype(np.float32)
 
 

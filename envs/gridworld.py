@@ -54,7 +54,7 @@ class GridworldBatch(TaskBatch):
         return (np.asarray(next_observations)[..., :2] == tasks["goal"]).all(-1)
 
     @staticmethod
-    def compute_rewards(observations, actions, next_observations, tasks):
+    def compute_rewards(observations, actions, next_observations, tasks, infos=None):
         success = GridworldBatch.compute_success(next_observations, tasks)
         return np.where(success, GOAL_REWARD, STEP_REWARD).astype(np.float32)
 

@@ -83,7 +83,7 @@ class PointRobotWindDenseBatch(PointRobotWindBatch):
         return np.linalg.norm(np.asarray(next_observations, dtype=np.float64)[..., :2] - WIND_GOAL, axis=-1)
 
     @classmethod
-    def compute_rewards(cls, observations, actions, next_observations, tasks):
+    def compute_rewards(cls, observations, actions, next_observations, tasks, infos=None):
         return cls.compute_dense_rewards(observations, actions, next_observations, tasks)
 
 

@@ -1,6 +1,8 @@
 """Reward relabelling across tasks: rewards are those of the environment, and the best episodes of other tasks are found."""
 
 import dataclasses
+import importlib
+import inspect
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from helpers import point_robot
 from src.data import trajectories
 from src.data.relabel import EnvironmentRewards, true_rewards
 from src.data.relabel import with_best_of_other_tasks as best_of_others
+from src.run.config import known_env_types, load_env
 from src.run.errors import UserError
 
 STEPS, TASKS = 4, (2, 11, 30)
@@ -96,3 +99,14 @@ def test_an_environment_that_cannot_tell_is_named(episodes):
     with pytest.raises(UserError, match=r"needs Silent\.compute_rewards.*leave --true_rewards out"):
         EnvironmentRewards(environment, episodes)
     assert true_rewards(environment, episodes) is None
+
+
+@pytest.mark.parametrize("env_type", known_env_types())
+def test_rewards_of_every_family_take_what_its_steps_report(env_type):
+    module, name = load_env(env_type).entry_point.split(":")
+    if module == "envs.meta_world":
+        pytest.importorskip("metaworld")
+    compute_rewards = getattr(getattr(importlib.import_module(module), name), "compute_rewards", None)
+    if compute_rewards is None:
+        pytest.skip("its rewards cannot be computed")
+    assert "infos" in inspect.signature(compute_rewards).parameters
