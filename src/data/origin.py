@@ -14,13 +14,13 @@ FIXED_SEED = "; if that does not help, the environment draws other tasks in each
 def check_settings(made, env, what, mend):
     """Raises UserError, which ends in `mend`, where the environment was another one, or had other options or another horizon.
 
-    made: {"entry_point", "options", "max_episode_steps"} as recorded; options were left out where there were none.
+    made: {"entry_point", "options", "max_episode_steps"} as recorded; options are a dict or pairs, left out where there are none.
     env: EnvConfig. what: subject and verb, such as "the dataset was made".
     """
     if made.get("entry_point", env.entry_point) != env.entry_point:
         raise UserError(f"{what} in {made['entry_point']}, not in {env.entry_point}: {mend}")
     ours = dict(env.options)
-    theirs = made.get("options", {} if "entry_point" in made else ours)
+    theirs = dict(made.get("options", {} if "entry_point" in made else ours))
     changed = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if changed:
         raise UserError(f"{what} with other options ({', '.join(changed)}): {mend}")

@@ -183,7 +183,7 @@ def change(folder, name, **values):
 def other_options(folder):
     """Settings of an exported policy, trained in an environment with other options."""
     settings = read_json(folder / "config.json")["settings"]
-    return settings | {"env": settings["env"] | {"options": {"sign": -1}}}
+    return settings | {"env": settings["env"] | {"options": [["sign", -1]]}}
 
 
 @pytest.mark.parametrize(
