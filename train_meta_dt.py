@@ -16,6 +16,7 @@ import functools
 from pathlib import Path
 
 from envs.render import record
+from src.data.origin import check_settings
 from src.evaluation.exploration import Exploration
 from src.evaluation.method import Evaluation, RunSettings, TrainingData, method_parser, train_and_measure
 from src.evaluation.paper_protocol import PaperProtocol
@@ -225,6 +226,13 @@ def open_world_model(run, stage):
                 f"{directory} was trained with {key} {config.get(key)}, this command says {getattr(run, key)}: give the same "
                 f"--{key}, or name another --world_model"
             )
+    made, what = config.get("env", {}), f"the world model in {directory} was trained"
+    again = "put the settings file right, or run train_context.py --no-resume again"
+    check_settings(made, run.env, what, again)
+    for key in ("train_tasks", *["validation_tasks"] * run.validation):  # none that is tested may have been trained on
+        ours = list(getattr(run.env, key))
+        if made.get(key, ours) != ours:
+            raise UserError(f"{what} with {key} {made[key]}, not {ours}: {again}")
     return model.to(run.device), config
 
 

@@ -30,6 +30,7 @@ import torch
 
 from baselines.online_dt.training import evaluation_seed
 from src.data import trajectories
+from src.data.origin import check_settings
 from src.evaluation.evaluate import evaluate, live
 from src.evaluation.results import label, read_result, result_path
 from src.evaluation.saved import MISFITS, halved, read_saved, save_known
@@ -132,6 +133,7 @@ def find_env(config, settings_file=None):
         config["env_type"], told.get("env_name"), told.get("max_episode_steps"),
     ):  # fmt: skip
         raise UserError(f"this policy is of another {config['env_type']} than the settings file here")
+    check_settings(told, env, "this policy was trained", "give its own settings file, --config")
     return env
 
 

@@ -15,10 +15,18 @@ from src.behaviour.measure import measure, measure_random
 from src.behaviour.policies import for_task, make_frame, task_features, unscale
 from src.behaviour.replay import Replay
 from src.behaviour.stacked_sac import StackedSAC
-from src.behaviour.store import SHARED, History, behaviour_directory, is_finished, made_by, read_curve, write_behaviour
+from src.behaviour.store import (
+    SHARED,
+    History,
+    behaviour_directory,
+    is_finished,
+    made_by,
+    open_policies,
+    read_curve,
+    write_behaviour,
+)
 from src.data.relabel import check_paid, pay
 from src.evaluation.batch import make_batch
-from src.run.directory import run_directory
 from src.run.errors import UserError, require_finite
 from src.run.loop import Loop
 from src.run.seeding import derive, numpy_generator, torch_generator
@@ -33,7 +41,7 @@ def train_family(run, agent, shared, checkpoints, tasks):
     directory = behaviour_directory(run.output_dir, run.env_type) / SHARED
     torch.set_num_threads(1)  # products of this size gain nothing from more, and the last bits depend on the number
     made = {**made_by(run, agent, shared, checkpoints), "task_ids": list(tasks)}
-    with run_directory(directory, made, run.resume):
+    with open_policies(run, directory, made, tasks):
         if not is_finished(directory):
             Family(run, agent, shared, checkpoints, list(tasks)).train(directory)
         (directory / "state.pt").unlink(missing_ok=True)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from src.behaviour.policies import for_task, make_frame, task_features
+from src.data.origin import check_settings, check_tasks
+from src.data.trajectories import task_parameters
 from src.run.config import CONFIG_DIR, load_env, num_known_tasks, num_tasks
 from src.run.directory import run_directory
 from src.run.errors import UserError
@@ -125,10 +127,20 @@ def made_by(run, *settings):
 
 @contextlib.contextmanager
 def open_task(run, agent, checkpoints, task):
-    """Own the folder of a task (locked, same settings); yields its path."""
+    """Own the folder of a task (locked, same settings, same task); yields its path."""
     directory = task_directory(run.output_dir, run.env_type, task)
     volatile = () if is_finished(directory) else ("save_freq",)  # checkpoints may come more often where returns change fast
-    with run_directory(directory, {**made_by(run, agent, checkpoints), "task_id": task}, run.resume, volatile):
+    with open_policies(run, directory, {**made_by(run, agent, checkpoints), "task_id": task}, [task], volatile):
+        yield directory
+
+
+@contextlib.contextmanager
+def open_policies(run, directory, settings, tasks, volatile=()):
+    """As `run_directory`, and with the parameters of `tasks`, which are recorded too; yields the path."""
+    told = {"tasks": task_parameters(run.env.make(), tasks)}
+    with run_directory(directory, settings | told, run.resume, (*volatile, *told)):
+        # former versions recorded no tasks, and other machines round otherwise
+        _check_origin(directory, run.env, "pass --no-resume to train them again")
         yield directory
 
 
@@ -238,14 +250,16 @@ def find_source(run, kind, command):
     return Source(committed if kind == "committed" else saved, kind)
 
 
-def _check_entry_point(directory, env):
-    """Raises UserError where the policies were trained in another environment, whose settings file has the same name."""
+def _check_origin(directory, env, mend):
+    """Raises UserError, which ends in `mend`, where the policies were trained in another environment: its settings file has the
+    same name, or was changed, or its tasks were."""
     path = directory / "config.json"
-    made = read_json(path).get("entry_point", env.entry_point) if path.exists() else env.entry_point
-    if made != env.entry_point:
-        raise UserError(
-            f"the policies in {directory} were trained in {made}, not in {env.entry_point}: rename one of the two settings files"
-        )
+    made = read_json(path, "env_type") if path.exists() else {}
+    whose = f"the policies in {directory}"
+    check_settings(made, env, f"{whose} were trained", f"rename the settings file, or {mend}")
+    if "tasks" in made:
+        told = {int(task): parameters for task, parameters in made["tasks"].items()}
+        check_tasks(told, env, env.make(), whose, mend)
 
 
 def load_behaviour(source, env, task, command, untrained=False):
@@ -260,7 +274,7 @@ def load_behaviour(source, env, task, command, untrained=False):
     directory = source.directory / (SHARED if source.shared else f"task_{task:03d}")
     if not is_finished(directory):
         raise UserError(f"no finished behaviour policy of task {task} in {directory}; make it: {command}")
-    _check_entry_point(directory, env)
+    _check_origin(directory, env, f"train them again: {command} --no-resume")
     curve, weights = read_curve(directory, source.shared), load_tensors(directory / "checkpoints.safetensors")
     steps = weights.pop("steps", torch.empty(0)).tolist()
     if steps != curve.get("steps"):

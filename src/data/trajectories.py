@@ -14,6 +14,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import json
 import math
@@ -23,11 +24,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from src.data.cards import write_card
 from src.data.hdf5 import FAULTS, integer, json_attribute, subgroup
 from src.data.hdf5 import dataset as hdf5_dataset
+from src.data.origin import check_settings, check_tasks
 from src.data.qualities import QUALITIES
 from src.data.scales import EPSILON, bounds, spreads
 from src.run.errors import UserError
@@ -144,7 +146,7 @@ def check(trajectories, env=None):
 
 def _check_environment(t, env):
     environment = env.make()
-    tasks = environment.unwrapped.tasks
+    _check_origin(t, env, environment)
     low, high = environment.action_space.low, environment.action_space.high
     for name, array, space in (
         ("observations", t.observations, environment.observation_space),
@@ -162,16 +164,12 @@ def _check_environment(t, env):
             f"actions of episode {episode} (task {t.task_ids[episode]}) leave the bounds of {env.env_type}, "
             f"[{low[0]:g}, {high[0]:g}]"
         )
-    count = len(next(iter(tasks.values())))
-    for task, parameters in t.tasks.items():
-        if not 0 <= task < count:
-            raise UserError(f"task id {task} is unknown: {env.env_type} has tasks 0 to {count - 1}")
-        for key in parameters.keys() & tasks.keys():
-            if not np.allclose(parameters[key], tasks[key][task], atol=1e-5):
-                raise UserError(
-                    f"task {task} of the dataset has {key} {parameters[key]}, that of {env.env_type} "
-                    f"{tasks[key][task].tolist()}: make the dataset again for this task list"
-                )
+
+
+def _check_origin(t, env, environment):
+    mend = "make the dataset again, with --no-resume"
+    check_settings(t.metadata, env, "the dataset was made", f"rename the settings file, or {mend}")
+    check_tasks(t.tasks, env, environment, "the dataset", mend)
 
 
 def check_twins(trajectories):
@@ -258,8 +256,8 @@ def _read(file):
         raise ValueError("metadata is no JSON object")
     episodes, steps = (_count(metadata, key) for key in ("total_episodes", "max_steps"))
     tasks, infos = metadata.pop("tasks"), metadata["info_shapes"]
-    if not all(isinstance(part, dict) for part in (tasks, infos, *tasks.values())):
-        raise ValueError("tasks and info_shapes are no JSON objects")
+    if not all(isinstance(part, dict) for part in (tasks, infos, metadata.get("options", {}), *tasks.values())):
+        raise ValueError("tasks, info_shapes and options are no JSON objects")
     tasks = {int(task): parameters for task, parameters in tasks.items()}
     shapes = {
         "observations": (steps + 1, *_shape(metadata["observation_shape"])),
@@ -329,12 +327,15 @@ def save(trajectories, root, env, quality, provenance, description="", join=True
                 theirs, ours = (name or "something unknown" for name in (former.metadata.get("simulator"), simulator))
                 raise UserError(f"{directory} was made by {theirs}, this is by {ours}: make all tasks again, with --no-resume")
             entries = _remaining(former.metadata["provenance"], entry["task_ids"]) + entries
-            trajectories = _join(former, trajectories)
+            kept = former.select(former.tasks.keys() - trajectories.tasks.keys())
+            if len(kept):
+                _check_origin(kept, env, env.make())
+                trajectories = _join(kept, trajectories)
             if "imported_from" in provenance:
                 check_twins(trajectories)
         metadata = _metadata(trajectories, env, quality, entries, description, simulator)
         trajectories = dataclasses.replace(trajectories, metadata=metadata)
-        _write(directory / "data", trajectories)
+        _write(directory / "data", trajectories, env)
         write_card(directory / "README.md", trajectories, env.train_tasks)
     return trajectories
 
@@ -379,12 +380,9 @@ def _remaining(entries, replaced):
     return [entry for entry in kept if entry["task_ids"]]
 
 
-def _join(former, new):
-    """Episodes of both in the order of task ids; the new ones replace those of their tasks."""
-    kept = former.select(set(former.tasks) - set(new.tasks))
-    if not len(kept):
-        return new
-    if kept.observations.shape[2:] != new.observations.shape[2:] or kept.infos.keys() != new.infos.keys():
+def _join(kept, new):
+    """Episodes of both, which have no task in common, in the order of task ids."""
+    if _step_shapes(kept) != _step_shapes(new):
         raise UserError("the dataset that is there has other shapes or infos: delete it, or choose another --output_dir")
     order = np.argsort(np.concatenate([kept.task_ids, new.task_ids]), kind="stable")
     steps = max(kept.rewards.shape[1], new.rewards.shape[1])
@@ -403,6 +401,12 @@ def _join(former, new):
         tasks=dict(sorted((kept.tasks | new.tasks).items())),
         infos={key: both(kept.infos[key], new.infos[key], steps) for key in kept.infos},
     )
+
+
+def _step_shapes(t):
+    """What one step holds: {name: shape}."""
+    arrays = {"observations": t.observations, "actions": t.actions, **{f"infos/{key}": values for key, values in t.infos.items()}}
+    return {name: values.shape[2:] for name, values in arrays.items()}
 
 
 def _metadata(trajectories, env, quality, entries, description, simulator):
@@ -428,9 +432,9 @@ def _metadata(trajectories, env, quality, entries, description, simulator):
     }
 
 
-def _write(directory, t):
+def _write(directory, t, env):
     """main_data.hdf5, complete in itself, then the metadata.json that Minari reads beside it."""
-    metadata, minari = t.metadata, _minari_metadata(t)
+    metadata, minari = t.metadata, _minari_metadata(t, env)
     # built in memory: on a full disk HDF5 itself would print a page of errors for every object that it holds
     with h5py.File("image", "w", driver="core", backing_store=False, block_size=1 << 24, libver=("v110", "v110")) as file:
         file.attrs["metadata"] = json.dumps(sealed({**metadata, "tasks": t.tasks}))
@@ -453,11 +457,12 @@ def _write(directory, t):
     write_json(directory / "metadata.json", {**minari, **metadata, "tasks": t.tasks})
 
 
-def _minari_metadata(t):
+def _minari_metadata(t, env):
     """The keys that Minari asks for (its dataset standard); gymnasium can make the environment from the env_spec."""
-    metadata = t.metadata
-    environment = EnvSpec(metadata["env_name"], entry_point=metadata["entry_point"], kwargs=metadata["options"])
-    spaces = environment.make()
+    metadata, spaces, keywords = t.metadata, env.make(), dict(env.options)
+    if "max_episode_steps" in inspect.signature(load_env_creator(env.entry_point)).parameters:
+        keywords["max_episode_steps"] = env.max_episode_steps  # as EnvConfig.make gives it
+    environment = EnvSpec(env.env_name, entry_point=env.entry_point, kwargs=keywords)
     return {
         "dataset_id": f"{metadata['env_type']}/{metadata['quality']}-v0",
         "data_format": "hdf5",

@@ -1,5 +1,6 @@
 """Stage 1's fast paths: the stacked update, many agents at once, one agent for a family, and what stage 2 makes of it."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from src.data.trajectories import load
 from src.evaluation.method import RunSettings
 from src.run.command_line import parse_args
 from src.run.errors import UserError
-from src.run.files import load_tensors, read_json
+from src.run.files import load_tensors, read_json, write_json
 from src.run.settings import pick
 from tools import export_behaviour, measure_references, readme, sac_experts
 
@@ -528,13 +529,19 @@ def test_sources_are_told_apart(trained, tmp_path, capsys):
         (trained / "saves/point_robot/behaviour/task_000").rmdir()
 
 
-def test_another_list_of_tasks_is_refused(trained, monkeypatch):
+def test_another_list_of_tasks_is_refused(trained, tmp_path, monkeypatch):
     env = parse_args(get_datasets.make_parser(), "get_datasets", ["--env_type", "point_robot"]).env
-    source = Source(trained / "saves/point_robot/behaviour", "multitask")
+    source = Source(shutil.copytree(trained / "saves/point_robot/behaviour", tmp_path / "behaviour"), "multitask")
     load_behaviour(source, env, 3, "command")
     environment = env.make()
-    environment.tasks = {"goal": environment.tasks["goal"][::-1]}
+    table = environment.tasks["goal"]
     monkeypatch.setattr(type(env), "make", lambda self: environment)
+    environment.tasks = {"goal": table + 0.7}  # standardised, they look the same
+    with pytest.raises(UserError, match=r"task 0 of the policies in .* train them again: command --no-resume"):
+        load_behaviour(source, env, 3, "command")
+    environment.tasks = {"goal": table[::-1]}
+    path = tmp_path / "behaviour/multitask/config.json"
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "tasks"})  # as former versions did
     with pytest.raises(UserError, match="another list of tasks; train it again: command"):
         load_behaviour(source, env, 3, "command")
     with pytest.raises(UserError, match="not trained for task 70"):

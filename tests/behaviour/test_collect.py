@@ -20,7 +20,7 @@ from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
 from src.run.config import load_env, read_env, read_yaml
 from src.run.errors import UserError
-from src.run.files import locked_file, save_state
+from src.run.files import locked_file, read_json, save_state, write_json
 from train_data_collection import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +32,8 @@ import gymnasium as gym
 import numpy as np
 
 class Toy(gym.Env):
-    def __init__(self):
-        self.tasks = {"speed": np.array([1.0, 2.0])}
+    def __init__(self, sign=1):
+        self.tasks = {"speed": np.array([1.0, 2.0]) + float(os.environ.get("TOY_SHIFT", 0))}
         self.observation_space = gym.spaces.Box(-10, 10, (3,), np.float32)
         self.action_space = gym.spaces.Box(np.float32([-1, 0]), np.float32([1, 4]))
         self.task = 0
@@ -206,6 +206,33 @@ def test_missing_policy_names_the_command(tmp_path):
     with pytest.raises(UserError, match="make it: python train"):
         source = Source(tmp_path, "per_task")
         load_behaviour(source, point_robot(), 0, "python train_data_collection.py --env_type point_robot")
+
+
+def test_policies_of_another_environment_are_not_played(toy, tmp_path, capsys, monkeypatch):
+    """Neither are they taken for finished. Former versions recorded no tasks, which holds nobody up."""
+    flags = ["--config", str(toy), "--output_dir", str(tmp_path), "--workers", "1", "--task_id_end", "1"]
+    train, play = [*flags, "--no-tensorboard", *TINY], [*flags, "--data_type", "expert", "--capacity", "20"]
+
+    def refused(script, words, message):
+        with pytest.raises(SystemExit) as stop:
+            script(words)
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+
+    main(train)
+    toy.write_text(f"{TOY_YAML}options: {{sign: -1}}")
+    refused(get_datasets.main, play, "were trained with other options (sign): rename the settings file, or train them again: py")
+    toy.write_text(TOY_YAML.replace("steps: 5", "steps: 4"))
+    refused(get_datasets.main, play, "were trained with max_episode_steps 5, toy has 4: rename")
+    toy.write_text(TOY_YAML)
+    with monkeypatch.context() as patch:
+        patch.setenv("TOY_SHIFT", "0.7")
+        refused(get_datasets.main, play, "has speed 1.0, that of toy 1.7: train them again: python train_data_collection.py")
+        refused(main, train, "has speed 1.0, that of toy 1.7: pass --no-resume to train them again")
+        path = tmp_path / "saves/toy/behaviour/task_000/config.json"
+        write_json(path, {key: value for key, value in read_json(path).items() if key != "tasks"})
+        main(train)
+        get_datasets.main(play)
+    assert "1 of 1 tasks are finished already" in capsys.readouterr().err
 
 
 def test_another_familys_policies_play_where_only_the_reward_differs(tmp_path, capsys):

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 from get_datasets import main
 from src.behaviour.store import task_directory
@@ -22,6 +23,15 @@ from src.run.files import read_json, save_tensors, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = read_env(ROOT / "configs" / "point_robot.yaml", read_yaml(ROOT / "configs" / "point_robot.yaml"))
+
+ASKS = """
+from envs.point_robot import PointRobotEnv
+
+class Asks(PointRobotEnv):
+    def __init__(self, max_episode_steps):
+        super().__init__()
+        self.horizon = max_episode_steps
+"""
 
 
 def make(tasks, lengths=(20, 20), seed=0, infos=False):
@@ -165,6 +175,39 @@ def test_tasks_join_and_replace(tmp_path):
     assert read.metadata["provenance"] == [{"task_ids": [3], "seed": 1}, {"task_ids": [0, 2], "seed": 2}]
     assert equal(read.select([3]), make([2, 3], seed=1).select([3]))
     assert save(make([1]), tmp_path, ENV, "medium", {}, join=False).task_ids.tolist() == [1, 1]
+
+
+def test_data_of_another_environment_are_neither_read_nor_joined(tmp_path):
+    """Those that are replaced altogether do not count."""
+    longer = dataclasses.replace(ENV, max_episode_steps=30)
+    save(make([0, 1]), tmp_path, ENV, "medium", {})
+    message = "the dataset was made with max_episode_steps 20, point_robot has 30: rename .* or make .* again, with --no-resume"
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, "point_robot", "medium", longer)
+    with pytest.raises(UserError, match=message):
+        save(make([1, 2]), tmp_path, longer, "medium", {})
+    assert sorted(load(tmp_path, "point_robot", "medium", ENV).tasks) == [0, 1]
+    save(make([0, 1, 2], (30,)), tmp_path, longer, "medium", {})
+    assert load(tmp_path, "point_robot", "medium", longer).lengths.tolist() == [30] * 3
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), ()])
+def test_infos_of_another_shape_are_not_joined(tmp_path, shape):
+    def with_infos(task, shape):
+        return dataclasses.replace(make([task]), infos={"heat": np.ones((2, 20, *shape), np.float32)})
+
+    save(with_infos(0, (3,)), tmp_path, ENV, "medium", {})
+    with pytest.raises(UserError, match="has other shapes or infos"):
+        save(with_infos(1, shape), tmp_path, ENV, "medium", {})
+
+
+def test_an_environment_may_ask_for_its_horizon(tmp_path, monkeypatch):
+    """The one that is made from the file has the same."""
+    (tmp_path / "asks.py").write_text(ASKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    save(make([0]), tmp_path, dataclasses.replace(ENV, entry_point="asks:Asks"), "medium", {})
+    written = read_json(tmp_path / "point_robot" / "medium-v0" / "data" / "metadata.json")
+    assert EnvSpec.from_json(written["env_spec"]).make().unwrapped.horizon == 20
 
 
 def _save_one(root, task):

@@ -370,7 +370,7 @@ def test_what_is_stored_under_a_name_is_not_that_of_another_environment(monkeypa
         assert references.reference_levels(ours, ours.make(), [0, 49])["best_known"] is not None
     assert references.reference_levels(dataclasses.replace(ours, train_tasks=(0, 7)), ours.make(), [0, 1])["best_known"] is None
     source = Source(ROOT / "behaviour" / "ant_dir", "committed")
-    with pytest.raises(UserError, match=r"trained in envs.ant:AntDirEnv, not in reach:ReachEnv: rename one of the two"):
+    with pytest.raises(UserError, match=r"trained in envs.ant:AntDirEnv, not in reach:ReachEnv: rename the settings file"):
         load_behaviour(source, theirs, 0, "")
 
 

@@ -190,6 +190,11 @@ SEEN = {
     "no world model of a tuning run": ("train_meta_dt", NOTHING, ["--validation"], r"no world model in .*debug-validation"),
     "world model of another environment": ("train_meta_dt", NOTHING,
         ["--config", TOY, "--recipe", "paper", "--world_model", CONTEXT], "was trained with env_type point_robot"),
+    "world model of other options": ("train_meta_dt", [lambda r: edit(
+        r, CONTEXT / "config.json", env={"options": [["sign", -1]]})], [],
+        r"was trained with other options \(sign\): put the settings file right, or run train_context.py --no-resume again"),
+    "world model of other training tasks": ("train_meta_dt", [lambda r: edit(r, CONTEXT / "config.json", env={
+        "train_tasks": [0, 50]})], [], r"was trained with train_tasks \[0, 50\], not \[0, 45\]: put the settings file right"),
     "a policy in place of a world model": ("train_meta_dt", [lambda r: shutil.copy(
         r / POLICY / "model.safetensors", r / CONTEXT / "best.safetensors")], [], "holds no world model of train_context.py"),
     "a world model that is not finished": ("train_meta_dt", [lambda r: save_state(

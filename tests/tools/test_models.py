@@ -180,6 +180,12 @@ def change(folder, name, **values):
     write_json(folder / name, read_json(folder / name) | values)
 
 
+def other_options(folder):
+    """Settings of an exported policy, trained in an environment with other options."""
+    settings = read_json(folder / "config.json")["settings"]
+    return settings | {"env": settings["env"] | {"options": [["sign", -1]]}}
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -195,6 +201,10 @@ def change(folder, name, **values):
         (lambda f: change(f, "config.json", method="os"), "a policy of os, which cannot be loaded"),
         (lambda f: change(f, "config.json", env_type="mine"), "which configs/ does not have: give its settings file"),
         (lambda f: change(f, "config.json", env_type="cheetah_vel"), "of another cheetah_vel than the settings file here"),
+        (
+            lambda f: change(f, "config.json", settings=other_options(f)),
+            "with other options (sign): give its own settings file",
+        ),
         (lambda f: flip(f / "model.safetensors"), "is damaged"),
         (lambda f: change(f, "agent.json", sha256="0" * 64), "holds no agent"),
     ],
