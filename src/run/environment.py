@@ -170,8 +170,8 @@ def check_resets(env, environment):
 
 
 def check_batch(env, environment):
-    """A step of two rows of the environment's `batch_class`, where it has one, keeps the contract. Raises UserError."""
-    if batch_class(environment) is None:
+    """A step of two rows of an own environment's `batch_class`, where it has one, keeps the contract. Raises UserError."""
+    if batch_class(environment) is None or is_ours(environment):
         return
     batch = OwnBatch(env, environment, np.zeros(2, int))
     batch.reset([0, LARGEST_SEED])

@@ -32,7 +32,8 @@ import gymnasium as gym
 import numpy as np
 
 class Toy(gym.Env):
-    def __init__(self, sign=1):
+    def __init__(self, sign=1, max_episode_steps=5):
+        self.length = max_episode_steps
         self.tasks = {"speed": np.array([1.0, 2.0]) + float(os.environ.get("TOY_SHIFT", 0))}
         self.observation_space = gym.spaces.Box(-10, 10, (3,), np.float32)
         self.action_space = gym.spaces.Box(np.float32([-1, 0]), np.float32([1, 4]))
@@ -48,7 +49,7 @@ class Toy(gym.Env):
         self.steps += 1
         broken = self.task == 1 and os.environ.get("TOY_BROKEN")
         reward = float("nan") if broken else float(self.tasks["speed"][self.task] * action[0])
-        length = 4 if os.environ.get("TOY_SHORT") else 5
+        length = 4 if os.environ.get("TOY_SHORT") else self.length
         return np.full(3, self.steps, np.float32), reward, False, self.steps >= length, {"speed": reward}
 """
 TOY_YAML = """
