@@ -47,7 +47,7 @@ class Toy(gym.Env):
 
     def step(self, action):
         self.steps += 1
-        broken = self.task == 1 and os.environ.get("TOY_BROKEN")
+        broken = self.task == 1 and self.steps == 5 and os.environ.get("TOY_BROKEN")  # later than the first look
         reward = float("nan") if broken else float(self.tasks["speed"][self.task] * action[0])
         length = 4 if os.environ.get("TOY_SHORT") else self.length
         return np.full(3, self.steps, np.float32), reward, False, self.steps >= length, {"speed": reward}
