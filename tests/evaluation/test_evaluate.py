@@ -381,6 +381,7 @@ def test_a_task_does_not_depend_on_the_others():
 
 
 def test_resets_are_seeded_by_task_episode_and_number_alone(monkeypatch):
+    ENV.make()  # whose first look at the environment resets it, too
     seeds = []
 
     class Batch(PointRobotBatch):
