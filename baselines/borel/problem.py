@@ -13,9 +13,9 @@ from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.rollout import rollout
 from src.run.config import num_known_tasks
-from src.run.environment import batch_class
 from src.run.errors import UserError
 from src.run.seeding import derive
+from src.run.stepping import batch_class
 
 
 class Problem:

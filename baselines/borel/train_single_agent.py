@@ -21,13 +21,13 @@ from baselines.borel.settings import VOLATILE, AgentSettings, Starts, borel_pars
 from src.evaluation.agent import PolicyAgent
 from src.run.command_line import TaskRange
 from src.run.directory import run_directory
-from src.run.environment import batch_class
 from src.run.errors import UserError, main_guard, require_finite
 from src.run.files import read_json, save_tensors, write_json
 from src.run.flags import plain_name, positive_int
 from src.run.loop import Loop
 from src.run.seeding import numpy_generator, torch_generator
 from src.run.settings import setting
+from src.run.stepping import batch_class
 
 SUMMARY = "finished.json"
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from src.run.environment import blamed
 from src.run.errors import UserError
+from src.run.stepping import blamed
 
 FIRST_LAYER = "latent_pi.0"
 

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from src.run.flags import fraction, natural, nonnegative_float, positive_float, positive_int
+from src.run.flags import fraction, natural, nonnegative_float, positive_float, positive_fraction, positive_int
 from src.run.settings import setting
 
 PER_TASK = " per task (multitask_sac: over all tasks)"
@@ -29,7 +29,7 @@ class AgentSettings:
     updates_per_step: float = setting(1.0, "updates per environment step; sac: 1", positive_float)
     learning_rate: float = setting(3e-4, "of Adam, for actor and critics", positive_float)
     gamma: float = setting(0.99, "discount; an episode's end at the horizon bootstraps", fraction)
-    tau: float = setting(0.005, "share of the critic that its target takes over per update", fraction)
+    tau: float = setting(0.005, "share of the critic that its target takes over per update", positive_fraction)
     entropy_coefficient: float | str = setting(0.2, "fixed weight of the entropy bonus, or auto: learn it", entropy)
     hidden_sizes: tuple = setting((128, 128), "widths of the ReLU layers", positive_int, nargs="+")
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from src.run.environment import blamed
 from src.run.errors import UserError
+from src.run.stepping import blamed
 
 COMPARED_EPISODES = 5  # of each task, whose rewards are computed again
 TOLERANCE, SHARE = 0.01, 0.02  # of a reward and of the mean one; of the steps that may differ by more, at a threshold say

@@ -14,7 +14,6 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import inspect
 import itertools
 import json
 import math
@@ -24,7 +23,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs.registration import EnvSpec
 
 from src.data.cards import write_card
 from src.data.hdf5 import FAULTS, integer, json_attribute, subgroup
@@ -32,6 +31,7 @@ from src.data.hdf5 import dataset as hdf5_dataset
 from src.data.origin import check_settings, check_tasks
 from src.data.qualities import QUALITIES
 from src.data.scales import EPSILON, bounds, spreads
+from src.run.environment import constructor
 from src.run.errors import UserError
 from src.run.files import atomic_path, locked_file, open_regular, sealed, unsealed, write_json
 
@@ -459,10 +459,8 @@ def _write(directory, t, env):
 
 def _minari_metadata(t, env):
     """The keys that Minari asks for (its dataset standard); gymnasium can make the environment from the env_spec."""
-    metadata, spaces, keywords = t.metadata, env.make(), dict(env.options)
-    if "max_episode_steps" in inspect.signature(load_env_creator(env.entry_point)).parameters:
-        keywords["max_episode_steps"] = env.max_episode_steps  # as EnvConfig.make gives it
-    environment = EnvSpec(env.env_name, entry_point=env.entry_point, kwargs=keywords)
+    metadata, spaces = t.metadata, env.make()
+    environment = EnvSpec(env.env_name, entry_point=env.entry_point, kwargs=constructor(env)[1])
     return {
         "dataset_id": f"{metadata['env_type']}/{metadata['quality']}-v0",
         "data_format": "hdf5",

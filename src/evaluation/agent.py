@@ -4,8 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
-from src.run.environment import blamed
 from src.run.errors import UserError
+from src.run.stepping import blamed
 
 
 class Agent(Protocol):

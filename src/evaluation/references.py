@@ -9,10 +9,10 @@ from src.evaluation.batch import make_batch
 from src.evaluation.results import require_writable
 from src.evaluation.rollout import returns, rollout
 from src.run.config import CONFIG_DIR, is_published, num_known_tasks, num_tasks
-from src.run.environment import blamed
 from src.run.errors import UserError
 from src.run.files import read_json
 from src.run.seeding import derive
+from src.run.stepping import blamed
 
 EXPLICIT_CHOICE = "explicit_choice"  # the best of the best known policies of the other training tasks
 PLAYED = ("trivial", "task_blind", "best_known")

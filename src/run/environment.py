@@ -27,17 +27,13 @@ def make_environment(env, render_mode=None, discrete=False):
     """
     where = f"entry_point {env.entry_point!r} of {env.env_type}"
     with blamed(f"{where} cannot be made"):
-        module, name = env.entry_point.split(":")
-        entry_point = getattr(importlib.import_module(module), name)
-        options = dict(env.options) | ({"render_mode": render_mode} if render_mode else {})
-        if "max_episode_steps" in inspect.signature(entry_point).parameters:
-            options["max_episode_steps"] = env.max_episode_steps
-        environment = entry_point(**options)
+        entry_point, options = constructor(env)
+        environment = entry_point(**options, **({"render_mode": render_mode} if render_mode else {}))
     check_tasks(where, env, environment)
     check_spaces(where, environment, discrete)
     check_names(where, environment)
     if env not in _checked:
-        probe = entry_point(**{key: value for key, value in options.items() if key != "render_mode"})
+        probe = entry_point(**options)
         ours, theirs = environment.unwrapped.tasks, probe.unwrapped.tasks
         if ours.keys() != theirs.keys() or not all(np.array_equal(ours[key], theirs[key]) for key in ours):
             raise UserError(f"{where} has another task table each time that it is made: draw it by a fixed seed")
@@ -48,6 +44,15 @@ def make_environment(env, render_mode=None, discrete=False):
         probe.close()
         _checked.add(env)
     return environment
+
+
+def constructor(env):
+    """What makes the environment of an EnvConfig, and its keywords: the options, and the horizon where it takes one."""
+    module, name = env.entry_point.split(":")
+    entry_point, options = getattr(importlib.import_module(module), name), dict(env.options)
+    if "max_episode_steps" in inspect.signature(entry_point).parameters:
+        options["max_episode_steps"] = env.max_episode_steps
+    return entry_point, options
 
 
 def is_ours(environment):

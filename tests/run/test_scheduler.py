@@ -140,5 +140,11 @@ def test_a_stopped_scheduler_stops_its_runs_and_a_killed_one_holds_off_the_next(
         os.kill(run, signal.SIGTERM)
         while log.read_text().splitlines()[-1] != "saved":
             time.sleep(0.1)
-    with exclusive(tmp_path):
-        pass
+    deadline = time.monotonic() + 60
+    while True:  # the run has said "saved" and is about to end
+        try:
+            with exclusive(tmp_path):
+                break
+        except UserError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
