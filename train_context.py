@@ -40,7 +40,7 @@ from src.run.files import digest
 from src.run.paths import context_directory
 from src.run.settings import ablation_name, add_settings, changed, pick, setting
 
-VOLATILE = ("resume", "device", "threads", "output_dir", "tensorboard", "data_quality")  # settings that a resumed run may change
+VOLATILE = ("resume", "device", "threads", "output_dir", "tensorboard")  # settings that a resumed run may change
 
 
 @dataclasses.dataclass(frozen=True)

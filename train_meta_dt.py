@@ -16,23 +16,21 @@ import functools
 from pathlib import Path
 
 from envs.render import record
-from src.data.origin import check_settings
 from src.evaluation.exploration import Exploration
 from src.evaluation.method import Evaluation, RunSettings, TrainingData, method_parser, train_and_measure
 from src.evaluation.paper_protocol import PaperProtocol
+from src.models.load import open_world_model
 from src.models.meta_dt import ModelSettings
 from src.models.meta_dt_agent import Adaptation
 from src.models.meta_dt_training import Imitation, MetaDTTraining, Prompting
 from src.models.reward_model import make_rewards
-from src.models.world_model import load_world_model
 from src.run import distributed
-from src.run.command_line import is_given, next_command, parse_args, settings
+from src.run.command_line import is_given, parse_args, settings
 from src.run.devices import keep_memory
 from src.run.environment import check_camera, has_camera
 from src.run.errors import UserError, main_guard
-from src.run.files import digest, load_state
+from src.run.files import digest
 from src.run.loop import Optimisation
-from src.run.paths import context_directory
 from src.run.settings import ablation_name, changed, pick, setting
 
 # settings of the evaluation that decide what is measured: where one differs from the recipe's, the result says so
@@ -87,7 +85,7 @@ def main(argv=None):
     keep_memory()
     distributed.join(run.device)
     run.env.make()  # refused first where it cannot be used
-    world_model, context_config = open_world_model(run, stage)
+    world_model, context_config = open_world_model(run, stage.world_model)
     data = TrainingData(run)
     if data.sha256 != context_config.get("dataset_sha256"):
         raise UserError("the world model was trained on another version of this dataset: run train_context.py --no-resume again")
@@ -199,41 +197,6 @@ def film(env, path, task_ids, seeds, episode):
     actions = iter(episode["actions"][0])
     returned = record(env.make("rgb_array"), lambda _: next(actions), path, int(task_ids[0]), int(seeds[0]))
     print(f"task {task_ids[0]}, return {returned:.4g}: {path}")
-
-
-def open_world_model(run, stage):
-    """The frozen world model and its settings; refuses that of another environment, quality or task split."""
-    directory = Path(stage.world_model) if stage.world_model else context_directory(run)
-    if stage.world_model and not (directory / "config.json").exists():
-        raise UserError(f"no world model in {directory}: give --world_model its folder, saves/…/context…/seed_<s>")
-    if not (directory / "best.safetensors").exists():
-        make = next_command(
-            run, "train_context.py", "--data_quality", run.data_quality, *(["--validation"] if run.validation else [])
-        )
-        raise UserError(f"no world model in {directory}; train it: {make}")
-    if not (directory / "state.pt").exists():  # killed at its first checkpoint, which writes the weights first
-        raise UserError(f"the world model in {directory} has no state.pt: give its train_context.py command again")
-    progress = load_state(directory / "state.pt", "step", "total")
-    if progress["step"] < progress["total"]:
-        raise UserError(
-            f"the world model in {directory} is at step {progress['step']} of {progress['total']}: run train_context.py again, "
-            "the command that began it goes on"
-        )
-    model, config = load_world_model(directory)
-    for key in ("env_type", "data_quality", "validation"):
-        if config.get(key) != getattr(run, key):
-            raise UserError(
-                f"{directory} was trained with {key} {config.get(key)}, this command says {getattr(run, key)}: give the same "
-                f"--{key}, or name another --world_model"
-            )
-    made, what = config.get("env", {}), f"the world model in {directory} was trained"
-    again = "put the settings file right, or run train_context.py --no-resume again"
-    check_settings(made, run.env, what, again)
-    for key in ("train_tasks", *["validation_tasks"] * run.validation):  # none that is tested may have been trained on
-        ours = list(getattr(run.env, key))
-        if made.get(key, ours) != ours:
-            raise UserError(f"{what} with {key} {made[key]}, not {ours}: {again}")
-    return model.to(run.device), config
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from baselines.sequence import Cloning, Sequence, as_tensor, blank_policy, cloning_loss, episode_tensors, make_policy, run_method
+from baselines.sequence import Cloning, Sequence, blank_policy, cloning_loss, episode_tensors, make_policy, run_method
 from src.data.scales import clipped, scale_of
+from src.evaluation.agent import as_tensor
 from src.models.transformer import attention_bias
 from src.run.errors import UserError, main_guard
 from src.run.flags import positive_int

@@ -1,4 +1,5 @@
-"""What the context-based methods share: FOCAL, CSRO, CORRO and UNICORN differ in how their encoder learns (CSRO explores, too).
+"""What the context-based methods share: FOCAL, CSRO, CORRO and UNICORN differ in how their encoder learns (CSRO explores, too),
+and IDAQ adapts FOCAL's policy in its own way.
 
 A context is a set of transitions (s, a, r, s') of one task. An encoder makes a code of each, their pool is z, and an
 actor-critic acts on (s, z) (baselines/actor_critic.py). Training knows the training tasks' recorded data alone. On a test task
@@ -22,6 +23,7 @@ from torch import nn
 
 from baselines.actor_critic import BRAC, IQL, Actor, ActorCriticSettings, mlp
 from src.data.scales import clipped, scale_of
+from src.evaluation.agent import as_tensor
 from src.evaluation.method import Evaluation, RunSettings, TrainingData, method_parser, train_and_measure
 from src.evaluation.shown import ShownProtocol
 from src.models.reward_model import make_rewards
@@ -272,7 +274,7 @@ class ContextAgent:
         self.policy, self.device = policy, device
 
     def _tensor(self, array):
-        return torch.as_tensor(np.asarray(array, np.float32), device=self.device)
+        return as_tensor(array, self.device)
 
     @torch.inference_mode()
     def adapt(self, episodes):

@@ -13,12 +13,12 @@ few-shot it has read the warm-up episodes too.
 import dataclasses
 import typing
 
-import numpy as np
 import torch
 from torch import nn
 
 from baselines.actor_critic import IQL, Actor, ActorCriticSettings
 from baselines.context_rl import ContextData, ContextSettings, Normaliser, prepare
+from src.evaluation.agent import as_tensor
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 from src.run.command_line import parse_args, settings
 from src.run.devices import keep_memory, schedule_factor
@@ -56,7 +56,7 @@ class HistoryAgent:
         self.policy, self.device = policy, device
 
     def _tensor(self, array):
-        return torch.as_tensor(np.asarray(array, np.float32), device=self.device)
+        return as_tensor(array, self.device)
 
     @torch.inference_mode()
     def adapt(self, episodes):

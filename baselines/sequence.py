@@ -12,6 +12,7 @@ import torch
 
 from src.data.trajectories import observation_statistics
 from src.data.windows import BatchSampler, EpisodeTensors
+from src.evaluation.agent import as_tensor
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
 from src.evaluation.rollout import returns
 from src.models.meta_dt import MetaDT, action_loss
@@ -161,11 +162,6 @@ def best_episode(episodes, device):
     names = ("observations", "actions", "rewards", "lengths")
     chosen = {name: np.stack([episode[name] for episode in episodes])[best, np.arange(len(best))] for name in names}
     return episode_tensors(chosen, device)
-
-
-def as_tensor(values, device):
-    """An array of the environment's as float32."""
-    return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device)
 
 
 class WindowAgent:

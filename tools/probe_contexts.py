@@ -22,13 +22,12 @@ from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
 from src.evaluation.method import DataSettings, RunSettings, TrainingData
 from src.evaluation.rollout import rollout
+from src.models.load import open_world_model
 from src.models.probe import full_contexts, random_walk
-from src.models.world_model import load_world_model
 from src.run.command_line import next_command, parse_args, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.files import write_json
 from src.run.flags import positive_int
-from src.run.paths import context_directory
 from src.run.provenance import provenance
 from src.run.seeding import derive, numpy_generator, torch_generator
 from src.run.settings import add_settings, pick
@@ -51,14 +50,10 @@ def make_parser():
 def main(argv=None):
     args = parse_args(make_parser(), "probe_contexts", argv)
     run = pick(RunSettings, args)
-    directory, data = Path(args.world_model) if args.world_model else context_directory(run), TrainingData(run)
-    if not (directory / "best.safetensors").exists():
-        validation = ["--validation"] if run.validation else []
-        make = next_command(run, "train_context.py", "--data_quality", run.data_quality, *validation)
-        raise UserError(f"no world model in {directory}; train it: {make}")
-    model, config = load_world_model(directory)
+    data = TrainingData(run)
+    model, config = open_world_model(run, args.world_model)
     if config.get("dataset_sha256") != data.sha256:
-        raise UserError(f"{directory} was trained on another version of this dataset: run train_context.py --no-resume again")
+        raise UserError("the world model was trained on another version of this dataset: run train_context.py --no-resume again")
     command = next_command(run, "train_data_collection.py")
     source, tasks = find_source(run, args.behaviour, command), np.array(data.train_tasks)
     half = every_second(data.episodes.task_ids)

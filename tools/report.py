@@ -37,15 +37,16 @@ from src.run.flags import Parser
 
 PAGE_LIMIT = 2_900_000  # bytes of index.html; pictures beyond it stand on the page as links to their files
 LEGEND = {
-    "Score": """Normalised return, the tables at the top: (return − task-blind) / (best known − task-blind), IQM over seeds and
+    "Score": """Normalised return, the tables at the top: (return − task-blind) / (best known − task-blind), mean over seeds and
         tasks. 0 is the best single policy, 1 the best known of each task, which is no upper bound; both are means
         over the family's test tasks. Of families with one task 0 is random actions and 1 the expert of the data.""",
     "Given": """Privileges: what training was given beyond the recorded data; a dash is nothing. reward function: recorded
         transitions were paid again by the true reward of other tasks. simulator: recorded policies were played again on other
         tasks. task parameters: the tasks' own parameters. Methods are ranked among those that were given the same.""",
-    "★ and ≈": """★: the highest IQM among rows that were given the same. ≈: the 95 % interval of its difference to that row holds
-        0, so it may be as good. Each comparison stands alone; the best of many rows is a little lucky. Rows of one seed have
-        neither interval nor ≈. “Sure” in the sentences: the whole interval of the difference is above 0.""",
+    "★ and ≈": """★: the highest score among rows that were given the same, in the tables by family the highest IQM.
+        ≈: the 95 % interval of its difference to that row holds 0, so it may be as good. Each comparison stands alone; the best
+        of many rows is a little lucky. Rows of one seed have neither interval nor ≈. “Sure” in the sentences: the whole interval
+        of the difference is above 0.""",
     "†": "The checkout of at least one run had changes that were not committed.",
     "failed": "The run was tried by tools.reproduce and ended in an error, which the notes at the top name.",
     "Budget": """Parameters and updates of the policy's training, minutes of one run on its hardware, and the episodes that the

@@ -30,9 +30,9 @@ from src.run.flags import Parser, natural
 from src.run.paths import context_directory, policy_directory, reproduce_directory
 from src.run.scheduler import Job, Scheduler, exclusive, remaining
 from src.run.settings import ablation_name, add_settings, pick
-from tools.sweep import changes_of, common_flags, data_jobs, load_family
+from tools.sweep import BASELINES, changes_of, common_flags, data_jobs, load_family
 
-METHODS = ("meta_dt", "dt", "prompt_dt", "generalized_dt", "ad", "focal", "csro", "corro", "unicorn", "iql", "idaq")
+METHODS = ("meta_dt", *BASELINES)
 FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand_params", "walker_rand_params")
 ABLATIONS = {
     "no_context": ("--context", "none"), "no_prompt": ("--prompt_select", "none"), "random_prompt": ("--prompt_select", "random")

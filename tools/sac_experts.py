@@ -1,4 +1,4 @@
-"""How far stable-baselines3's SAC comes, one agent per task: its curves beside the shared expert of the same tasks.
+"""How far stable-baselines3's SAC comes, one agent per task: its curves beside the reference levels of the same tasks.
 
     python train_data_collection.py --env_type hopper_rand_params --recipe single_task --task_id_start 45 --task_id_end 50
     python -m tools.sac_experts --env_type hopper_rand_params

@@ -42,8 +42,8 @@ class Agent:
     """What DQN and SAC share: Adam, target networks, saving.
 
     Args:
-        agents: P. observation_size, action_size: of one agent's input; for DQN the second is the number of actions.
-        hidden: widths of the hidden layers. gamma, tau: discount, share of the target replaced per update.
+        network, target: modules of the same shape; the target begins as a copy of the network.
+        gamma, tau: discount, share of the target replaced per update.
         clip_grad_value: largest absolute gradient, None for no limit.
     """
 

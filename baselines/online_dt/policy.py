@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from src.data.scales import EPSILON, clipped
+from src.evaluation.agent import as_tensor
 from src.models.heads import GaussianHead
 from src.models.transformer import Transformer, attention_bias
 from src.run.flags import positive_float, positive_int, proper_fraction
@@ -202,4 +203,4 @@ class Agent:
             del values[: -self.context]
 
     def _tensor(self, values):
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
+        return as_tensor(values, self.device)

@@ -11,7 +11,7 @@ import torch
 
 from src.behaviour.logs import TaskLogs
 from src.behaviour.measure import measure, measure_random
-from src.behaviour.policies import unscale
+from src.behaviour.policies import to_bounds
 from src.behaviour.replay import Replay
 from src.behaviour.stacked_sac import StackedSAC
 from src.behaviour.store import History, is_finished, open_task, read_curve, write_behaviour
@@ -110,7 +110,7 @@ class Group:
                 seen = torch.as_tensor(observations[:, None], device=device)
                 actions = self.learner.act(seen, normal[:, index, None])[:, 0]
             actions = actions.cpu().numpy()
-            following, rewards = self.batch.step(unscale(actions, self.space.low, self.space.high))
+            following, rewards = self.batch.step(to_bounds(actions, self.space.low, self.space.high))
             self.replay.add(observations[:, None], actions[:, None], rewards[:, None, None], following[:, None])
             observations, total = following, total + rewards
             if step >= settings.learning_starts:

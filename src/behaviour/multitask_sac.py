@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from src.behaviour.measure import measure, measure_random
-from src.behaviour.policies import for_task, make_frame, task_features, unscale
+from src.behaviour.policies import for_task, make_frame, task_features, to_bounds
 from src.behaviour.replay import Replay
 from src.behaviour.stacked_sac import StackedSAC
 from src.behaviour.store import (
@@ -116,7 +116,7 @@ class Family:
                 told = torch.cat([torch.from_numpy(observations), features], 1)[None].to(device)
                 draws = torch.randn(1, len(ids), *self.space.shape, generator=noise).to(device)
                 actions = self.learner.act(told, draws)[0].cpu().numpy()
-            played = unscale(actions, self.space.low, self.space.high)
+            played = to_bounds(actions, self.space.low, self.space.high)
             following, rewards = batch.step(frame.act(played) if frame else played)
             following = frame.observe(following) if frame else following
             infos = [batch.infos[key] for key in self.info_shapes]
@@ -186,7 +186,7 @@ class Family:
     def relabel(self, rows, moved, ids):
         """Rewards (n,) of the transitions `moved` of `rows` under the tasks `ids`."""
         part = {name: values[moved].numpy() for name, values in rows.items()}
-        actions = unscale(part["actions"], self.space.low, self.space.high)
+        actions = to_bounds(part["actions"], self.space.low, self.space.high)
         infos = {key: part[key].reshape(-1, *shape) for key, shape in self.info_shapes.items()}
         return pay(self.environment, part["observations"], actions, part["next_observations"], infos, ids)
 

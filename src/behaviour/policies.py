@@ -46,7 +46,7 @@ class BehaviourPolicies:
         if not deterministic:
             std = torch.baddbmm(self.log_std[1], x, self.log_std[0]).clamp(-20, 2).exp()
             actions = actions + std * _noise(actions.shape, generator).to(self.device)
-        actions = unscale(torch.tanh(actions).cpu().numpy(), self.low, self.high)
+        actions = to_bounds(torch.tanh(actions).cpu().numpy(), self.low, self.high)
         return actions if self.frame is None else self._through(self.frame.act, actions)
 
     @staticmethod
@@ -68,7 +68,7 @@ def _noise(shape, generator):
     return torch.randn(shape, generator=generator)
 
 
-def unscale(actions, low, high):
+def to_bounds(actions, low, high):
     """Actions in [-1, 1] (..., da), as the networks give them, -> within the bounds of the environment."""
     return np.clip(low + 0.5 * (actions + 1.0) * (high - low), low, high)
 

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from src.run.errors import UserError
 from src.run.stepping import blamed
@@ -29,6 +30,11 @@ class Agent(Protocol):
 
     def observe(self, actions, rewards, next_observations):
         """What the environment answered: actions as they were played (B, d_a), rewards (B,), next observations (B, d_s)."""
+
+
+def as_tensor(values, device):
+    """What the environment answered, an array, as float32 on the device."""
+    return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device)
 
 
 class PolicyAgent:

@@ -1,4 +1,4 @@
-"""The evaluation protocol: the only place where returns are measured, for Meta-DT and for every compared method.
+"""The strict evaluation protocol, in which Meta-DT and every compared method are measured.
 
 zero-shot: the running episode only. few-shot(N): N warm-up episodes lived on the task by the same frozen agent, in sequence (each
 may already use those before), then the evaluated episode. Tasks x episodes step together as one array, and every row adapts on

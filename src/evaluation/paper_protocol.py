@@ -65,7 +65,7 @@ class PaperProtocol:
         return result
 
     def final(self, agent, warmup, keep=0, watch=None):
-        """Result of the trained policy; the pool stays as it is."""
+        """Result of the trained policy; the pool stays as it is. Nothing is kept or watched: these rows have no pictures."""
         return self._play(agent, self.evaluation.eval_episodes, self.prompts)[0]
 
     def _play(self, agent, episodes, use_pool):

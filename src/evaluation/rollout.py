@@ -1,4 +1,4 @@
-"""The one roll-out: for evaluation, behaviour data, probes, reference levels and films."""
+"""The one roll-out: for evaluation, behaviour data, probes and reference levels."""
 
 import numpy as np
 

@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
+from src.data.origin import check_settings
 from src.evaluation.exploration import Exploration, exploring
 from src.evaluation.saved import halved
 from src.models.meta_dt import MetaDT, ModelSettings
 from src.models.meta_dt_agent import Adaptation, MetaDTAgent
-from src.models.world_model import WorldModel, WorldModelSettings
-from src.run.command_line import find_device
+from src.models.world_model import WorldModel, WorldModelSettings, load_world_model
+from src.run.command_line import find_device, next_command
 from src.run.devices import autocast_dtype
 from src.run.errors import UserError
-from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
+from src.run.files import digest, load_state, load_tensors, read_json, save_tensors, write_json
+from src.run.paths import context_directory
 
 ARRAYS = ("low", "high", "known_contexts")  # of Acting: kept with the tensors
 
@@ -167,3 +169,41 @@ def read_agent(directory, device):
         ) from None
     # the policy's parameters keep asking for gradients, as where its row was measured: products' last bits depend on it
     return acting, policy.to(device).eval(), world_model.to(device).eval().requires_grad_(False)
+
+
+def open_world_model(run, directory=None):
+    """The frozen world model of a run (RunSettings) on its device, and the settings of its training.
+
+    directory: its folder, None for that of this environment, quality, recipe and seed. Raises UserError where it is missing,
+    unfinished, or of another environment, quality or task split.
+    """
+    named, directory = directory, Path(directory) if directory else context_directory(run)
+    if named and not (directory / "config.json").exists():
+        raise UserError(f"no world model in {directory}: give --world_model its folder, saves/…/context…/seed_<s>")
+    if not (directory / "best.safetensors").exists():
+        validation = ["--validation"] if run.validation else []
+        make = next_command(run, "train_context.py", "--data_quality", run.data_quality, *validation)
+        raise UserError(f"no world model in {directory}; train it: {make}")
+    if not (directory / "state.pt").exists():  # killed at its first checkpoint, which writes the weights first
+        raise UserError(f"the world model in {directory} has no state.pt: give its train_context.py command again")
+    progress = load_state(directory / "state.pt", "step", "total")
+    if progress["step"] < progress["total"]:
+        raise UserError(
+            f"the world model in {directory} is at step {progress['step']} of {progress['total']}: run train_context.py again, "
+            "the command that began it goes on"
+        )
+    model, config = load_world_model(directory)
+    for key in ("env_type", "data_quality", "validation"):
+        if config.get(key) != getattr(run, key):
+            raise UserError(
+                f"{directory} was trained with {key} {config.get(key)}, this command says {getattr(run, key)}: give the same "
+                f"--{key}, or name another --world_model"
+            )
+    made, what = config.get("env", {}), f"the world model in {directory} was trained"
+    again = "put the settings file right, or run train_context.py --no-resume again"
+    check_settings(made, run.env, what, again)
+    for key in ("train_tasks", *["validation_tasks"] * run.validation):  # none that is tested may have been trained on
+        ours = list(getattr(run.env, key))
+        if made.get(key, ours) != ours:
+            raise UserError(f"{what} with {key} {made[key]}, not {ours}: {again}")
+    return model.to(run.device), config

@@ -4,11 +4,11 @@ import argparse
 import dataclasses
 import math
 
-import numpy as np
 import torch
 
 from src.data.prompts import SELECTIONS
 from src.data.windows import EpisodeTensors
+from src.evaluation.agent import as_tensor
 from src.models.steps import Steps
 from src.models.world_model import CONTEXT_SIZE, RunningContexts, episode_contexts, prediction_errors
 from src.run.flags import real
@@ -146,7 +146,7 @@ class MetaDTAgent:
         return self.running.current if self.running else torch.zeros(len(self.target_row), CONTEXT_SIZE, device=self.device)
 
     def _tensor(self, values):
-        return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.device)
+        return as_tensor(values, self.device)
 
     # -------------------------------------------------------------------------------------------------------- few-shot
 

@@ -262,7 +262,7 @@ def _gru_cell(projected, hidden, gru):
 
 @torch.inference_mode()
 def prediction_errors(model, observations, actions, rewards, contexts, scale=(1.0, 1.0), chunk=4096):
-    """World-model error of every transition, for the choice of the prompt (meta_dt.md 2.4).
+    """World-model error of every transition, for the choice of the prompt (Meta-DT, section 4.2).
 
     Args:
         observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), contexts (E, T or T + 1, 16).

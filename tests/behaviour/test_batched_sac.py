@@ -16,7 +16,7 @@ import get_datasets
 import train_data_collection
 from src.behaviour import store as behaviour
 from src.behaviour.multitask_sac import Family
-from src.behaviour.policies import BehaviourPolicies, for_task, task_features, unscale
+from src.behaviour.policies import BehaviourPolicies, for_task, task_features, to_bounds
 from src.behaviour.replay import Replay
 from src.behaviour.settings import AgentSettings, Checkpoints, SharedSettings
 from src.behaviour.stacked_sac import StackedSAC
@@ -141,7 +141,7 @@ def test_stored_weights_act_exactly_as_the_agent():
     policies = BehaviourPolicies(agent.actor_weights(), low, high)
     observations = torch.randn(2, 5, 3)
     noise = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(1))
-    expected = unscale(agent.act(observations, noise).numpy(), low, high)
+    expected = to_bounds(agent.act(observations, noise).numpy(), low, high)
     np.testing.assert_array_equal(policies.act(observations, torch.Generator().manual_seed(1)), expected)
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     together = policies.act(observations, generators)
