@@ -22,8 +22,8 @@ FAULTS = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError
 
 
 @contextlib.contextmanager
-def open_hdf5(path, mend="fetch it again"):
-    """The h5py.File, for reading; whatever is wrong with its content is a UserError, one line that ends with `mend`."""
+def open_hdf5(path):
+    """The h5py.File, for reading; whatever is wrong with its content is a UserError, one line that says what to do."""
     try:
         open_regular(path).close()
         with h5py.File(path, "r") as file:
@@ -33,7 +33,7 @@ def open_hdf5(path, mend="fetch it again"):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except FAULTS as error:
-        mend = "remove it, or put what it names in its place" if UNFOLLOWED in str(error) else mend
+        mend = "remove it, or put what it names in its place" if UNFOLLOWED in str(error) else "fetch it again"
         raise UserError(f"{path} is not a readable HDF5 file ({' '.join(str(error).split())[:150]}); {mend}") from None
 
 

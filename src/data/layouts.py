@@ -69,7 +69,7 @@ def episodes_of(content, path, env):
             _unroll(fields, labels, part, path)
         options = facts.pop("options") if whole else {}  # of flat arrays they are of all episodes together
         infos = functools.reduce(dict.__or__, facts.values()) if whole else {}
-        for stream in _streams(fields, labels, path, env, whole):
+        for stream in _streams(fields, labels, path, whole):
             _check_finite(stream, path)
             streams.append({**stream, "ring": _is_ring(part)})
             facts_of.append({"infos": infos, "options": options})
@@ -291,7 +291,7 @@ def _without_head(stream, path, horizon):
     return {**kept, "labels": labels}
 
 
-def _streams(fields, labels, path, env, whole):
+def _streams(fields, labels, path, whole):
     """Yields dicts of flat arrays, each one sequence in time, with "whole": whether it is exactly one episode."""
     rewards = fields["rewards"]
     if rewards.ndim > 3 or (rewards.ndim == 3 and rewards.shape[2] > 1):
