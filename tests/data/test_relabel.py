@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import point_robot
 
+from benchmarks.imitation_ceiling import ceiling
 from src.data import trajectories
 from src.data.relabel import EnvironmentRewards, true_rewards
 from src.data.relabel import with_best_of_other_tasks as best_of_others
@@ -88,6 +89,16 @@ def test_best_steps_joins_episodes_that_are_best_from_some_step_on(episodes):
     assert np.array_equal(
         joined.observations[12:][joined.task_ids[12:] == 2], episodes.observations[[9]]
     )  # nobody for steps 2 and 3
+
+
+def test_the_ceiling_of_imitation_is_what_a_task_would_have_paid(episodes):
+    environment = point_robot().make()
+    goals = environment.unwrapped.tasks["goal"]
+    best, best_ones = ceiling(EnvironmentRewards(environment, episodes), episodes, [TASKS[1], 47], 0.5)  # 47: in no data
+    for index, task in enumerate((TASKS[1], 47)):
+        distances = np.linalg.norm(episodes.observations[:, 1:] - goals[task], axis=-1).sum(1)
+        assert best[index] == pytest.approx(-distances.min(), abs=1e-5)
+        assert best_ones[index] == pytest.approx(-np.sort(distances)[:2].mean(), abs=1e-5)  # half of a task's four
 
 
 def test_an_environment_that_cannot_tell_is_named(episodes):
