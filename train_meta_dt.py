@@ -46,7 +46,6 @@ ABLATIONS = {
     ("prompt_select", "none"): "no_prompt",
     ("true_rewards", True): "true_rewards",
     ("ignore_returns", True): "ignore_returns",
-    ("ignore_returns", False): "with_returns",
 }
 
 
