@@ -253,6 +253,11 @@ class Encoder(nn.Module):
         self.body, self.final, self.size = mlp(2 * sizes[0] + sizes[1] + 1, width, layers, size), final, size
         self.pool = pool or MeanPool()
 
+    @classmethod
+    def from_settings(cls, sizes, settings):
+        """The untrained encoder of settings with code_size, encoder_width and encoder_layers."""
+        return cls(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers)
+
     def forward(self, features):
         """(..., f) -> (..., k)."""
         return self.final(self.body(features))

@@ -41,6 +41,8 @@ class CsroSettings(FocalSettings):
 class Csro:
     """The learner of `ContextRL`."""
 
+    make_encoder = Encoder.from_settings
+
     def __init__(self, sizes, settings, learning_rate, data):
         self.settings, self.known = settings, sum(sizes)  # (s, a) come first in the features
         s = settings
@@ -54,10 +56,6 @@ class Csro:
             "encoder_optimizer": self.optimizer,
             "variational_optimizer": self.variational_optimizer,
         }
-
-    @staticmethod
-    def make_encoder(sizes, settings):
-        return Encoder(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers)
 
     def update(self, tasks, features, mask):
         codes = self.encoder(features)

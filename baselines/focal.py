@@ -46,15 +46,13 @@ def metric_loss(z, tasks):
 class Focal:
     """The learner of `ContextRL`."""
 
+    make_encoder = Encoder.from_settings
+
     def __init__(self, sizes, settings, learning_rate, data):
         self.settings = settings
         self.encoder = self.make_encoder(sizes, settings).to(data.device)
         self.optimizer = torch.optim.Adam(self.encoder.body.parameters(), learning_rate, fused=True)
         self.optimizers, self.parts = [self.optimizer], {"encoder_optimizer": self.optimizer}
-
-    @staticmethod
-    def make_encoder(sizes, settings):
-        return Encoder(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers)
 
     def update(self, tasks, features, mask):
         codes = self.encoder(features)

@@ -57,6 +57,8 @@ class GaussianDecoder(nn.Module):
 class Unicorn:
     """The learner of `ContextRL`."""
 
+    make_encoder = Encoder.from_settings
+
     def __init__(self, sizes, settings, learning_rate, data):
         self.settings, self.known, self.generator = settings, sum(sizes), data.generator  # (s, a) come first in the features
         s = settings
@@ -68,10 +70,6 @@ class Unicorn:
         self.optimizer = torch.optim.Adam(parameters, learning_rate, fused=True)
         self.optimizers = [self.optimizer]
         self.parts = {"decoders": self.decoders, "log_variance": self.log_variance, "encoder_optimizer": self.optimizer}
-
-    @staticmethod
-    def make_encoder(sizes, settings):
-        return Encoder(sizes, settings.code_size, settings.encoder_width, settings.encoder_layers)
 
     def update(self, tasks, features, mask):
         mean = self.encoder.body(features)
