@@ -35,7 +35,7 @@ from src.data.scales import clipped, scale_of
 from src.evaluation import references
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
-from src.evaluation.evaluate import successes
+from src.evaluation.evaluate import significant, successes
 from src.evaluation.rollout import returns, rollout
 from src.run.command_line import next_command, parse_args, script_parser
 from src.run.config import CONFIG_DIR, is_published, num_tasks
@@ -113,7 +113,7 @@ def main(argv=None):
     if told:
         levels["explicit_inference"] = play(args, told[INFERRED], tasks)[2]
     levels["best_known"] = best_known
-    per_task = {name: values.mean(1).round(4).tolist() for name, values in levels.items()}
+    per_task = {name: significant(values.mean(1)).tolist() for name, values in levels.items()}
     document = {
         "env_type": args.env_type,
         "max_episode_steps": args.env.max_episode_steps,
@@ -238,7 +238,7 @@ def choose(trials, blind, own, training):
     Returns the task-blind level's candidate, the best on the training tasks; {candidate: its mean there}; and the list of each
     task's best policy, OWN or the candidate that does better.
     """
-    scores = {name: round(float(trials[name][training].mean()), 4) for name in blind}
+    scores = {name: float(trials[name][training].mean()) for name in blind}
     best = [max(trials, key=lambda name, task=task: trials[name][task]) for task in range(len(own))]
     best = [name if trials[name][task] > own[task] else OWN for task, name in enumerate(best)]
     return max(scores, key=scores.get), scores, best

@@ -12,6 +12,7 @@ from src.data.qualities import choose_checkpoints, choose_players
 from src.data.trajectories import Trajectories, task_parameters
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import make_batch
+from src.evaluation.evaluate import significant
 from src.evaluation.results import require_writable
 from src.evaluation.rollout import rollout
 from src.run.flags import fraction, nonnegative_float, positive_int
@@ -118,7 +119,7 @@ def _behaviour(run, share, source, command, task, players, noise):
         "checkpoint_steps": [stored[player][0]["steps"][row] for player, row in used],
         "checkpoint_episodes": counts.tolist(),
         "checkpoint_returns": [_measured(stored[player][0], row) for player, row in used],
-        "random_return": round(float(np.mean(curve["random_returns"])), 4),
+        "random_return": float(significant(np.mean(curve["random_returns"]))),
         "expert_return": _measured(curve, expert),
     }
     return act, facts
@@ -126,7 +127,7 @@ def _behaviour(run, share, source, command, task, players, noise):
 
 def _measured(curve, row):
     """Mean return of a checkpoint on its own task."""
-    return round(float(np.mean(curve["stochastic_returns"][row])), 4)
+    return float(significant(np.mean(curve["stochastic_returns"][row])))
 
 
 def join_tasks(env, results):

@@ -26,6 +26,7 @@ from src.data.trajectories import Trajectories, check_twins, task_parameters
 from src.run.config import num_known_tasks, num_tasks
 from src.run.errors import UserError
 from src.run.files import as_utf8, open_regular, read_json
+from src.run.stepping import is_task
 
 REWARD_TOLERANCE = 0.01  # how far recorded rewards may be from those of the task, relative to it and to the mean
 LARGEST_JSON = 1 << 30  # bytes
@@ -167,7 +168,7 @@ def read_hdf5(path):
         beside = {}
         for group in {file.id: file, parent.id: parent}.values():
             known = {name: read_array(group, name, room) for name in members(group) if isinstance(group[name], h5py.Dataset)
-                     and name in KNOWN}  # fmt: skip
+                     and (name in KNOWN or is_task(name))}  # fmt: skip
             beside |= {f"{group.name}/{name}".strip("/"): array for name, array in _numeric(known, path).items()}
             beside |= {f"{group.name}/{name}".strip("/"): array for name, array in _labels(group, path, room).items()}
         return with_labels(parts, beside, path)
@@ -219,7 +220,7 @@ def _episode(group, where, room):
     if group.name.startswith("/data/demo_"):  # robomimic: its dones mark successes, and may mark several steps
         arrays.pop("dones", None)
     options = {key.removeprefix("options/"): group.attrs[key] for key in group.attrs if key.startswith("options/")}
-    options = {key: value for key, value in options.items() if key not in FIELDS["task"]}
+    options = {key: value for key, value in options.items() if not is_task(key)}
     infos = [_arrays(subgroup(group, name), room, set()) for name in INFOS if isinstance(group.get(name), h5py.Group)]
     facts = {"options": options, "infos": functools.reduce(dict.__or__, infos, {})}
     return {**arrays, **_labels(group, where, room), **facts}
@@ -229,7 +230,7 @@ def _labels(group, where, room):
     """The task ids in the attributes of a group and in its groups of infos and options: {name with a slash: array}."""
     labels = {}
     for key in group.attrs:
-        if key.removeprefix("options/") in FIELDS["task"]:
+        if is_task(key):
             value = np.asarray(group.attrs[key])
             if value.dtype.kind in "OUS" and group.name in ("/", "/data"):  # what all of it is about
                 continue
@@ -240,7 +241,7 @@ def _labels(group, where, room):
     for name in (*INFOS, *OTHERS, "options"):
         if isinstance(group.get(name), h5py.Group):
             inner = subgroup(group, name)
-            found = {key: read_array(inner, key, room) for key in members(inner) if key in FIELDS["task"]}
+            found = {key: read_array(inner, key, room) for key in members(inner) if is_task(key)}
             labels |= {f"{name}/{key}": array for key, array in found.items() if array is not None}
     return labels
 

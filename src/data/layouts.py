@@ -20,6 +20,7 @@ import numpy as np
 
 from src.data.ends import HOW, breaks_between, breaks_of, changes, cut, whole_episode
 from src.run.errors import UserError
+from src.run.stepping import is_task
 
 FIELDS = {  # ours: what others call it
     "observations": ("observations", "obs", "states", "state"),
@@ -32,7 +33,8 @@ FIELDS = {  # ours: what others call it
     "last": ("episode_terminals", "is_last"),  # the last step that is stored, whatever ended it
     "starts": ("episode_starts", "is_first"),
     "ends": ("episode_ends",),
-    "episode_lengths": ("episode_lengths",),
+    "episode_lengths": ("episode_lengths", "lengths", "ep_lengths", "traj_lengths", "path_lengths"),
+    "mask": ("mask", "masks", "valid"),
     "episode_ids": ("episode_ids", "episode_id", "trajectory_ids", "traj_ids"),
     "task": ("task", "task_id", "task_ids", "task_idx", "task_index"),
 }
@@ -137,7 +139,7 @@ def with_labels(parts, beside, path):
     ordered = [part.get(NUMBER, -2) for part in parts]
     ordered = ordered[0] in (0, 1) and ordered == list(range(ordered[0], ordered[0] + len(parts)))
     for key, values in beside.items():
-        if _last(key) in FIELDS["task"]:
+        if is_task(key):
             labels = _numbers(values, key, path).reshape(-1)
             if labels.size not in (1, len(parts)):
                 raise UserError(f"{path}: {key} holds {labels.size} task ids for {len(parts)} episodes: give one for each")
@@ -154,13 +156,9 @@ def with_labels(parts, beside, path):
                 "or leave them out"
             )
     for name, part in zip(names, parts, strict=True):
-        if re.search(r"task[_-]?\d", name.lower()) and not any(_last(key) in FIELDS["task"] for key in part):
+        if re.search(r"task[_-]?\d", name.lower()) and not any(map(is_task, part)):
             raise UserError(f"{path}: {name} seems to be called after its task: store the id in it, as an array called task")
     return parts
-
-
-def _last(key):
-    return str(key).rsplit("/", 1)[-1]
 
 
 # ------------------------------------------------------------------------------------------------------ names and shapes
@@ -210,7 +208,7 @@ def _facts(part, name, path):
     """What a dict holds under infos or options, a dict too. Of a list with a dict per step the tasks alone."""
     facts = part.get(name)
     if isinstance(facts, list) and facts and all(isinstance(step, dict) for step in facts):
-        told = {key for step in facts for key in step if key in FIELDS["task"] and step[key] is not None}
+        told = {key for step in facts for key in step if is_task(key) and step[key] is not None}
         facts = {key: [step[key] for step in facts if step.get(key) is not None] for key in told}
     if facts is not None and not isinstance(facts, dict):
         raise UserError(f"{path}: infos and options of a trajectory must be dicts")
@@ -224,7 +222,9 @@ def _labels(part, facts, path, whole):
     labels = {}
     for where, values in (("", part), *((f"{name}/", facts[name]) for name in facts)):
         for key, value in values.items():
-            if _last(key) in FIELDS["task"] and value is not None and not (where not in ("", "options/") and _is_text(value)):
+            if not is_task(key) or value is None or isinstance(value, dict):
+                continue
+            if where in ("", "options/") or not _is_text(value):
                 name = f"{where}{key}"
                 labels[name] = _numbers(value, name, path)
                 if whole and "/" in name:
@@ -293,10 +293,12 @@ def _without_head(stream, path, horizon):
 
 def _streams(fields, labels, path, whole):
     """Yields dicts of flat arrays, each one sequence in time, with "whole": whether it is exactly one episode."""
-    rewards = fields["rewards"]
+    rewards, mask = fields["rewards"], fields.pop("mask", None)
     if rewards.ndim > 3 or (rewards.ndim == 3 and rewards.shape[2] > 1):
         raise UserError(f"{path}: rewards have shape {rewards.shape}; one number per step is expected")
     if rewards.ndim == 3 or (rewards.ndim == 2 and rewards.shape[1] > 1 and not whole):
+        if mask is not None and not np.all(mask):
+            raise UserError(f"{path}: a mask tells that some of its steps are padding: cut them off, or give episode_lengths")
         yield from _stacked(fields, labels, path)
         return
     count = rewards.size
@@ -356,6 +358,8 @@ def _stacked(fields, labels, path):
                             f"{'both' if rows else 'none'}): {HOW}")  # fmt: skip
         by_rows = rows
     labels = {name: _spread(values, name, shape, by_rows, path) for name, values in labels.items()}
+    if by_rows and "episode_lengths" not in per_row:
+        _check_padding(per_row, path)
     for index in range(shape[0] if by_rows else shape[1]):
         part = {key: array[index] if by_rows else array[:, index] for key, array in per_row.items()}
         if by_rows:
@@ -369,6 +373,13 @@ def _stacked(fields, labels, path):
         told = {name: values[index] if by_rows else values[:, index] for name, values in labels.items()}
         told = {name: values[: len(part["rewards"])] for name, values in told.items()}
         yield {**part, "labels": told, "whole": bool(by_rows)}
+
+
+def _check_padding(per_row, path):
+    """Raises UserError where rows (E, T) end in steps of zeros alone, as padding does."""
+    last = [per_row[key][:, -1].reshape(len(per_row[key]), -1) for key in ("observations", "actions", "rewards")]
+    if not np.concatenate(last, 1).any(1).all():
+        raise UserError(f"{path}: some of its episodes end in zeros alone, as padding does: give episode_lengths")
 
 
 def _spread(labels, name, shape, by_rows, path):

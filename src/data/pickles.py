@@ -166,7 +166,10 @@ class _Reader(pickle._Unpickler):  # the one in Python: the one in C reserves me
     def plain(self):
         """The value, with numpy arrays in their places."""
         self._left = REPEATED * self._size + 1000
-        return self._plain(self.load())
+        value = self.load()
+        if self._bounded.left:
+            raise pickle.UnpicklingError("more follows the end of its first object: dump one list of all")
+        return self._plain(value)
 
     def _plain(self, value):
         size = value.value.nbytes if isinstance(value, _Array) and value.value is not None else len(value) if (

@@ -49,7 +49,7 @@ def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
             accepted = getattr(agent, "accepted_episodes", None)
         if number == warmup and watch:
             watch(rows, seeds, episode)
-    table = _significant(np.stack([returns(episode) for episode in lived], 1).reshape(len(task_ids), episodes, -1))
+    table = significant(np.stack([returns(episode) for episode in lived], 1).reshape(len(task_ids), episodes, -1))
     result = {"returns": table[:, :, warmup].tolist()}
     if warmup:
         result["warmup_returns"] = table[:, :, :warmup].tolist()
@@ -66,7 +66,8 @@ def _evaluate(agent, env, task_ids, episodes, warmup, seed, later, keep, watch):
     return result
 
 
-def _significant(table):
+def significant(table):
+    """An array of numbers, rounded to DIGITS."""
     return np.array([float(f"{value:.{DIGITS}g}") for value in table.ravel()]).reshape(table.shape)
 
 

@@ -10,9 +10,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from src.run.errors import UserError
-from src.run.stepping import LARGEST_SEED, EnvironmentLoop, OwnBatch, batch_class, blamed, usable_name
+from src.run.stepping import LARGEST_SEED, EnvironmentLoop, OwnBatch, batch_class, blamed, is_task, usable_name
 
-RESERVED_PARAMETER = "task"  # beside the parameters stands the task's id, under this name
 LARGEST_ACTION = 1e15  # float32 still squares and sums them
 TRIED_STEPS = 3  # of the episodes that are compared
 _checked = set()  # what has been stepped in this process
@@ -85,7 +84,7 @@ def check_tasks(where, env, environment):
     for name, values in tasks.items():
         if not usable_name(name):
             raise UserError(f"{where}: the task parameter {name!r} has no usable name: take letters, without slashes")
-        if name == RESERVED_PARAMETER:
+        if is_task(name):
             raise UserError(f"{where}: a task parameter is named {name!r}, as the task's number in a dataset is: rename it")
         plain = isinstance(values, np.ndarray) and not isinstance(values, np.ma.MaskedArray)
         if not plain or values.dtype.kind not in "biuf":

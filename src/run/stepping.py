@@ -1,6 +1,7 @@
 """Stepping environments, one by one or as a batch, under the contract of envs/base.py: who breaks it is named in one line."""
 
 import contextlib
+import re
 import traceback
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from src.run.errors import UserError, shortened
 
 RESERVED_INFO = "terminated"  # where an episode ends, as the roll-out records it
+TASK_NAMES = {"task", "tasks", "taskid", "taskids", "taskidx", "taskindex", "tasknum", "tasknumber"}  # their letters alone
 LARGEST_INFO = 4  # axes of an info
 LARGEST_SEED = 2**63 - 1  # that `derive` gives
 
@@ -265,4 +267,9 @@ def _numeric(value):
 
 def usable_name(name):
     """Whether a dataset can hold a name."""
-    return isinstance(name, str) and name.strip(".") != "" and name.isprintable() and "/" not in name
+    return isinstance(name, str) and 0 < len(name) <= 200 and name.strip(".") != "" and name.isprintable() and "/" not in name
+
+
+def is_task(name):
+    """Whether a name, in any spelling and with or without the groups of a file that it lies in, is one of a task's id."""
+    return re.sub(r"[^a-z]", "", str(name).rsplit("/", 1)[-1].lower()) in TASK_NAMES

@@ -477,6 +477,8 @@ def test_levels_are_chosen_by_training_tasks_and_the_best_known_by_each():
     chosen, scores, best = measure_references.choose(trials, blind, np.array([7.0, 3, 2, 91]), np.arange(3))
     assert chosen == "good" and scores == {"good": 5, "lucky": 2, "poor": 3}
     assert best == ["its own expert", "good", "poor", "its own expert"]
+    tiny = {"no action": np.full(4, 1e-6), "good": np.full(4, 9e-6)}
+    assert measure_references.choose(tiny, tiny, np.zeros(4), np.arange(3))[0] == "good"
 
 
 def test_choice_of_checkpoints_to_keep():

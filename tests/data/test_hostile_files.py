@@ -114,6 +114,13 @@ def test_tables_of_objects_are_read_where_they_are_asked_for_alone(tmp_path):
     refuse(functools.partial(read_pickle, tables=True), path, "is refused")
 
 
+def test_a_second_pickle_in_one_file_is_not_lost(tmp_path):
+    with (tmp_path / "a.pkl").open("wb") as file:
+        for number in range(2):
+            pickle.dump([number], file)
+    refuse(read_pickle, tmp_path / "a.pkl", "more follows the end of its first object: dump one list of all")
+
+
 def test_tables_that_share_one_list_take_no_memory(tmp_path):
     """Each is a few bytes of the file, and would be a thousand lists."""
     table = b"(K\x01M\xe8\x03K\x01\x86cnumpy\ndtype\n\x8c\x02O8\x85R\x89](" + b"N" * 1000 + b"etq\x01"

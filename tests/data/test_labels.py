@@ -85,7 +85,7 @@ def test_what_the_options_of_a_trajectory_say(tmp_path):
             lengths_of(put(tmp_path / "a.pkl", [part | more]))
 
 
-@pytest.mark.parametrize("name", ["task", "task_id", "task_idx", "task_index"])
+@pytest.mark.parametrize("name", ["task", "task_id", "task_idx", "task_index", "tasks", "TaskID", "Task_Num"])
 def test_tasks_under_other_names_and_among_infos(tmp_path, name):
     """No name of a task is passed over in favour of one --task_id for all; where an environment pays alike, no reward tells."""
     content, last = flat(parts := [walk((20,), 3)[0], walk((20,), 9, 1)[0]])
@@ -112,7 +112,7 @@ def both(path, tasks):
         lengths_of(path, task_id=3)
 
 
-@pytest.mark.parametrize("name", ["task", "task_ids"])
+@pytest.mark.parametrize("name", ["task", "task_ids", "Tasks"])
 @pytest.mark.parametrize("style", ["{}/{}", "{1}_{0}", "traj_{}/{}"])
 def test_labels_beside_the_episodes_arrays(tmp_path, style, name):
     parts = [walk((20,), task, seed)[0] for seed, task in enumerate((3, 9, 9))]

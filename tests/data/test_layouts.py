@@ -210,3 +210,19 @@ def test_valid_files_that_are_not_called_damaged(tmp_path):
         lengths_of(put(tmp_path / "a.npz", content | {"rewards": np.array(["a"] * 40)}))
     with pytest.raises(UserError, match="has no arrays, but sets: arrays at its top, or one group of arrays per episode"):
         lengths_of(write_hdf5(tmp_path / "a.h5", {f"sets/train/{key}": values for key, values in content.items()}))
+
+
+@pytest.mark.parametrize("name", ["episode_lengths", "lengths", "path_lengths"])
+def test_padded_episodes_are_cut_or_refused(tmp_path, name):
+    parts = [walk((20,), 7, seed)[0] for seed in range(3)]
+    lengths = [20, 12, 20]
+    stacks = {}
+    for key in ("observations", "actions", "rewards"):
+        stacks[key] = np.stack([part[key] for part in parts])
+        stacks[key][1, 12 + (len(stacks[key][1]) > 20) :] = 0
+    t = lengths_of(put(tmp_path / "a.npz", stacks | {name: np.array(lengths)}))
+    assert t.lengths.tolist() == lengths
+    with pytest.raises(UserError, match="end in zeros alone, as padding does: give episode_lengths"):
+        lengths_of(put(tmp_path / "b.npz", stacks))
+    with pytest.raises(UserError, match="a mask tells that some of its steps are padding"):
+        lengths_of(put(tmp_path / "c.npz", stacks | {"mask": np.arange(20) < np.array(lengths)[:, None]}))
