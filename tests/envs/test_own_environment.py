@@ -176,7 +176,7 @@ REFUSED = {
     def __init__(self):''', "must report infos..x.. as an array of numbers with a value per row"),
     "unequal parameters": (TASKS, '{"mark": np.linspace(-1, 1, 8), "mass": np.ones(7)}', r"unequal length \(mark 8, mass 7\)"),
     "parameter with a long name": (TASKS, '{"x" * 70_000: np.linspace(-1, 1, 8)}', "has no usable name"),
-    "parameter called as the task's id": (TASKS, '{"task_id": np.arange(8.0)}', "as the task's number in a dataset is: rename it"),
+    "parameter called as the task's id": (TASKS, '{"task_id": np.arange(8.0)}', "as the task's number in a dataset is"),
     "parameter with a line break": (TASKS, '{"a\\nb": np.linspace(-1, 1, 8)}', "has no usable name"),
     "empty info": (END, 'self.steps >= 6, {"x": np.zeros(0)}', r"the info 'x' has shape \(0,\): give a number, or an array"),
     "info of five axes": (END, 'self.steps >= 6, {"x": np.zeros((1, 1, 1, 1, 2))}', r"'x' has shape \(1, 1, 1, 1, 2\)"),
