@@ -33,7 +33,11 @@ def open_hdf5(path):
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except FAULTS as error:
-        mend = "remove it, or put what it names in its place" if UNFOLLOWED in str(error) else "fetch it again"
+        mend = "fetch it again"
+        if UNFOLLOWED in str(error):
+            mend = "remove it, or put what it names in its place"
+        elif "unable to lock file" in str(error):
+            mend = "another program has it open for writing: close it there"
         raise UserError(f"{path} is not a readable HDF5 file ({' '.join(str(error).split())[:150]}); {mend}") from None
 
 

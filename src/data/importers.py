@@ -25,7 +25,7 @@ from src.data.relabel import pay, rewards_on
 from src.data.trajectories import Trajectories, check_twins, task_parameters
 from src.run.config import num_known_tasks, num_tasks
 from src.run.errors import UserError
-from src.run.files import as_utf8, open_regular, read_json
+from src.run.files import as_utf8, open_regular, read_json, refuse_packed
 from src.run.stepping import is_task
 
 REWARD_TOLERANCE = 0.01  # how far recorded rewards may be from those of the task, relative to it and to the mean
@@ -70,6 +70,7 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
         )
     episodes, notes = [], []
     for task, path in files.items():
+        refuse_packed(path)
         content = READERS[path.suffix.lower()](path)
         found, said = episodes_of(content, path, env)
         notes += said
@@ -107,18 +108,34 @@ def of_task(episode, task_id, path, env, environment):
     if not 0 <= task < total:
         raise UserError(f"--task_id {task} is unknown: the environment has {total} tasks for data" if known is None else
                         f"{path} holds episodes of task {task}, and the environment has {total} tasks for data")  # fmt: skip
-    for key in episode.options.keys() & environment.unwrapped.tasks.keys():
-        ours = environment.unwrapped.tasks[key][task]
-        try:
-            theirs = np.asarray(episode.options[key])
-        except ValueError:
-            raise UserError(f"{path}: {key} of task {task} are lists of unequal lengths, not an array") from None
-        if theirs.dtype.kind in "biuf" and (
-            theirs.size != np.size(ours) or not np.allclose(theirs.ravel(), np.ravel(ours), atol=1e-4)
-        ):
-            raise UserError(f"{path}: task {task} has {key} {theirs.tolist()}, ours has {np.asarray(ours).tolist()}: "
-                            "it is another task list, or another task")  # fmt: skip
+    for key, ours in environment.unwrapped.tasks.items():
+        for facts in (episode.options, episode.infos):
+            if isinstance(facts, dict) and facts.get(key) is not None:
+                told = facts is episode.options
+                _compare_parameter(key, facts[key], ours[task], task, path, len(episode.rewards), told)
     return task
+
+
+def _compare_parameter(key, theirs, ours, task, path, steps, told):
+    """Raises UserError where a file's value of a task parameter is not ours. One value per step counts where all are equal.
+
+    told: it is said of the episode itself, so that nothing else can be meant.
+    """
+    try:
+        theirs = np.asarray(theirs)
+    except ValueError:
+        raise UserError(f"{path}: {key} of task {task} are lists of unequal lengths, not an array") from None
+    if theirs.dtype.kind not in NUMBERS:
+        return
+    if theirs.size != np.size(ours) and theirs.ndim and len(theirs) in (steps, steps + 1) and steps > 1:
+        if (theirs != theirs[0]).any():  # a quantity of that name that changes is another one
+            return
+        theirs = theirs[0]
+    if theirs.size != np.size(ours) and not told:
+        return
+    if theirs.size != np.size(ours) or not np.allclose(theirs.ravel(), np.ravel(ours), atol=1e-4):
+        raise UserError(f"{path}: task {task} has {key} {theirs.tolist()}, ours has {np.asarray(ours).tolist()}: "
+                        "it is another task list, or another task")  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------------- the files

@@ -71,6 +71,7 @@ def episodes_of(content, path, env):
             _unroll(fields, labels, part, path)
         options = facts.pop("options") if whole else {}  # of flat arrays they are of all episodes together
         infos = functools.reduce(dict.__or__, facts.values()) if whole else {}
+        infos = _beside(part, fields["rewards"].size) | infos
         for stream in _streams(fields, labels, path, whole):
             _check_finite(stream, path)
             streams.append({**stream, "ring": _is_ring(part)})
@@ -213,6 +214,27 @@ def _facts(part, name, path):
     if facts is not None and not isinstance(facts, dict):
         raise UserError(f"{path}: infos and options of a trajectory must be dicts")
     return facts or {}
+
+
+def _beside(part, steps):
+    """Arrays under names that we do not know, where they say one thing of all `steps`: {name: array}. They may be parameters of
+    a task."""
+    found = {}
+    for key, values in part.items():
+        if key in KNOWN or is_task(key) or not isinstance(key, str):
+            continue
+        try:
+            array = np.asarray(values)
+        except ValueError:
+            continue
+        if array.dtype.kind not in "biuf":
+            continue
+        if array.ndim and len(array) in (steps, steps + 1) and steps > 1:  # of every step
+            if (array != array[0]).any():
+                continue
+            array = array[0]
+        found[key] = array
+    return found
 
 
 def _labels(part, facts, path, whole):

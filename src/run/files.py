@@ -115,6 +115,21 @@ def open_regular(path):
     return os.fdopen(descriptor, "rb")
 
 
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}  # how such files begin
+
+
+def refuse_packed(path):
+    """Raises UserError where a file is compressed as a whole. What cannot be opened is left to who reads it."""
+    try:
+        with open_regular(path) as file:
+            begin = file.read(6)
+    except OSError:
+        return
+    for magic, name in PACKED.items():
+        if begin.startswith(magic):
+            raise UserError(f"{path} is compressed by {name}: unpack it first")
+
+
 def as_utf8(name):
     """The name of a file, which may be any bytes, as text that UTF-8 can hold, whatever the locale."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -171,10 +186,10 @@ def _layout(value, depth):
 
 
 def parse_json(text):
-    """JSON text -> document. Raises ValueError, also where it is nested too deeply, gives a key twice, or holds a number that is
-    not finite."""
+    """JSON text, with a byte order mark or without -> document. Raises ValueError, also where it is nested too deeply, gives a
+    key twice, or holds a number that is not finite."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object)
+        return json.loads(text.removeprefix("\ufeff"), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

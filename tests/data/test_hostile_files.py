@@ -1,7 +1,10 @@
 """Files of foreign or evil hands: larger than they look, pointing elsewhere, lying about shapes. One line each, little memory."""
 
+import bz2
 import functools
+import gzip
 import json
+import lzma
 import os
 import pickle
 import subprocess
@@ -13,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 from helpers import ROOT, load_env
+from recorded import lengths_of, put, walk
 
 from src.behaviour.store import read_curve
 from src.data.importers import import_trajectories, read_hdf5, read_npz
@@ -441,3 +445,32 @@ def test_curves_of_shared_agents(tmp_path, change):
     write_json(tmp_path / "curve.json", good | change)
     with pytest.raises(UserError, match="train its policies again"):
         read_curve(tmp_path, shared=True)
+
+
+@pytest.mark.parametrize("package, name", [(gzip, "gzip"), (bz2, "bzip2"), (lzma, "xz")])
+@pytest.mark.parametrize("kind", ["hdf5", "npz", "json", "pkl"])
+def test_files_that_are_compressed_as_a_whole(tmp_path, kind, package, name):
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(package.compress(b"anything"))
+    with pytest.raises(UserError, match=f"a.{kind} is compressed by {name}: unpack it first"):
+        lengths_of(path)
+
+
+def test_json_with_a_byte_order_mark(tmp_path):
+    path = put(tmp_path / "a.json", walk((20,)))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert lengths_of(path).lengths.tolist() == [20]
+
+
+def test_a_file_that_another_program_writes(tmp_path):
+    """It is not damaged: to fetch it again would not help."""
+    script = (
+        "import h5py, sys; file = h5py.File(sys.argv[1], 'w'); file['a'] = [1]; file.flush(); print('open', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "a.hdf5"], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another program has it open for writing: close it there"):
+            lengths_of(tmp_path / "a.hdf5")
+        other.communicate("\n")

@@ -382,3 +382,24 @@ def test_importing_from_nothing_keeps_the_data(tmp_path, capsys):
         argv = ["--env_type", "point_robot", "--output_dir", str(tmp_path), "--data_type", "random", "--import_from", source]
         assert_refused(capsys, get_datasets, argv, "--import_from names nothing")
     assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["of the task", "of every step", "among the infos", "of every step, among the infos", "flat"])
+def test_arrays_called_as_a_task_parameter(tmp_path, place):
+    """They say which task it is, wherever they stand; what changes from step to step is something else."""
+
+    def content(goal):
+        (part,) = walk((20,), 3)
+        if "every step" in place or place == "flat":
+            goal = np.broadcast_to(goal, (20, 2))
+        if place == "flat":
+            arrays, last = flat([part])
+            return arrays | {"timeouts": last, "goal": goal}
+        return [part | ({"infos": {"goal": goal}} if "infos" in place else {"goal": goal})]
+
+    assert lengths_of(put(tmp_path / "a.pkl", content(GOALS[3])), task_id=3).task_ids.tolist() == [3]
+    with pytest.raises(UserError, match=r"task 3 has goal \[.*, ours has .*another task"):
+        lengths_of(put(tmp_path / "a.pkl", content(GOALS[4])), task_id=3)
+    if "every step" in place or place == "flat":
+        moving = content(np.linspace(0, 1, 40).reshape(20, 2))
+        assert lengths_of(put(tmp_path / "a.pkl", moving), task_id=3).task_ids.tolist() == [3]
