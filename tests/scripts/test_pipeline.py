@@ -17,6 +17,7 @@ import pytest
 import torch
 from helpers import CONTEXT, KILL, POLICY, RESULTS, ROOT, SAVES, listing, point_robot, run_stage, shell, words
 
+import get_datasets
 import train_context
 import train_meta_dt
 from src.data import trajectories
@@ -534,6 +535,19 @@ def test_our_own_recipe_runs(data):
     paths = train_meta_dt.main([*common, str(data), *short])
     assert paths[0] == data / RESULTS / "meta_dt+fast/few_shot-strict/seed_0.json"
     train_meta_dt.main([*common, str(data), *short, "--zero_shot"])
+
+
+def test_our_own_recipe_runs_on_a_settings_file_of_ones_own(tmp_path):
+    """It stands in configs/recipes/ for every file, also for one that says nothing of recipes."""
+    settings = ROOT / "tests" / "toy" / "slide.yaml"
+    common = ["--config", str(settings), "--data_type", "random", "--output_dir", str(tmp_path)]
+    get_datasets.main([*common, "--recipe", "fast", "--workers", "1"])
+    common += ["--recipe", "fast", "--no-tensorboard"]
+    train_context.main([*common, "--steps", "4", "--eval_every", "2"])
+    paths = train_meta_dt.main([*common, "--steps", "4", "--eval_every", "4", "--eval_episodes", "1", "--curve_episodes", "1"])
+    assert [path.parent.name for path in paths] == ["few_shot-strict", "zero_shot-strict"]  # one policy serves both
+    found = read_result(paths[0])
+    assert found["recipe"] == "fast" and np.isfinite(found["returns"]).all()
 
 
 # ---------------------------------------------------------------------------------------------------- unusual datasets
