@@ -46,6 +46,10 @@ ABLATIONS = {
     ("prompt_select", "none"): "no_prompt",
     ("true_rewards", True): "true_rewards",
     ("ignore_returns", True): "ignore_returns",
+    ("window_time", True): "window_time",
+    ("window_time", False): "episode_time",
+    ("dropout", 0.0): "no_dropout",
+    ("dropout", 0.1): "dropout",
 }
 
 

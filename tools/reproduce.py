@@ -38,7 +38,10 @@ ABLATIONS = {
     "no_context": ("--context", "none"), "no_prompt": ("--prompt_select", "none"), "random_prompt": ("--prompt_select", "random")
 }  # fmt: skip
 # A recipe without prompts, less one idea: of the policy's training, of the world model's, of the adaptation (the same weights).
-LESS_POLICY = ("--context none", "--hindsight_share 0", "--other_tasks none", "--imitate episodes --top_share 1")
+LESS_POLICY = (
+    "--context none", "--hindsight_share 0", "--other_tasks none", "--imitate episodes --top_share 1", "--dropout 0.1",
+    "--window_time False",
+)  # fmt: skip
 LESS_CONTEXT = ("--decode own",)
 LESS_ADAPTATION = ("--context running", "--explore none --explore_steps 0")
 

@@ -4,7 +4,9 @@
     R̂* s* a*  R̂* s* a*  ...          R̂ (s,z) a   R̂ (s,z) a   ...   R̂ (s,z) → action a_t is read from the state token
 
 Three tokens per step; prompt and history have embeddings of their own (Meta-DT, section 4.3; the released code's 3k + 3K tokens).
-With `--ignore_returns True` (ours) no return is asked for: two tokens per step, (s,z) and a.
+With `--ignore_returns True` (ours) no return is asked for: two tokens per step, (s,z) and a. With `--window_time True` (ours) the
+history's time steps are counted from the beginning of the window: a policy that reads z needs no clock, and each of T embeddings
+is seen so rarely that it is mostly noise.
 """
 
 import dataclasses
@@ -35,6 +37,7 @@ class ModelSettings:
     return_scale: float = setting(500.0, "c: returns-to-go are divided by it", positive_float)
     rescale_actions: bool = setting(False, "tanh head times the action bounds (ours)")
     ignore_returns: bool = setting(False, "ask for no return: the policy reads z, states and actions (ours)")
+    window_time: bool = setting(False, "count the history's time steps within the window, not the episode (ours)")
 
 
 class StepEmbedding(nn.Module):
@@ -78,13 +81,15 @@ class MetaDT(nn.Module):
             z this is Prompt-DT, without both the Decision Transformer.
         condition_size: steps carry `conditions` (B, L, condition_size), which stand in the place of the return-to-go (baselines);
             0: nothing does.
+        window_time: the history's time steps are counted from the first step of the window.
     """
 
     def __init__(
         self, observation_size, action_size, max_steps, return_scale, width=128, layers=3, heads=1, dropout=0.1,
-        action_scale=None, context=True, prompted=True, condition_size=None,
+        action_scale=None, context=True, prompted=True, condition_size=None, window_time=False,
     ):  # fmt: skip
         super().__init__()
+        self.window_time = window_time
         self.return_scale = return_scale
         self.condition_size = condition_size
         sizes = observation_size, action_size, max_steps, width
@@ -108,7 +113,7 @@ class MetaDT(nn.Module):
         scale = np.maximum(np.abs(action_space.low), np.abs(action_space.high)) if settings.rescale_actions else None
         return cls(
             observation_size, action_size, max_steps, settings.return_scale, settings.width, settings.layers, settings.heads,
-            settings.dropout, scale, condition_size=0 if settings.ignore_returns else None,
+            settings.dropout, scale, condition_size=0 if settings.ignore_returns else None, window_time=settings.window_time,
         )  # fmt: skip
 
     def set_normaliser(self, mean, std, bound=None):
@@ -125,7 +130,7 @@ class MetaDT(nn.Module):
             clipped((steps["observations"] - self.observation_mean) / (self.observation_std + EPSILON), self.observation_bound),
             steps["contexts"] if embedding.with_context else None,
             steps["actions"] / self.action_scale,
-            steps["timesteps"],
+            _places(steps) if self.window_time and embedding is self.history else steps["timesteps"],
         )
         return self.embed_ln(tokens) if embedding is self.history else tokens  # as Prompt-DT and the official code
 
@@ -183,6 +188,13 @@ class MetaDT(nn.Module):
             bias = torch.cat([hidden_prompt[:, None].expand(-1, length, -1), bias.expand(len(tokens), -1, -1)], 2)
         hidden, _ = self.transformer(tokens, bias, readout=slice(length - 1, None), past=past)
         return self.read_actions(hidden[:, 0])
+
+
+def _places(steps):
+    """Places (B or 1, L) of a history's steps within their window: 0 at the first that is not padding."""
+    if "mask" in steps:
+        return (steps["mask"].cumsum(1) - 1).clamp_min(0)
+    return torch.arange(steps["observations"].shape[1], device=steps["observations"].device)[None]
 
 
 def action_loss(predicted, actions, mask, scale):

@@ -61,6 +61,21 @@ def test_an_output_sees_its_past_and_its_own_state(name, prompted):
         assert torch.equal(moves(policy, before, changed(history, name, position), prompt), expected)
 
 
+def test_time_within_the_window():
+    """The same window at another time is the same; its order counts; padding on the left does not."""
+    policy, history = tiny_policy(window_time=True), random_steps(3, K)
+    before = policy(history)
+    later = history | {"timesteps": history["timesteps"] + 7}
+    assert torch.equal(policy(later), before) and not torch.equal(tiny_policy()(later), tiny_policy()(history))
+    moved = policy({name: values.roll(1, 1) for name, values in history.items()})
+    assert not torch.allclose(moved[:, -1], before[:, -2])
+    torch.testing.assert_close(policy.act({name: values for name, values in history.items() if name != "mask"}), before[:, -1])
+    cut = history | {"mask": torch.arange(K).expand(3, K) >= 2}
+    alone = {name: values[:, 2:] for name, values in history.items()}
+    torch.testing.assert_close(policy(cut)[:, 2:], policy(alone))
+    torch.testing.assert_close(policy.act(cut), policy(alone)[:, -1])
+
+
 @pytest.mark.parametrize("prompted", [False, True])
 def test_a_policy_that_ignores_returns(prompted):
     """Two tokens per step: causal as with three, the same acting as in training, and no target changes an action."""

@@ -92,6 +92,7 @@ def test_a_recipe_without_prompts_has_one_policy_for_both_regimes_and_is_left_on
     planned = reproduce(tmp_path, "--dry_run", "--recipes", "fast").splitlines()
     own = f" --world_model {tmp_path}/saves/point_robot/random/context+fast-decode_own/seed_0"
     changes = ["", "", " --context none", " --hindsight_share 0", " --other_tasks none", " --imitate episodes --top_share 1"]
+    changes += [" --dropout 0.1", " --window_time False"]
     changes += [" --context running --eval_only", " --explore none --explore_steps 0 --eval_only", " --decode own", own]
     assert [command.split("random --seed 0", 1)[1] for command in planned if "train_" in command] == changes
     planned = shell("-m tools.reproduce", "--env_type", "hopper_rand_params", *FLAGS[2:], "--recipes", "fast", "--dry_run").stdout
@@ -109,6 +110,7 @@ def test_each_idea_less_is_a_row_of_its_own(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = {"/".join(name.split("/")[-3:-1]) for name in listing(tmp_path / "results") if name.endswith(".json")}
     less = ["", "-no_context", "-hindsight_share_0.0", "-other_tasks_none", "-top_share_1.0+imitate_episodes"]
+    less += ["-dropout", "-episode_time"]
     less += ["-context_running", "-explore_none-explore_steps_0", "-context_decode_own"]
     expected = {f"meta_dt+tiny{name}/{regime}-strict" for name in less for regime in ("few_shot", "zero_shot")}
     assert rows == expected | {"context+tiny/diagnostics", "context+tiny-decode_own/diagnostics"}
