@@ -4,7 +4,7 @@
     python get_datasets.py --env_type ant_dir --data_type medium --task_id_start 0 --task_id_end 5 --capacity 20000
     python get_datasets.py --env_type ant_dir --data_type medium --import_from folder_of_official_pickles
 
-Point-Robot, 50 tasks of 2,000 transitions: seconds. A MuJoCo family of 50 tasks of 20,000 transitions: a few minutes.
+Point-Robot, 50 tasks of 4,000 transitions: seconds. A MuJoCo family of 50 tasks of 20,000 transitions: a few minutes.
 Tasks of a later range join the dataset; a task that is made again is replaced; --no-resume replaces the whole dataset.
 The kinds of data:
 
@@ -34,8 +34,6 @@ import functools
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from src.behaviour.collect import Collection, collect_task, join_tasks
 from src.behaviour.scripted import RULES
 from src.behaviour.store import SOURCES, find_source, source_of
@@ -47,6 +45,7 @@ from src.run.command_line import TaskRange, is_given, next_command, parse_args, 
 from src.run.config import num_tasks
 from src.run.errors import UserError, main_guard
 from src.run.flags import natural, positive_int
+from src.run.logger import progress_bar
 from src.run.provenance import provenance
 from src.run.settings import add_settings, pick, setting
 from src.run.workers import run_pool, usable
@@ -145,7 +144,7 @@ def collect(run, collection, tasks, source, command, workers=None):
     results = {}
     if source and source.kind == "committed":
         print(f"no policies in saves/: those that come with the repository play, {source.directory}", file=sys.stderr)
-    with tqdm(total=len(tasks), unit="task", mininterval=0.5 if sys.stderr.isatty() else 20, dynamic_ncols=True) as bar:
+    with progress_bar(len(tasks), "task") as bar:
 
         def finish(task, result):
             results[task] = result

@@ -25,7 +25,6 @@ import functools
 import sys
 
 import numpy as np
-from tqdm import tqdm
 
 from src.behaviour.batched_sac import train_group
 from src.behaviour.multitask_sac import train_family
@@ -36,6 +35,7 @@ from src.evaluation.method import RunSettings
 from src.run.command_line import TaskRange, next_command, parse_args, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.flags import positive_int
+from src.run.logger import progress_bar
 from src.run.settings import add_settings, pick, setting
 from src.run.workers import run_pool, usable
 
@@ -121,8 +121,7 @@ def train_each(run, agent, checkpoints, processes, tasks):
     workers = usable(processes.workers)
     total = sum(task not in finished for group in groups for task in group) * agent.num_steps
     returns, failures = [], {}
-    interval = 0.5 if sys.stderr.isatty() else 20
-    with tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True) as bar:
+    with progress_bar(total, "step") as bar:
 
         def finish(group, result):
             returns.append(result)

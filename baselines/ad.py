@@ -7,7 +7,6 @@ episodes, the oldest first, and predicts every action. A training context is E e
 behaviour policy learned (replay data hold its checkpoints in that order), drawn at random, so that a context spans much of the
 learning. Acting, the last E - 1 episodes stand before the running one. Data of one checkpoint (medium, expert) hold no learning,
 and teach cloning in context alone. Batches hold as many steps as the other methods': batch_size windows of history_length.
-
 Differs from the original in what was not published as code: reward, state and action are a token each; time is counted over the
 whole context, so that episodes tell each other apart; the policy is deterministic and the loss squared, as in the other methods.
 """

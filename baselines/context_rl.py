@@ -29,9 +29,10 @@ from src.evaluation.shown import ShownProtocol
 from src.models.reward_model import make_rewards
 from src.models.steps import Steps
 from src.run.command_line import parse_args, settings
-from src.run.devices import keep_memory, schedule_factor
+from src.run.devices import keep_memory
 from src.run.errors import UserError
 from src.run.flags import positive_float, positive_int, proper_fraction
+from src.run.loop import schedule_factor
 from src.run.seeding import derive, torch_generator
 from src.run.settings import pick, setting
 
@@ -71,7 +72,7 @@ class Normaliser(nn.Module):
         """Of Trajectories and the Box of the actions."""
         statistics = {"action_centre": torch.as_tensor((space.high + space.low) / 2).float()}
         statistics["action_range"] = torch.as_tensor((space.high - space.low) / 2).float()
-        inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+        inside = episodes.inside
         before, after = episodes.observations[:, :-1][inside], episodes.observations[:, 1:][inside]
         for name, values in (
             ("observation", np.concatenate([before, after])),
@@ -122,7 +123,7 @@ class ContextData:
     def __init__(self, episodes, normaliser, settings, device, generator, relabel=None):
         order = np.argsort(episodes.task_ids, kind="stable")
         episodes = episodes.take(order)
-        inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+        inside = episodes.inside
         arrays = {
             "observations": episodes.observations[:, :-1][inside],
             "actions": episodes.actions[inside],

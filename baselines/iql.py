@@ -3,11 +3,10 @@
 
     python -m baselines.iql --env_type point_robot --data_quality replay
 
-A GRU reads the transitions lived on a task, over the borders of episodes, and actor and critics act on (s, h): adaptation is in
-the hidden state alone. At every step of a recorded history IQL's losses (baselines/actor_critic.py) are taken on the state
-before and after its transition; the GRU learns through the critics' loss. The paper's model is a transformer over 100 tasks'
-learning histories; this is the idea at the size of the others here. Zero-shot h begins empty and reads the running episode;
-few-shot it has read the warm-up episodes too.
+A GRU reads the transitions lived on a task, over the borders of episodes; actor and critics act on (s, h), so that adaptation is
+in h alone. At every step of a recorded history IQL's losses (baselines/actor_critic.py) are taken before and after its step;
+the GRU learns through the critics' loss. The paper's model is a transformer over 100 tasks' learning histories; this is the idea
+at the size of the others here. Zero-shot h begins empty and reads the running episode; few-shot it has read the warm-up ones too.
 """
 
 import dataclasses
@@ -20,12 +19,15 @@ from baselines.actor_critic import IQL, Actor, ActorCriticSettings
 from baselines.context_rl import ContextData, ContextSettings, Normaliser, prepare
 from src.evaluation.agent import as_tensor
 from src.evaluation.method import Evaluation, RunSettings, method_parser, train_and_measure
-from src.run.command_line import parse_args, settings
-from src.run.devices import keep_memory, schedule_factor
+from src.run.command_line import is_given, parse_args, settings
+from src.run.devices import keep_memory
 from src.run.errors import UserError, main_guard
 from src.run.flags import positive_int
+from src.run.loop import schedule_factor
 from src.run.seeding import derive, torch_generator
 from src.run.settings import pick, setting
+
+UNREAD = "batch_size prior_share encoder_learning_rate reward_scale kl_weight kl_weight_max kl_target dual_steps".split()  # noqa: SIM905
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,17 +136,14 @@ def restore(saved):
 @main_guard
 def main(argv=None):
     args = parse_args(method_parser(__doc__, ContextSettings, HistorySettings, ActorCriticSettings), "baselines.iql", argv)
-    if args.rl != "iql":
-        raise UserError("--rl: this method is IQL; leave it out")
+    if unread := [name for name in UNREAD if is_given(name, argv)] + ["rl"] * (args.rl != "iql"):
+        raise UserError(f"--{unread[0]} has no effect on IQL over whole histories: leave it out")
     keep_memory()
     chosen = [pick(kind, args) for kind in (ContextSettings, ActorCriticSettings, HistorySettings)]
     run, evaluation = pick(RunSettings, args), pick(Evaluation, args)
     rewards, more = prepare(run, evaluation, *chosen[:2])
-
-    def build(data):
-        return HistoryIQL(data, *chosen, args.device, args.seed, rewards)
-
-    return train_and_measure("iql", run, evaluation, settings(args), args.steps, build, **more)
+    method = (*chosen, args.device, args.seed, rewards)
+    return train_and_measure("iql", run, evaluation, settings(args), args.steps, lambda data: HistoryIQL(data, *method), **more)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from src.behaviour.store import find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
 from src.evaluation.agent import PolicyAgent
 from src.run.command_line import next_command, parse_args, script_parser
-from src.run.errors import main_guard
+from src.run.errors import UserError, main_guard
 from src.run.files import write_json
 from src.run.flags import fraction, positive_int
 from src.run.provenance import provenance
@@ -37,6 +37,8 @@ def main(argv=None):
     parser.add_argument("--output", help="result file (default: benchmarks/results/cross_play-<env_type>.json)")
     args = parse_args(parser, "cross_play", argv)
     environment, tasks = args.env.make(), np.arange(*args.env.train_tasks)
+    if args.episodes < 2 or len(tasks) < 2:
+        raise UserError("the first episode of a policy is its trial: give --episodes 2 or more, and two training tasks or more")
     returns = np.stack([play_one(args, environment, task, tasks) for task in tasks])  # (policies, tasks, episodes)
     features = task_features(environment, tasks)[tasks]
     document = {

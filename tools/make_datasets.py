@@ -26,7 +26,7 @@ from src.run.scheduler import Job, Scheduler, exclusive
 from src.run.settings import add_settings, pick
 
 RECORD = COMMITTED / "manifest.json"
-QUALITIES = ("medium", "expert", "mixed", "replay", "random", "cross")
+MADE = ("medium", "expert", "mixed", "replay", "random", "cross")
 
 
 @main_guard
@@ -37,7 +37,7 @@ def main(argv=None):
     parser.add_argument(
         "--qualities",
         nargs="+",
-        choices=QUALITIES,
+        choices=MADE,
         help="kinds of data (default: all, cross where the dynamics differ)",
     )
     parser.add_argument("--output_dir", default=".", help="root under which datasets/ is written")
@@ -90,7 +90,7 @@ def policies_digest(directory):
 def qualities_of(env_type):
     """The kinds of data of a family: cross where tasks differ in the dynamics, which no reward function tells apart."""
     rewarded = hasattr(load_env(env_type).make(), "compute_rewards")
-    return [quality for quality in QUALITIES if quality != "cross" or not rewarded]
+    return [quality for quality in MADE if quality != "cross" or not rewarded]
 
 
 def dataset_job(env_type, quality, args):

@@ -31,15 +31,15 @@ import torch
 from baselines.online_dt.training import evaluation_seed
 from src.data import trajectories
 from src.data.origin import check_settings
+from src.evaluation.agent import GymnasiumAgent
 from src.evaluation.evaluate import evaluate, live
 from src.evaluation.results import label, read_result, result_path
 from src.evaluation.saved import MISFITS, halved, read_saved, save_known
-from src.models.load import GymnasiumAgent, read_agent
+from src.models.load import read_agent
 from src.models.torchscript import episode_module
 from src.report import statistics
-from src.run.command_line import find_device
 from src.run.config import known_env_types, load_env, num_tasks, read_env, read_yaml
-from src.run.devices import autocast_dtype
+from src.run.devices import autocast_dtype, find_device
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, digest, load_tensors, read_json, save_tensors, write_json
 from src.run.flags import Parser, natural
@@ -138,7 +138,7 @@ def find_env(config, settings_file=None):
 
 
 def from_pretrained(source, warmup=None, device="cpu", settings_file=None):
-    """The policy of an exported folder, or of hf://name/model, as a GymnasiumAgent (src/models/load.py).
+    """The policy of an exported folder, or of hf://name/model, as a GymnasiumAgent (src/evaluation/agent.py).
 
     Args:
         warmup: episodes that explore and try before the one that counts (default: as its table row; 0: zero-shot).

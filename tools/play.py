@@ -18,8 +18,8 @@ from envs.render import film, save_gif
 from src.evaluation.evaluate import live
 from src.evaluation.rollout import returns
 from src.report.figures import draw_paths
-from src.run.command_line import find_device
 from src.run.config import num_tasks
+from src.run.devices import find_device
 from src.run.environment import check_camera, has_camera
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path

@@ -23,7 +23,7 @@ from src.evaluation.batch import make_batch
 from src.evaluation.method import DataSettings, RunSettings, TrainingData
 from src.evaluation.rollout import rollout
 from src.models.load import open_world_model
-from src.models.probe import full_contexts, random_walk
+from src.models.probe import EPISODE, full_contexts, random_walk
 from src.run.command_line import next_command, parse_args, script_parser
 from src.run.errors import UserError, main_guard
 from src.run.files import write_json
@@ -65,7 +65,7 @@ def main(argv=None):
         "own expert": play(run, source, command, data.environment, tasks, tasks, args.episodes, "expert"),
         "another's expert": play(run, source, command, data.environment, tasks, others, args.episodes, "expert"),
         "unseen policy": play(run, source, command, data.environment, tasks, others, args.episodes, "medium", UNSEEN_SHARE),
-        "random actions": random_walk(run.env, tasks, args.episodes, run.seed)[:3],
+        "random actions": random_walk(run.env, tasks, args.episodes, run.seed)[:-1],
     }
     owners = np.repeat(tasks, args.episodes)
     kept = summary(model, data.episodes.take(np.flatnonzero(~half)))
@@ -102,7 +102,7 @@ def every_second(task_ids):
 
 
 def play(run, source, command, environment, tasks, players, episodes, quality, share=0.5):
-    """Observations, actions and rewards of tasks × episodes rows, task i driven by the policy of players[i] with its noise."""
+    """The arrays EPISODE of tasks × episodes rows, task i driven by the policy of players[i] with its noise."""
     weights = []
     for player in players:
         curve, stored = load_behaviour(source, run.env, int(player), command)
@@ -117,12 +117,12 @@ def play(run, source, command, environment, tasks, players, episodes, quality, s
     rows = np.repeat(tasks, episodes)
     seeds = [derive(run.seed, "probe_contexts", row) % 2**31 for row in range(len(rows))]
     episode = rollout(PolicyAgent(act), make_batch(run.env, rows), seeds, run.env.max_episode_steps)
-    return tuple(torch.from_numpy(episode[key]) for key in ("observations", "actions", "rewards"))
+    return tuple(torch.as_tensor(episode[key]) for key in EPISODE)
 
 
 def summary(model, episodes):
     """Mean context (E, 16) of Trajectories."""
-    arrays = (torch.from_numpy(getattr(episodes, name)) for name in ("observations", "actions", "rewards"))
+    arrays = (torch.from_numpy(getattr(episodes, name)) for name in EPISODE)
     return _mean(full_contexts(model, *arrays))
 
 

@@ -168,7 +168,7 @@ def main(argv=None):
 
 def reproduce(args):
     """Runs what the table of `args.family` lacks, or prints it. Returns how many runs failed or wait for one that did."""
-    env = load_family(args.family, args.recipes)
+    env = load_family(args.family, args.recipes, args.recipes[:1] if set(args.methods) - {"meta_dt"} else ())
     data = {quality: data_jobs(args.family, env, quality, args.recipes[-1], args.output_dir)[-1:] for quality in args.qualities}
     runs = [learning_jobs(args, env, quality, seed, data[quality]) for seed in args.seeds for quality in args.qualities]
     jobs = [job for part in zip(*runs, strict=True) for some in part for job in some]  # the main results of all seeds first

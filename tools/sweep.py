@@ -56,15 +56,23 @@ TASKS_PER_RUN = 4  # of stage 1; as many as batched_sac stacks on a CPU
 # --------------------------------------------------------------------------------------------------- stages 1 and 2
 
 
-def load_family(env_type, recipes):
-    """EnvConfig of a family, or of a settings file by its path. Raises UserError where it lacks one of the recipes."""
+def load_family(env_type, recipes, compared=()):
+    """EnvConfig of a family, or of a settings file by its path. Raises UserError where it lacks one of the recipes.
+
+    compared: the recipes that compared methods are to have. One that says nothing of them is refused, too: they would train at
+    published sizes under its name.
+    """
     own = str(env_type).endswith(".yaml")
     chosen = argparse.Namespace(env_type=None if own else env_type, env_name=None, config=env_type if own else None)
     path = find_config(chosen)
     document = read_yaml(path)
     for recipe in recipes:
         if recipe != "paper":
-            recipe_layers(path, document, recipe)  # whether there is such a recipe
+            layers = recipe_layers(path, document, recipe)
+            if recipe in compared and not any(settings.get("baselines") for _, settings, _ in layers):
+                raise UserError(
+                    f"the recipe {recipe} says nothing of compared methods: give them compare, and {recipe} to meta_dt"
+                )
     return read_env(path, document)
 
 
@@ -230,7 +238,8 @@ def expand(args):
     grid = parse_settings(args.set, args.methods)
     check_names(grid)
     record, jobs = Path(args.output_dir, "saves", "sweep"), {}
-    families = {env_type: load_family(env_type, args.recipes) for env_type in args.env_types}
+    compared = args.recipes if set(args.methods) & set(BASELINES) else ()
+    families = {env_type: load_family(env_type, args.recipes, compared) for env_type in args.env_types}
     names = [env.env_type for env in families.values()]
     if len(set(names)) < len(names):
         raise UserError("--env_types: two settings files of one name would share their files")
@@ -349,7 +358,9 @@ def show(args):
         if not (root / "results").is_dir():
             continue
         for result in read_results(root / "results")[0]:
-            if result["regime"] != DIAGNOSTICS and result["seed"] in args.seeds and result["validation"] == args.validation:
+            if result["regime"] == DIAGNOSTICS or result["fresh"] or result["validation"] != args.validation:
+                continue
+            if result["seed"] in args.seeds:
                 regime = f"{result['regime']}-{result['protocol']}"
                 rows[result["env_type"], result["quality"], label(result), name, regime].append(np.mean(result["returns"]))
     for key, means in sorted(rows.items()):

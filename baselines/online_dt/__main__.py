@@ -44,8 +44,9 @@ from src.evaluation.method import RunSettings, note_results
 from src.evaluation.results import write_result
 from src.evaluation.saved import save_known
 from src.run import command_line
-from src.run.command_line import find_device, next_command, parse_args, script_parser
+from src.run.command_line import next_command, parse_args, script_parser
 from src.run.config import num_tasks
+from src.run.devices import find_device
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard
 from src.run.flags import Parser

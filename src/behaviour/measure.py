@@ -9,13 +9,6 @@ from src.evaluation.rollout import returns, rollout
 from src.run.seeding import derive, numpy_generator, torch_generator
 
 
-def evaluate(env, task, act, episodes, *names):
-    """Undiscounted returns (episodes,) of a policy on one task; `names` seed the resets."""
-    batch = make_batch(env, [task] * episodes)
-    seeds = [derive(*names, "reset", episode) for episode in range(episodes)]
-    return returns(rollout(PolicyAgent(act), batch, seeds, env.max_episode_steps))
-
-
 def measure(run, tasks, step, weights, episodes, deterministic=False, frame=None):
     """Undiscounted returns (P, episodes) of P policies, each on its own task, all episodes played side by side.
 
@@ -39,4 +32,6 @@ def measure(run, tasks, step, weights, episodes, deterministic=False, frame=None
 def measure_random(run, task, episodes):
     """Undiscounted returns of uniform random actions on one task, a list of at least ten."""
     random = uniform_actions(run.env.make().action_space, numpy_generator(run.seed, "random", task))
-    return evaluate(run.env, task, random, max(episodes, 10), run.seed, "random", task).tolist()
+    seeds = [derive(run.seed, "random", task, "reset", episode) for episode in range(max(episodes, 10))]
+    batch = make_batch(run.env, [task] * len(seeds))
+    return returns(rollout(PolicyAgent(random), batch, seeds, run.env.max_episode_steps)).tolist()

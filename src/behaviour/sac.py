@@ -7,10 +7,10 @@ import torch
 from src.behaviour.logs import TaskLogs
 from src.behaviour.measure import measure, measure_random
 from src.behaviour.store import History, is_finished, open_task, read_curve, write_behaviour
-from src.evaluation.batch import EnvironmentLoop
 from src.run.errors import UserError, is_full, require_finite, shortened
 from src.run.loop import Loop
 from src.run.seeding import derive
+from src.run.stepping import EnvironmentLoop
 
 BUFFER_KEYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 

@@ -1,4 +1,4 @@
-"""Behaviour policies: acting with many at once, measuring them, and the files that stage 1 leaves for stage 2."""
+"""Behaviour policies on disk: the files that stage 1 leaves, and what stage 2 reads of them."""
 
 import contextlib
 import dataclasses

@@ -29,7 +29,7 @@ from src.run.files import as_utf8, open_regular, read_json, refuse_packed
 from src.run.stepping import is_task
 
 REWARD_TOLERANCE = 0.01  # how far recorded rewards may be from those of the task, relative to it and to the mean
-LARGEST_JSON = 1 << 30  # bytes
+LARGEST_IMPORT = 1 << 30  # bytes
 MAGIC = np.lib.format.MAGIC_PREFIX  # how an array in an npz file begins
 UNPACKING = (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError)  # of a broken zip archive
 EXPECTED = "arrays at its top, or one group of arrays per episode, there or inside of data/, are expected"
@@ -325,7 +325,7 @@ def read_npy_header(file):
 
 def read_json_trajectories(path):
     """A JSON file: a list of trajectory dicts, or one dict of lists."""
-    return read_json(path, mend="a list of trajectories, each {name: list of numbers}, is expected", largest=LARGEST_JSON)
+    return read_json(path, mend="a list of trajectories, each {name: list of numbers}, is expected", largest=LARGEST_IMPORT)
 
 
 READERS = {".hdf5": read_hdf5, ".h5": read_hdf5, ".npz": read_npz, ".json": read_json_trajectories, ".pkl": read_pickle}
@@ -373,7 +373,7 @@ def check_tasks(trajectories, environment):
             raise UserError(f"{type(environment).__name__}.compute_rewards gives numbers that are not finite")
     except UserError as error:  # it is broken, or rewards depend on more than these data hold
         return [f"rewards are not compared with those that the environment pays: {error}"]
-    inside = np.arange(trajectories.rewards.shape[1]) < trajectories.lengths[:, None]
+    inside = trajectories.inside
     if "terminated" in trajectories.infos:  # an end may be paid by itself
         inside &= trajectories.infos["terminated"] == 0
     scale = np.abs(expected[inside]).mean() if inside.any() else 0

@@ -32,7 +32,7 @@ def choose_checkpoints(curve, quality, episodes, medium_share):
     """(episodes,) index of the checkpoint that plays each episode; medium comes before expert in mixed.
 
     Args:
-        curve: curve.json of a behaviour policy (src/behaviour/sac.py). quality: a key of QUALITIES but random.
+        curve: curve.json of a behaviour policy (src/behaviour/store.py). quality: a key of QUALITIES but random.
     """
     measured = np.mean(curve["stochastic_returns"], axis=1)  # (C,)
     late = _late(measured)

@@ -6,6 +6,7 @@ environment's own function (EnvironmentRewards), which is a privilege. Nothing o
 
 import dataclasses
 import math
+import sys
 from typing import Protocol
 
 import numpy as np
@@ -62,7 +63,7 @@ class EnvironmentRewards:
 
     def _compare(self, episodes):
         paid = rewards_on(self, episodes, episodes.task_ids)
-        inside = np.arange(paid.shape[1]) < episodes.lengths[:, None]
+        inside = episodes.inside
         if "terminated" in episodes.infos:  # an end may be paid by itself
             inside &= episodes.infos["terminated"] == 0
         check_paid(self.environment, paid[inside], episodes.rewards[inside])
@@ -121,17 +122,20 @@ def _locked(values):
 
 
 def true_rewards(environment, episodes):
-    """EnvironmentRewards for a comparison, or None where the environment cannot tell them."""
+    """EnvironmentRewards for a comparison, or None where the environment cannot tell them; a note says so where it should."""
+    if not hasattr(environment, "compute_rewards"):
+        return None
     try:
         return EnvironmentRewards(environment, episodes)
-    except UserError:
+    except UserError as error:
+        print(f"note: learned rewards are not compared with true ones: {error}", file=sys.stderr)
         return None
 
 
 def rewards_on(rewards, episodes, tasks):
     """What `tasks` (E,) would have paid for Trajectories, by a Rewards: (E, T) float32, 0 beyond an episode's end."""
     arrays = episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:]
-    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    inside = episodes.inside
     paid = rewards(*arrays, episodes.infos, np.broadcast_to(tasks[:, None], inside.shape))
     return np.where(inside, paid, 0).astype(np.float32)
 
@@ -148,7 +152,7 @@ def with_best_of_other_tasks(episodes, rewards, share, best_steps=False):
     rewards: Rewards. share: how many join, as a share of the task's own episodes. best_steps: so many for each time step, by
     what would have been paid from there on; an episode joins whole.
     """
-    paid_on, inside = rewards.on(episodes), np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    paid_on, inside = rewards.on(episodes), episodes.inside
     parts = []
     for task in np.unique(episodes.task_ids):
         others = np.flatnonzero(episodes.task_ids != task)

@@ -60,6 +60,11 @@ class Trajectories:
         """(E,) undiscounted return of every episode, float64."""
         return self.rewards.sum(1, dtype=np.float64)
 
+    @property
+    def inside(self):
+        """(E, T) which steps exist."""
+        return np.arange(self.rewards.shape[1]) < self.lengths[:, None]
+
     def select(self, task_ids):
         """The episodes of the given tasks, in the order of this dataset."""
         task_ids = sorted({int(task) for task in task_ids})
@@ -95,7 +100,7 @@ def stamped(arrays, simulator):
 def observation_statistics(trajectories):
     """What standardises the observations that a policy acts on, s_0 ... s_L-1, by src/data/scales.py: mean, standard deviation (1
     where there is none) and bound of the standardised values, each (d_s,) float32."""
-    inside = np.arange(trajectories.actions.shape[1]) < trajectories.lengths[:, None]
+    inside = trajectories.inside
     count, total, squares = inside.sum(), 0.0, 0.0
     lowest = highest = torch.from_numpy(trajectories.observations[0, 0])
     shift = trajectories.observations[0, 0].astype(np.float64)  # keeps the sum of squares well conditioned

@@ -76,3 +76,47 @@ def random_agent(space, generator):
     return PolicyAgent(
         lambda observations: generator.uniform(space.low, space.high, (len(observations), *space.shape)).astype(np.float32)
     )
+
+
+class GymnasiumAgent:
+    """An Agent in one gymnasium environment: it remembers the episodes that it lives on a task, and adapts to them.
+
+    agent: an Agent. action_space: a bounded Box. lived: its episodes on this task so far; empty it when another task begins.
+    """
+
+    def __init__(self, agent, action_space):
+        self.agent, self.action_space, self.lived, self.running = agent, action_space, [], None
+
+    def start(self, observation):
+        """An episode begins; observation (d_s,), as `env.reset` gives it. The one before, if there was one, is adapted to."""
+        if self.running and self.running["rewards"]:
+            episode = {key: np.asarray(values, np.float32)[None] for key, values in self.running.items()}
+            self.lived.append(episode | {"infos": {}, "lengths": np.array([len(self.running["rewards"])])})
+        observation = np.asarray(observation, np.float32)
+        self.running = {"observations": [observation], "actions": [], "rewards": []}
+        self.agent.adapt(self._equally_long())
+        self.agent.start(observation[None])
+
+    def act(self):
+        """The action (d_a,) for `env.step`, within the bounds."""
+        self.action = np.clip(self.agent.act()[0], self.action_space.low, self.action_space.high).astype(np.float32)
+        return self.action
+
+    def observe(self, reward, observation):
+        """What `env.step` answered: a number, (d_s,)."""
+        observation = np.asarray(observation, np.float32)
+        for key, value in (("observations", observation), ("actions", self.action), ("rewards", reward)):
+            self.running[key].append(value)
+        self.agent.observe(self.action[None], np.float32([reward]), observation[None])
+
+    def _equally_long(self):
+        """The lived episodes padded to the longest, as those of `rollout` are."""
+        longest = max((episode["rewards"].shape[1] for episode in self.lived), default=0)
+
+        def padded(values, steps):
+            return np.pad(values, [(0, 0), (0, steps - values.shape[1]), *[(0, 0)] * (values.ndim - 2)])
+
+        keys = ("observations", "actions", "rewards")
+        return [
+            episode | {key: padded(episode[key], longest + (key == "observations")) for key in keys} for episode in self.lived
+        ]

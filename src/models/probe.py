@@ -11,6 +11,8 @@ from src.evaluation.rollout import rollout
 from src.models.world_model import episode_contexts
 from src.run.seeding import derive, numpy_generator, torch_generator
 
+EPISODE = ("observations", "actions", "rewards", "lengths")  # what `full_contexts` reads
+
 
 def task_matrix(environment, task_ids):
     """Task parameters as a matrix (N, P) float32 without constant columns; an angle becomes its cosine and sine.
@@ -25,18 +27,22 @@ def task_matrix(environment, task_ids):
 
 
 def random_walk(env, task_ids, episodes, seed):
-    """Episodes of uniform random actions: observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), task ids (E,)."""
+    """Episodes of uniform random actions: observations (E, T + 1, d_s), actions (E, T, d_a), rewards (E, T), lengths (E,), and
+    their task ids (E,)."""
     rows = np.repeat(np.asarray(task_ids), episodes)
     batch = make_batch(env, rows)
     agent = random_agent(batch.action_space, numpy_generator(seed, "random_walk"))
     seeds = [derive(seed, "random_walk", row) % 2**31 for row in range(len(rows))]
     episode = rollout(agent, batch, seeds, env.max_episode_steps)
-    return (*(torch.from_numpy(episode[key]) for key in ("observations", "actions", "rewards")), torch.from_numpy(rows))
+    return (*(torch.as_tensor(episode[key]) for key in EPISODE), torch.from_numpy(rows))
 
 
-def full_contexts(model, observations, actions, rewards):
-    """z of every step whose window is full (t >= h; t >= 4 with running contexts; at least the last one): (E, T', 16)."""
+def full_contexts(model, observations, actions, rewards, lengths):
+    """z of every step whose window is full (t >= h; t >= 4 with running contexts; at least the last one): (E, T', 16). Beyond the
+    end of an episode of `lengths` (E,) steps its last z is repeated."""
     contexts = episode_contexts(model, observations, actions, rewards)
+    steps = torch.arange(contexts.shape[1]).minimum(torch.as_tensor(lengths)[:, None])
+    contexts = contexts.gather(1, steps[:, :, None].expand(contexts.shape))
     return contexts[:, min(model.horizon or 4, rewards.shape[1]) :]
 
 
@@ -84,7 +90,7 @@ def diagnose(run, environment, model, held_out, unseen, true=None, points=1000):
     Args: run: RunSettings. model: WorldModel on the CPU.
     Returns: {"probe": {episodes: {"r2"}}, "embedding": {"points", "task_ids", "task_parameters"}}.
     """
-    arrays = [torch.from_numpy(getattr(held_out, name)) for name in ("observations", "actions", "rewards")]
+    arrays = [torch.from_numpy(getattr(held_out, name)) for name in EPISODE]
     contexts, parameters = full_contexts(model, *arrays), task_matrix(environment, held_out.task_ids)
     odd = torch.arange(len(contexts)) % 2 == 1
     score = linear_probe(contexts[~odd], parameters[~odd])
@@ -94,7 +100,7 @@ def diagnose(run, environment, model, held_out, unseen, true=None, points=1000):
         probes[name] = score(full_contexts(model, *walk), task_matrix(environment, ids))
     if true and odd.any():
         astray = paid_by(true, held_out.take(np.flatnonzero(odd)), unseen, numpy_generator(run.seed, "paid_by"))
-        arrays = [torch.from_numpy(getattr(astray, name)) for name in ("observations", "actions", "rewards")]
+        arrays = [torch.from_numpy(getattr(astray, name)) for name in EPISODE]
         probes["relabelled_unseen_tasks"] = score(full_contexts(model, *arrays), task_matrix(environment, astray.task_ids))
     pick = torch.randperm(contexts.shape[0] * contexts.shape[1], generator=torch_generator(run.seed, "embedding"))[:points]
     shown = held_out.task_ids[(pick // contexts.shape[1]).numpy()]

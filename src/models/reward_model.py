@@ -17,9 +17,9 @@ from torch import nn
 from src.data.relabel import EnvironmentRewards, rewards_on
 from src.data.scales import clipped, statistics
 from src.run import distributed
-from src.run.devices import schedule_factor
 from src.run.errors import UserError
 from src.run.files import digest, load_state, locked_file, save_state
+from src.run.loop import schedule_factor
 from src.run.paths import reward_model_directory
 from src.run.seeding import derive, numpy_generator, torch_generator
 
@@ -87,7 +87,7 @@ def transition_inputs(observations, actions, next_observations, infos, keys):
 
 def flat(episodes, keys):
     """All transitions of Trajectories, one behind the other: mask (E, T) of their places, inputs (N, inputs), rewards (N,)."""
-    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    inside = episodes.inside
     arrays = (array[inside] for array in (episodes.observations[:, :-1], episodes.actions, episodes.observations[:, 1:]))
     inputs = transition_inputs(*arrays, {key: episodes.infos[key][inside] for key in keys}, keys)
     return inside, inputs, torch.from_numpy(episodes.rewards[inside])
@@ -239,7 +239,7 @@ def compare(rewards, true, episodes, seed):
         return dict.fromkeys(names)
     some = episodes.take(generator.choice(len(episodes), min(len(episodes), COMPARED_EPISODES), replace=False))
     places = np.searchsorted(tasks, some.task_ids) + generator.integers(1, len(tasks), len(some))
-    inside = np.arange(some.rewards.shape[1]) < some.lengths[:, None]
+    inside = some.inside
     r2 = r_squared(*(rewards_on(kind, some, tasks[places % len(tasks)])[inside] for kind in (rewards, true)))
     paid, truly, best = rewards.on(episodes), true.on(episodes), []
     for task in tasks[:: math.ceil(len(tasks) / COMPARED_TASKS)]:

@@ -139,7 +139,7 @@ def split_episodes(episodes, share, seed):
 
 def flat_transitions(episodes):
     """All transitions of Trajectories: tensors (N, d_s), (N, d_a), (N, 1), (N, d_s)."""
-    inside = np.arange(episodes.rewards.shape[1]) < episodes.lengths[:, None]
+    inside = episodes.inside
     arrays = episodes.observations[:, :-1], episodes.actions, episodes.rewards[..., None], episodes.observations[:, 1:]
     return [torch.from_numpy(array[inside]) for array in arrays]
 

@@ -244,12 +244,12 @@ def digits_of(section):
     return 2 if largest < 100 else 1 if largest < 1000 else 0
 
 
-def _with_interval(statistic, *scores, digits):
+def _with_interval(statistic, scores, digits):
     """ "-4.71 [-5.10, -4.20]"; without the interval when there is a single seed."""
-    value = f"{statistic(*scores):.{digits}f}"
-    if min(map(len, scores)) == 1:
+    value = f"{statistic(scores):.{digits}f}"
+    if len(scores) == 1:
         return value
-    low, high = statistics.bootstrap_interval(statistic, *scores)
+    low, high = statistics.bootstrap_interval(statistic, scores)
     return f"{value} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -7,15 +7,12 @@ anything is written.
 
 import argparse
 import dataclasses
-import os
 import shlex
 import sys
 from pathlib import Path
 
-import torch
-
 from src.run.config import CONFIG_DIR, known_env_type, known_env_types, num_known_tasks, read_env, read_yaml, recipe_layers
-from src.run.devices import use_threads
+from src.run.devices import find_device, use_threads
 from src.run.errors import UserError
 from src.run.flags import BooleanFlag, Parser, natural, nearest, thread_count
 from src.run.settings import setting
@@ -227,20 +224,6 @@ def settings(args, exclude=()):
         if not env[key]:
             env.pop(key)
     return {**values, "device": str(args.device), "env": env}
-
-
-def find_device(name):
-    """'auto' or a torch device name -> torch.device that exists here; a GPU for each process of torchrun. Raises UserError."""
-    if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError):
-        raise UserError(f"--device {name} is not available here; use --device cpu") from None
-    return device
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 import contextlib
 import ctypes
-import math
 import os
 
 import torch
+
+from src.run.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
@@ -33,9 +34,15 @@ def autocast_dtype(precision, device):
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
-def schedule_factor(step, steps, warmup, shape):
-    """Learning rate of update `step` (from 0) as a share of the base: linear warm-up, then constant or cosine to 5 %."""
-    factor = min((step + 1) / warmup, 1.0) if warmup else 1.0
-    if shape == "cosine":
-        factor *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
-    return factor
+def find_device(name):
+    """'auto' or a torch device name -> torch.device that exists here; a GPU for each process of torchrun. Raises UserError."""
+    if name in ("auto", "cuda") and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError):
+        raise UserError(f"--device {name} is not available here; use --device cpu") from None
+    return device

@@ -15,6 +15,12 @@ from src.run.errors import UserError
 from src.run.files import atomic_path, read_text
 
 
+def progress_bar(total, unit, **more):
+    """A tqdm of `total` units; a file or a pipe gets a line now and then instead of hundreds of redrawn bars."""
+    interval = 0.5 if sys.stderr.isatty() else 20
+    return tqdm(total=total, unit=unit, mininterval=interval, dynamic_ncols=True, **more)
+
+
 class Logger:
     """Records scalars of one run.
 
@@ -27,9 +33,7 @@ class Logger:
 
     def __init__(self, directory, total, start=0, unit="step", tensorboard=True, bar=True):
         self._file = self._table = self._writer = None
-        # a file or a pipe gets a line now and then instead of hundreds of redrawn bars
-        interval = 0.5 if sys.stderr.isatty() else 20
-        self._bar = tqdm(total=total, initial=start, unit=unit, mininterval=interval, dynamic_ncols=True, disable=not bar)
+        self._bar = progress_bar(total, unit, initial=start, disable=not bar)
         path = Path(directory) / "metrics.jsonl"
         kept = [record for record in read_metrics(directory) if record["step"] <= start]
         with self._forgiving("metrics.jsonl"):

@@ -20,7 +20,6 @@ import time
 import torch
 
 from src.run import distributed
-from src.run.devices import schedule_factor
 from src.run.errors import require_finite
 from src.run.files import load_state, save_state, save_tensors
 from src.run.flags import natural, nonnegative_float, positive_float, positive_int
@@ -59,6 +58,14 @@ class Optimisation:
         (loss if distributed.size() == 1 else loss * distributed.size()).backward()
         torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         optimizer.step()
+
+
+def schedule_factor(step, steps, warmup, shape):
+    """Learning rate of update `step` (from 0) as a share of the base: linear warm-up, then constant or cosine to 5 %."""
+    factor = min((step + 1) / warmup, 1.0) if warmup else 1.0
+    if shape == "cosine":
+        factor *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+    return factor
 
 
 class Loop:

@@ -454,3 +454,13 @@ def test_recorded_contexts_measure_the_same_policy_under_a_protocol_of_their_own
     assert shown.parent.name == "few_shot-recorded_context" and read_json(shown)["protocol"] == "recorded_context"
     assert weights(tmp_path, "focal") == kept and [path.read_bytes() for path in own] == before
     assert not any("warmup_returns" in task for task in read_json(shown)["tasks"])
+
+
+@pytest.mark.parametrize("flag", ["--batch_size=8", "--kl-weight=3", "--rl=brac"])
+def test_iql_over_histories_refuses_what_it_does_not_read(capsys, tmp_path, flag):
+    argv = ["--env_type", "point_robot", "--recipe", "debug", "--output_dir", str(tmp_path), flag]
+    name = flag.partition("=")[0].replace("-", "_").replace("__", "--")
+    assert_refused(
+        capsys, importlib.import_module("baselines.iql"), argv, f"{name} has no effect on IQL over whole histories: leave it out"
+    )
+    assert not list(tmp_path.iterdir())

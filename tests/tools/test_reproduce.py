@@ -89,14 +89,19 @@ def what_a_missing_run_needs_is_made_again(finished):
 
 
 def test_a_recipe_without_prompts_has_one_policy_for_both_regimes_and_is_left_one_idea_less_each_time(tmp_path):
-    planned = reproduce(tmp_path, "--dry_run", "--recipes", "fast").splitlines()
+    planned = reproduce(tmp_path, "--dry_run", "--recipes", "fast", "--methods", "meta_dt").splitlines()
     own = f" --world_model {tmp_path}/saves/point_robot/random/context+fast-decode_own/seed_0"
     changes = ["", "", " --context none", " --hindsight_share 0", " --other_tasks none", " --imitate episodes --top_share 1"]
-    changes += [" --dropout 0.1", " --window_time False"]
+    changes += [" --dropout 0.1"]
     changes += [" --context running --eval_only", " --explore none --explore_steps 0 --eval_only", " --decode own", own]
     assert [command.split("random --seed 0", 1)[1] for command in planned if "train_" in command] == changes
-    planned = shell("-m tools.reproduce", "--env_type", "hopper_rand_params", *FLAGS[2:], "--recipes", "fast", "--dry_run").stdout
-    assert "--other_tasks" not in planned and "--hindsight_share" in planned  # what the recipe has not cannot be left out
+    planned = shell(
+        "-m tools.reproduce", "--env_type", "hopper_rand_params", *FLAGS[2:], "--recipes", "fast", "--methods", "meta_dt",
+        "--dry_run",
+    ).stdout  # fmt: skip
+    assert "--other_tasks" not in planned and "--window_time False" in planned  # what the recipe has not cannot be left out
+    refused = shell("-m tools.reproduce", "--env_type", "point_robot", "--recipes", "fast", "--dry_run")
+    assert refused.returncode == 2 and "fast says nothing of compared methods" in refused.stderr
 
 
 @pytest.mark.slow
@@ -110,7 +115,7 @@ def test_each_idea_less_is_a_row_of_its_own(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = {"/".join(name.split("/")[-3:-1]) for name in listing(tmp_path / "results") if name.endswith(".json")}
     less = ["", "-no_context", "-hindsight_share_0.0", "-other_tasks_none", "-top_share_1.0+imitate_episodes"]
-    less += ["-dropout", "-episode_time"]
+    less += ["-dropout"]
     less += ["-context_running", "-explore_none-explore_steps_0", "-context_decode_own"]
     expected = {f"meta_dt+tiny{name}/{regime}-strict" for name in less for regime in ("few_shot", "zero_shot")}
     assert rows == expected | {"context+tiny/diagnostics", "context+tiny-decode_own/diagnostics"}
