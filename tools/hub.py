@@ -1,6 +1,8 @@
 """Folders that people share, on the Hugging Face hub or on a disk: trained policies and datasets, copied whole and checked."""
 
 import contextlib
+import filecmp
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,6 +11,7 @@ from src.run.errors import UserError
 from src.run.files import atomic_path
 
 HUB, DATASETS = "hf://", "hf://datasets/"
+MEND = "see that there is a connection, mend the name, or log in (hf auth login)"
 
 
 def upload(folder, address, files):
@@ -17,8 +20,8 @@ def upload(folder, address, files):
     try:
         hub.create_repo(name, repo_type=kind, exist_ok=True)
         hub.upload_folder(repo_id=name, repo_type=kind, folder_path=str(folder), allow_patterns=list(files))
-    except (OSError, ValueError) as error:  # the hub's errors are of these kinds
-        raise UserError(f"{address} cannot be written ({_reason(error)}): log in (hf auth login), and mend the name") from None
+    except Exception as error:  # whatever its client and the network raise
+        raise UserError(f"{address} cannot be written ({_reason(error)}): {MEND}") from None
 
 
 @contextlib.contextmanager
@@ -28,8 +31,8 @@ def downloaded(address, files):
     with tempfile.TemporaryDirectory() as temporary:
         try:
             hub.snapshot_download(name, repo_type=kind, local_dir=temporary, allow_patterns=list(files))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{address} cannot be read ({_reason(error)}): mend the name, or log in (hf auth login)") from None
+        except Exception as error:
+            raise UserError(f"{address} cannot be read ({_reason(error)}): {MEND}") from None
         yield Path(temporary)
 
 
@@ -51,11 +54,22 @@ def open_hub(address):
 
 
 def copy(source, folder, files):
-    """The `files` of a folder to another one, each under its name at once; returns the folder. Raises UserError."""
-    folder, tops = Path(folder), {name.split("/")[0] for name in files}
-    if folder.exists() and (not folder.is_dir() or any(entry.name not in tops for entry in folder.iterdir())):
-        raise UserError(f"{folder} holds other files: name a new folder")
+    """The `files` of a folder to another one, each under its name at once; returns the folder. Raises UserError where it holds
+    anything else: what is there is never replaced, and the same command completes what was cut off."""
+    source, folder = Path(source), Path(folder)
+    if folder.exists() and (not folder.is_dir() or not all(_same(path, source, folder, files) for path in contents(folder))):
+        raise UserError(f"{folder} holds other files: name a new folder, or remove it")
     for name in files:
         with atomic_path(folder / name) as temporary:
-            shutil.copyfile(Path(source) / name, temporary)
+            shutil.copyfile(source / name, temporary)
     return folder
+
+
+def contents(folder):
+    """The files of a folder, without what a killed writer left."""
+    return [path for path in Path(folder).rglob("*") if not path.is_dir() and not re.fullmatch(r"\..*\.tmp", path.name)]
+
+
+def _same(path, source, folder, files):
+    name = path.relative_to(folder).as_posix()
+    return name in files and filecmp.cmp(path, source / name, shallow=False)

@@ -3,11 +3,15 @@
 import numpy as np
 
 from src.evaluation.results import label
+from src.run.config import known_env_types
 
 
 def card(config, env, measured, rows):
     """The model card, Markdown with the header that the Hugging Face hub reads."""
     made, training = config["made_from"], config["training"]
+    warmup = max(regime["warmup"] for regime in config["regimes"].values())
+    known = config["env_type"] if config["env_type"] in known_env_types() else None
+    argument, flag = ("", "") if known else (', settings_file="SETTINGS.yaml"', " --config SETTINGS.yaml")
     lines = [
         "---", "license: mit", "library_name: offline-meta-rl", "pipeline_tag: reinforcement-learning",
         "tags: [offline-rl, meta-reinforcement-learning, decision-transformer]", "---", "",
@@ -19,8 +23,8 @@ def card(config, env, measured, rows):
         f"{' (validation tasks, left out of training)' if config['validation'] else ''} |",
         f"| trained on | {config['quality']} data, SHA-256 `{made.get('dataset_sha256')}` |",
         f"| privileges in training | {config['privileges']} |",
-        f"| protocol | {config['protocol']}: {config['episodes']} adaptations per task; few-shot after "
-        f"{max(regime['warmup'] for regime in config['regimes'].values())} warm-up episodes of its own |",
+        f"| protocol | {config['protocol']}: {config['episodes']} adaptations per task"
+        f"{f'; few-shot after {warmup} warm-up episodes of its own' if warmup else ''} |",
         f"| training | {training.get('gradient_steps')} gradient steps, {training.get('parameters')} parameters |",
         f"| weights | {config['weights']} |",
         "| licence | MIT |", "",
@@ -36,10 +40,10 @@ def card(config, env, measured, rows):
         lines.append(f"| {name} | {row['mean']:.2f}{interval}, {seeds} | {own:.6g} |")
     lines += [
         "", f"The last column was measured with the weights of this folder{whose}. To measure it again:", "", "```shell",
-        "python -m tools.models measure FOLDER", "```", "", "To act in the environment:", "",
+        f"python -m tools.models measure FOLDER{flag}", "```", "", "To act in the environment:", "",
         "```python", "from src.run.config import load_env", "from tools.models import from_pretrained", "",
-        'agent = from_pretrained("FOLDER")', f'env = load_env("{config["env_type"]}").make()',
-        "for episode in range(4):  # the agent adapts to what it lives",
+        f'agent = from_pretrained("FOLDER"{argument})', f'env = load_env("{known or "SETTINGS.yaml"}").make()',
+        f"for episode in range({warmup + 1}):  # the agent adapts to what it lives",
         f'    observation, _ = env.reset(seed=episode, options={{"task": {config["task_ids"][0]}}})',
         "    agent.start(observation)", "    done = False", "    while not done:",
         "        observation, reward, terminated, truncated, _ = env.step(agent.act())",

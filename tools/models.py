@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -38,13 +39,13 @@ from src.evaluation.saved import MISFITS, halved, read_saved, save_known
 from src.models.load import read_agent
 from src.models.torchscript import episode_module
 from src.report import statistics
-from src.run.config import known_env_types, load_env, num_tasks, read_env, read_yaml
+from src.run.config import known_env_types, load_env, num_known_tasks, num_tasks, read_env, read_yaml
 from src.run.devices import autocast_dtype, find_device
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, digest, load_tensors, read_json, save_tensors, write_json
 from src.run.flags import Parser, natural
 from src.run.provenance import provenance
-from tools.hub import DATASETS, HUB, copy, downloaded, upload
+from tools.hub import DATASETS, HUB, contents, copy, downloaded, upload
 from tools.model_card import card
 from tools.sweep import BASELINES
 
@@ -100,7 +101,7 @@ def read_trained(directory, method, env, device, settings):
 
 def read_config(folder):
     """config.json of an exported folder. Raises UserError."""
-    keys = ("schema", *FACTS, "task_ids", "episodes", "regimes", "weights", "rows", "settings")
+    keys = ("schema", *FACTS, "task_ids", "episodes", "regimes", "weights", "rows", "settings", "model_sha256")
     config = read_json(
         Path(folder) / "config.json", *keys, mend="it is no exported policy: python -m tools.models export makes one"
     )
@@ -110,6 +111,7 @@ def read_config(folder):
         counts = [type(regime[key]) for regime in config["regimes"].values() for key in ("warmup", "later")]
         whole = set(counts) == {int} and isinstance(config["settings"]["env"], dict)
         whole &= all(isinstance(config[key], str) for key in ("method", "env_type", "quality"))
+        whole &= bool(config["task_ids"]) and all(map(_is_count, [*config["task_ids"], config["seed"], config["episodes"] - 1]))
         whole &= set(map(type, config["rows"].values())) <= {str} and config["rows"].keys() >= config["regimes"].keys()
         told = config["provenance"]
         whole &= all(isinstance(told[key], kind) for key, kind in (("hardware", str), ("versions", dict)))
@@ -117,6 +119,8 @@ def read_config(folder):
         whole = False
     if not whole:
         raise UserError(f"{folder}/config.json was altered: export or pull the policy again")
+    if digest(load_tensors(Path(folder) / "model.safetensors")) != config["model_sha256"]:
+        raise UserError(f"{folder}/model.safetensors is of another policy, or was altered: export or pull the policy again")
     return config
 
 
@@ -127,12 +131,15 @@ def find_env(config, settings_file=None):
     elif config["env_type"] in known_env_types():
         env = load_env(config["env_type"])
     else:
-        raise UserError(f"this policy is of {config['env_type']}, which configs/ does not have: give its settings file, --config")
+        raise UserError(f"this policy is of {config['env_type']}, which configs/ does not have: give its settings file, --config "
+                        "(in Python: settings_file)")  # fmt: skip
     told = config["settings"].get("env", {})
     if (env.env_type, env.env_name, env.max_episode_steps) != (
         config["env_type"], told.get("env_name"), told.get("max_episode_steps"),
     ):  # fmt: skip
         raise UserError(f"this policy is of another {config['env_type']} than the settings file here")
+    if max(config.get("task_ids", [0])) >= num_known_tasks(env, env.make()):
+        raise UserError(f"this policy was measured on task {max(config['task_ids'])}, which {env.env_type} does not have")
     check_settings(told, env, "this policy was trained", "give its own settings file, --config")
     return env
 
@@ -198,7 +205,7 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
     Raises UserError where the run has no results, or `folder` holds something else. Returns the folder.
     """
     directory, folder = Path(directory), Path(folder)
-    if folder.exists() and any(entry.name not in FILES for entry in folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(path.name not in FILES for path in contents(folder))):
         raise UserError(f"{folder} holds other files: name a new folder")
     results, paths = find_results(directory)
     first = next(iter(results.values()))
@@ -207,6 +214,10 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
         name: {"warmup": _count(result, "warmup_returns"), "later": _count(result, "later_returns")}
         for name, result in results.items()
     }
+    if (folder / "config.json").exists():
+        there = read_json(folder / "config.json")
+        if any(there.get(key) != first[key] for key in FACTS[:5]):
+            raise UserError(f"{folder} holds another policy, {label(there)} on {there['env_type']}: name a new folder")
     config = {"schema": SCHEMA, **{key: first[key] for key in FACTS}, "task_ids": first["task_ids"]}
     config |= {
         "episodes": len(first["returns"][0]), "regimes": regimes, "weights": "float16" if half else "float32",
@@ -215,10 +226,12 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
     }  # fmt: skip
     env = find_env(config, settings_file)
     trained = read_trained(directory, config["method"], env, find_device("cpu"), settings)
+    told = provenance()  # of the checkout as it is before this writes into it
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").unlink(missing_ok=True)  # of other weights; without it the folder is no whole policy
     trained.save(folder, half)
-    write_json(folder / "config.json", config | {"provenance": provenance()})
+    config["model_sha256"] = digest(load_tensors(folder / "model.safetensors"))
+    write_json(folder / "config.json", config | {"provenance": told})
     measured = play(folder, config, env)
     write_json(folder / "results.json", measured)
     rows = {name: table_row(path) | {"same": is_row(measured[name], path)} for name, path in paths.items()}
@@ -331,6 +344,8 @@ def save_torchscript(folder, file, task=None, warmup=None, settings_file=None):
     Args: folder: exported, or a run's. task: default the first test task. warmup: their number, default as it was measured.
     Raises UserError; returns the file.
     """
+    if Path(file).suffix != ".pt":
+        raise UserError(f"{file}: give the file a name that ends in .pt")
     told = describe(folder)
     env = find_env(told, settings_file)
     trained = read_trained(folder, told["method"], env, find_device("cpu"), told["settings"])
@@ -339,6 +354,7 @@ def save_torchscript(folder, file, task=None, warmup=None, settings_file=None):
         raise UserError(f"--task {task} does not exist: {env.env_type} has tasks 0 to {num_tasks(env.make()) - 1}")
     warmup = told["warmup"] if warmup is None else warmup
     agent = trained.agent(warmup)
+    getattr(agent, "agent", agent).dtype = None  # of an exploring agent its own; the module computes in float32
     agent.adapt([episode for _, _, episode in live(agent, env, [task], 1, warmup, told["seed"])])
     module = episode_module(agent, trained.action_space)
     with atomic_path(file) as temporary:
@@ -354,6 +370,8 @@ def push(folder, target):
 
     Raises UserError where it is not whole; returns the target.
     """
+    if not target.startswith(HUB) and re.match(r"[a-z]+:/", target):
+        raise UserError(f"{target}: give hf://name/model or hf://datasets/name/dataset, or a folder")
     dataset = (Path(folder) / DATA_FILES[0]).exists()
     if target.startswith(HUB) and dataset != target.startswith(DATASETS):
         raise UserError(f"{folder} is {'a dataset' if dataset else 'no dataset'}: {DATASETS}name/dataset is for datasets")
@@ -429,7 +447,8 @@ def main(argv=None):
     if args.command == "export":
         folder = save_pretrained(args.run, args.folder, args.config, args.half)
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-        print(f"{folder}: {size:.1f} MB; next: python -m tools.models measure {folder}")
+        own = f" --config {args.config}" if args.config else ""
+        print(f"{folder}: {size:.1f} MB; next: python -m tools.models measure {folder}{own}")
     elif args.command == "measure":
         if not measure(args.folder, args.config, args.results):
             explain(read_config(args.folder)["provenance"])

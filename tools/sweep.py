@@ -353,6 +353,7 @@ def run_jobs(jobs, running, logs, prepare=lambda job: None):
 def show(args):
     """Mean returns of what the sweep has measured so far, a line per folder, data, method and regime."""
     roots = {"": Path(args.output_dir)} | {path.name: path for path in sorted(Path(args.output_dir, "sweep").glob("*"))}
+    families = {Path(name).stem for name in args.env_types}
     rows = defaultdict(list)
     for name, root in roots.items():
         if not (root / "results").is_dir():
@@ -360,7 +361,8 @@ def show(args):
         for result in read_results(root / "results")[0]:
             if result["regime"] == DIAGNOSTICS or result["fresh"] or result["validation"] != args.validation:
                 continue
-            if result["seed"] in args.seeds:
+            own = result["env_type"] in families and result["quality"] in args.qualities and result["recipe"] in args.recipes
+            if own and result["seed"] in args.seeds and result["method"] in args.methods:
                 regime = f"{result['regime']}-{result['protocol']}"
                 rows[result["env_type"], result["quality"], label(result), name, regime].append(np.mean(result["returns"]))
     for key, means in sorted(rows.items()):

@@ -105,8 +105,12 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(words, namespace)
 
     def _check_names(self, words):
-        """Two names of one flag must say the same: which one wins, nobody can know."""
+        """Two names of one flag must say the same: which one wins, nobody can know. What takes any number of values, none by
+        default, is given once: the first ones would be lost."""
         for action in self._actions:
+            given = [word for word in words if word.partition("=")[0] in action.option_strings]
+            if action.nargs in ("+", "*") and not action.default and len(given) > 1:
+                self.error(f"{action.option_strings[0]} is given {len(given)} times: give it once, with all its values")
             if len(action.option_strings) < 2 or action.nargs is not None:
                 continue
             said = {}

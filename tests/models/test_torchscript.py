@@ -88,3 +88,23 @@ def test_what_cannot_be_a_module_is_refused(policy_root, tmp_path, capsys):
     run = str(policy_root / POLICY)
     assert_refused(capsys, models, ["torchscript", run, out, "--task", "1000"], "--task 1000 does not exist")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_file_of_a_policy_in_bfloat16_computes_in_float32(tmp_path):
+    """A committed policy: after the same warm-up episodes, lived in float32, the module acts as the agent."""
+    folder = str(ROOT / "trained/point_robot/replay/meta_dt+fast")
+    models.main(["torchscript", folder, str(tmp_path / "policy.pt"), "--task", "47"])
+    module = torch.jit.load(str(tmp_path / "policy.pt"))
+    told = models.describe(folder)
+    env = models.find_env(told)
+    agent = models.read_trained(folder, told["method"], env, torch.device("cpu"), told["settings"]).agent(told["warmup"])
+    agent.agent.dtype = None
+    agent.adapt([episode for _, _, episode in models.live(agent, env, [47], 1, told["warmup"], told["seed"])])
+    rng, observation, reward = np.random.default_rng(0), np.zeros(2, np.float32), 0.0
+    module.start()
+    agent.start(observation[None])
+    for _ in range(15):
+        action = agent.act()
+        np.testing.assert_allclose(module(torch.from_numpy(observation), reward).numpy(), action[0], atol=1e-5)
+        observation, reward = rng.normal(size=2).astype(np.float32), float(rng.normal())
+        agent.observe(action, np.float32([reward]), observation[None])

@@ -15,6 +15,7 @@ from src.run.config import load_env, num_tasks, read_env, read_yaml
 from src.run.errors import UserError
 from src.run.flags import fraction
 from src.run.settings import pick
+from tools import sweep
 
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
 BASE = yaml.safe_load(POINT_ROBOT.read_text())
@@ -472,3 +473,10 @@ def test_a_smaller_budget_keeps_the_share_of_steps_without_prompts(flags, start)
     parser, argv = train_meta_dt.make_parser(), ["--env_type", "point_robot", *flags]
     args = parse_args(parser, "train_meta_dt", argv)
     assert train_meta_dt.prompt_start(parser, args, argv) == start
+
+
+@pytest.mark.parametrize("flags", [["--slurm", "a=1", "--slurm", "b=1"], ["--set", "focal.steps=5", "--set=focal.width=7"]])
+def test_flags_of_several_values_are_given_once(flags):
+    """Else the first ones would be forgotten."""
+    with pytest.raises(UserError, match="is given 2 times: give it once, with all its values"):
+        sweep.make_parser().parse_args(flags)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import POLICY, assert_refused, listing, point_robot
+from helpers import POLICY, ROOT, assert_refused, listing, point_robot
 
 from src.data import trajectories
 from src.evaluation.evaluate import evaluate
 from src.evaluation.results import read_result
 from src.run.errors import UserError
-from src.run.files import load_tensors, read_json, write_json
+from src.run.files import load_tensors, read_json, save_tensors, write_json
 from tools import models
 
 TINY = ["--env_type", "point_robot", "--recipe", "debug", "--data_quality", "random", "--no-tensorboard", "--steps", "3"]
@@ -289,3 +289,56 @@ def test_nothing_is_written_over(exported, tmp_path, policy_root, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(UserError, match="give the run's command with --eval_only"):
         models.save_pretrained(tmp_path, tmp_path / "x")
+
+
+def test_weights_of_another_policy_are_refused(exported, tmp_path, capsys):
+    """As a copy that was cut off leaves them: every file is whole by itself."""
+    folder = shutil.copytree(exported, tmp_path / "policy")
+    tensors = load_tensors(folder / "model.safetensors")
+    save_tensors(folder / "model.safetensors", {name: values * 1.3 for name, values in tensors.items()})
+    for argv in (["measure", str(folder)], ["push", str(folder), str(tmp_path / "x")]):
+        assert_refused(capsys, models, argv, "model.safetensors is of another policy, or was altered")
+
+
+def test_what_is_in_a_folder_is_not_replaced(exported, tmp_path, capsys):
+    """But what a killed command left is completed by the same command."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "README.md").write_text("mine")
+    other = shutil.copytree(ROOT / "trained/point_robot/replay/iql+compare", tmp_path / "other")
+    for target in (own, other):
+        before = listing(target)
+        assert_refused(capsys, models, ["push", str(exported), str(target)], "holds other files: name a new folder")
+        assert listing(target) == before
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(exported / "config.json", half)
+    (half / ".model.safetensors.99999.tmp").write_bytes(b"half")
+    models.main(["push", str(exported), str(half)])
+    models.check(half)
+
+
+@pytest.mark.parametrize("values", [{"task_ids": []}, {"task_ids": [45.5]}, {"episodes": 0}, {"seed": -5}, {"task_ids": "abc"}])
+def test_numbers_of_a_config_that_cannot_be(exported, tmp_path, capsys, values):
+    folder = shutil.copytree(exported, tmp_path / "policy")
+    change(folder, "config.json", **values)
+    assert_refused(capsys, models, ["measure", str(folder)], "config.json was altered")
+
+
+def test_a_task_that_does_not_exist(exported, tmp_path, capsys):
+    folder = shutil.copytree(exported, tmp_path / "policy")
+    change(folder, "config.json", task_ids=[999])
+    assert_refused(capsys, models, ["measure", str(folder)], "measured on task 999, which point_robot does not have")
+
+
+@pytest.mark.parametrize("address", ["https://huggingface.co/me/x", "hf:/me/x"])
+def test_addresses_that_are_no_folders(exported, tmp_path, capsys, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(capsys, models, ["push", str(exported), address], "give hf://name/model")
+    assert not (tmp_path / address.split("/")[0]).exists()
+
+
+def test_a_module_does_not_overwrite_what_is_none(exported, capsys):
+    before = listing(exported)
+    assert_refused(capsys, models, ["torchscript", str(exported), str(exported / "README.md")], "a name that ends in .pt")
+    assert listing(exported) == before

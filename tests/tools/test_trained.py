@@ -52,6 +52,7 @@ def test_other_weights_do_not_pass_for_its_row(tmp_path, capsys):
     models.copy(IQL, tmp_path / "half", models.FILES)
     trained.save(tmp_path / "half", True)
     config["regimes"].pop("zero_shot")  # half of the time
+    config["model_sha256"] = models.digest(models.load_tensors(tmp_path / "half/model.safetensors"))
     models.write_json(tmp_path / "half/config.json", config)
     assert not models.measure(tmp_path / "half")
     out = capsys.readouterr().out
