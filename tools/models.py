@@ -216,8 +216,8 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
     }
     if (folder / "config.json").exists():
         there = read_json(folder / "config.json")
-        if any(there.get(key) != first[key] for key in FACTS[:5]):
-            raise UserError(f"{folder} holds another policy, {label(there)} on {there['env_type']}: name a new folder")
+        if not isinstance(there, dict) or any(there.get(key) != first[key] for key in FACTS[:5]):
+            raise UserError(f"{folder} holds another policy: name a new folder")
     config = {"schema": SCHEMA, **{key: first[key] for key in FACTS}, "task_ids": first["task_ids"]}
     config |= {
         "episodes": len(first["returns"][0]), "regimes": regimes, "weights": "float16" if half else "float32",

@@ -338,7 +338,8 @@ def ablation_table(folder, env_types, recipe="fast"):
         for name, runs in sorted(ours.items(), key=lambda item: item[1] is not whole):
             seeds, cell = {run["seed"] for run in runs}, "–"
             beside = [run for run in whole if run["seed"] in seeds] or whole
-            scores = results.scores_of(beside), results.scores_of(runs)
+            seeds = {run["seed"] for run in beside}
+            scores = results.scores_of(beside), results.scores_of([run for run in runs if run["seed"] in seeds] or runs)
             if runs is not whole:
                 cell = f"{statistics.mean(scores[0]) - statistics.mean(scores[1]):.1f}"
                 if min(map(len, scores)) > 1:

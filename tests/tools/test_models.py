@@ -318,6 +318,15 @@ def test_what_is_in_a_folder_is_not_replaced(exported, tmp_path, capsys):
     models.check(half)
 
 
+@pytest.mark.parametrize("there", ["[]", "{}", '{"method": "mine"}'])
+def test_an_export_does_not_replace_what_another_program_wrote(there, policy_root, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(there)
+    assert_refused(
+        capsys, models, ["export", str(policy_root / POLICY), str(tmp_path)], "holds another policy: name a new folder"
+    )
+    assert (tmp_path / "config.json").read_text() == there and len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("values", [{"task_ids": []}, {"task_ids": [45.5]}, {"episodes": 0}, {"seed": -5}, {"task_ids": "abc"}])
 def test_numbers_of_a_config_that_cannot_be(exported, tmp_path, capsys, values):
     folder = shutil.copytree(exported, tmp_path / "policy")

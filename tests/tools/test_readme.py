@@ -104,6 +104,9 @@ def test_what_each_part_of_the_recipe_is_worth(folder):
     write(folder / "results", "slope", "replay", "few_shot", 1, [[1, 1], [2, 2]], ablation="no_context")
     line = readme.table(folder / "results", ["ablations", "slope"]).splitlines()[-1]
     assert line.split(" | ")[-1].startswith("6.0 [")
+    write(folder / "results", "slope", "replay", "few_shot", 2, [[40, 40], [40, 40]], ablation="no_context")
+    line = readme.table(folder / "results", ["ablations", "slope"]).splitlines()[-1]
+    assert line.split(" | ")[-1].startswith("6.0 [")  # a seed that the recipe has not is not compared
 
 
 def test_what_each_part_of_another_recipe_is_worth(folder):
