@@ -12,7 +12,7 @@ from src.evaluation.rollout import returns, rollout
 from src.run import distributed
 from src.run.seeding import derive
 
-DIGITS = 9  # significant ones of a return: more than rewards of float32 carry, and files of half the size
+DIGITS = 7  # significant ones of a return: those that rewards of float32 carry, and files of half the size
 
 
 def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, watch=None):

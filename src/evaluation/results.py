@@ -2,7 +2,7 @@
 
 One finished measurement is one JSON file. Its facts are fields, and its path is built from them, never parsed:
 results/<env_type>/<quality>/<method>[+<recipe>][-<ablation>][-<variant>]/<regime>-<protocol>[-validation|-fresh]/seed_<s>.json.
-"tasks" holds one line per task: its id, its parameters, raw returns (nine digits), warm-up and later returns, lengths,
+"tasks" holds one line per task: its id, its parameters, raw returns (seven digits), warm-up and later returns, lengths,
 success, and the reference levels of the task. Pictures' data (paths, embeddings, beliefs) lie beside the run under saves/.
 """
 
@@ -151,9 +151,9 @@ def _layout(document):
     parts = []
     for key, value in document.items():
         if key == "tasks":
-            text = _block("[", [_line(row) for row in value], "]")
+            text = _block("[", [_line(row, dense=True) for row in value], "]")
         elif key == "curve":
-            text = _block("{", [f"{_line(name)}: {_line(series)}" for name, series in value.items()], "}")
+            text = _block("{", [f"{_line(name)}: {_line(series, dense=True)}" for name, series in value.items()], "}")
         elif key == "config":
             text = _block("{", _wrapped([f"{_line(name)}: {_line(setting)}" for name, setting in value.items()]), "}")
         else:
@@ -177,8 +177,9 @@ def _wrapped(items):
     return lines
 
 
-def _line(value):
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, default=_plain)
+def _line(value, dense=False):
+    separators = (",", ": ") if dense else None
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, default=_plain, separators=separators)
 
 
 def _plain(value):

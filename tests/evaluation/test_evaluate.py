@@ -208,13 +208,13 @@ def test_no_warmup_is_zero_shot(noise):
     assert few["returns"] != zero["returns"]
 
 
-def test_returns_are_rounded_to_nine_significant_digits():
+def test_returns_are_rounded_to_seven_significant_digits():
     agent = Recorder()
     result = evaluate(agent, ENV, [45, 48], 3, 1, later=1)
     sums = np.stack([episode["rewards"].sum(1) for episode in agent.pools[-1]], 1).reshape(2, 3, 2)
     for key, values in {"warmup_returns": sums[:, :, :1], "returns": sums[:, :, 1]}.items():
         np.testing.assert_allclose(result[key], values, rtol=1e-6)
-        assert all(value == float(f"{value:.9g}") for value in np.ravel(result[key]))
+        assert all(value == float(f"{value:.7g}") for value in np.ravel(result[key]))
 
 
 def test_later_episodes_change_nothing_before_them():
@@ -234,7 +234,7 @@ def test_a_watcher_sees_the_evaluated_episode():
     result = evaluate(Recorder(), ENV, [45, 48], 2, 1, watch=lambda *given: watched.append(given), later=1)
     ((tasks, seeds, episode),) = watched
     assert tasks.tolist() == [45, 45, 48, 48] and len(set(seeds)) == 4
-    np.testing.assert_allclose(returns(episode).reshape(2, 2), result["returns"], rtol=1e-8)
+    np.testing.assert_allclose(returns(episode).reshape(2, 2), result["returns"], rtol=1e-6)
 
 
 def test_the_context_that_was_paid_best_is_kept():
