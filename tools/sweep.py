@@ -186,13 +186,19 @@ def script_of(method):
     return {"context": ("train_context.py",), "meta_dt": ("train_meta_dt.py",)}.get(method, ("-m", f"baselines.{method}"))
 
 
-def check_names(grid):
-    """Whether the scripts have the flags that {method: {name: values}} names, before anything is run. Raises UserError."""
+def check_settings(grid):
+    """Whether the scripts know the flags that {method: {name: values}} names, and read their values, before anything is run.
+    Raises UserError."""
     for method, settings in grid.items():
-        done = subprocess.run([sys.executable, *script_of(method), "--help"], capture_output=True, text=True, check=True)
-        known = set(re.findall(r"--([a-z]\w+)", done.stdout))
-        for name in settings.keys() - known:
-            raise UserError(f"--set {method}.{name}: {' '.join(script_of(method))} has no --{name}{nearest(name, known)}")
+        columns = itertools.zip_longest(*([(name, value) for value in values] for name, values in settings.items()))
+        for column in columns:
+            words = [*script_of(method), *words_of(filter(None, column)), "--help"]  # values are read before help is given
+            done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"--set {method}: {(done.stderr.strip() or 'no help is given').splitlines()[-1]}")
+            known = set(re.findall(r"--([a-z]\w+)", done.stdout))
+            for name in settings.keys() - known:
+                raise UserError(f"--set {method}.{name}: {' '.join(script_of(method))} has no --{name}{nearest(name, known)}")
 
 
 def words_of(settings):
@@ -236,7 +242,7 @@ def parse_settings(texts, methods):
 def expand(args):
     """All jobs of the grid, those of the first seeds first."""
     grid = parse_settings(args.set, args.methods)
-    check_names(grid)
+    check_settings(grid)
     record, jobs = Path(args.output_dir, "saves", "sweep"), {}
     compared = args.recipes if set(args.methods) & set(BASELINES) else ()
     families = {env_type: load_family(env_type, args.recipes, compared) for env_type in args.env_types}

@@ -101,6 +101,7 @@ def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys, monkeypatch):
         (["--set", "meta_dt.data_type=replay"], "has a flag of its own"),
         (["--set", "meta_dt.learning_rte=1,2"], "train_meta_dt.py has no --learning_rte (did you mean learning_rate?)"),
         (["--set", "meta_dt.width=1", "meta_dt.width=2"], "meta_dt.width is given twice"),
+        (["--set", "meta_dt.layers=1", "meta_dt.width=8,wide"], "--set meta_dt: error: --width: 'wide' is not an integer"),
         (["--env_types", "point_robt"], "did you mean point_robot?"),
         (["--recipes", "fst"], "has no recipe 'fst'"),
         (["--qualities", "mine"], "there is no dataset mine of point_robot: import it first"),
@@ -138,5 +139,5 @@ def test_a_sweep_runs_resumes_and_shows_what_came_out(tmp_path):
 
 def test_a_run_that_fails_says_why(data_root, tmp_path):
     (tmp_path / "datasets").symlink_to(data_root / "datasets")
-    done = shell("-m tools.sweep", *TINY, "--output_dir", tmp_path, "--methods", "dt", "--set", "dt.width=wide")
-    assert done.returncode == 2 and "1 runs failed" in done.stderr and "--width: 'wide'" in done.stdout
+    done = shell("-m tools.sweep", *TINY, "--output_dir", tmp_path, "--methods", "dt", "--set", "dt.width=9", "dt.heads=2")
+    assert done.returncode == 2 and "1 runs failed" in done.stderr and "must be a multiple of --heads 2" in done.stdout
