@@ -78,6 +78,12 @@ def whole_episode(stream, path, env):
     breaks = breaks_of(stream, path)
     if breaks is not None and len(breaks):
         raise UserError(f"{path}: steps 0 to {count} are not one episode (next observations do not follow at step {breaks[0]})")
+    told = "episode_lengths" in stream or any(
+        key in stream and stream[key][-1] for key in ("terminals", "timeouts", "dones", "last")
+    )
+    final = [stream.get("next_observations", stream["observations"])[-1], stream["actions"][-1], stream["rewards"][-1:]]
+    if not told and not any(values.any() for values in final):
+        raise UserError(f"{path}: some of its episodes end in zeros alone, as padding does: give episode_lengths")
     return _episodes(stream, np.array([count]), path, env)
 
 
@@ -188,10 +194,17 @@ def _episodes(stream, ends, path, env):
         else:  # the observation after the last step is unknown: that step is left out, and what is kept did not end on its own
             end, terminated, facts["end_lost"] = end - 1, False, terminated
         if end > start:
+            facts["infos"] = _infos(stream["beside"], start, end, episode, len(ends), count)
             facts["task"] = _task(stream["labels"], start, end, episode, len(ends), count, path)
             actions, rewards = stream["actions"][start:end], stream["rewards"][start:end]
             episodes.append(Episode(observations, actions, rewards, terminated, **facts))
     return episodes
+
+
+def _infos(beside, start, end, episode, episodes, count):
+    """What arrays that stand beside flat ones say of one episode: {name: array}."""
+    rows = {count: slice(start, end), episodes: episode}  # a number per step, or per episode
+    return {name: values[rows[len(values)]] for name, values in beside.items() if values.ndim and len(values) in rows}
 
 
 def _check_marks(stream, start, end, path, env):

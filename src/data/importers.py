@@ -178,7 +178,12 @@ def read_hdf5(path):
             arrays = _arrays(file, room)
             if not arrays:
                 raise UserError(f"{path} has no arrays, but {', '.join(names)[:100] or 'nothing'}: {EXPECTED}")
-            return arrays | _labels(file, path, room)
+            if "discrete_action" in names and not {"version", "total_size"} & set(names):
+                raise UserError(
+                    f"{path} is of a d3rlpy before 1.0, which kept with an observation the reward of the step before: let "
+                    "rewards follow their actions, and remove discrete_action"
+                )
+            return arrays | _labels(file, path, room) | _infos(file, room)
         _check_complete(file, parent, groups)
         order = sorted(groups, key=lambda name: (int("".join(filter(str.isdigit, name))[:18] or 0), name))
         parts = {name: _episode(subgroup(parent, name), f"{path}: {name}", room) for name in order}
@@ -238,9 +243,13 @@ def _episode(group, where, room):
         arrays.pop("dones", None)
     options = {key.removeprefix("options/"): group.attrs[key] for key in group.attrs if key.startswith("options/")}
     options = {key: value for key, value in options.items() if not is_task(key)}
+    return {**arrays, **_labels(group, where, room), "options": options, **_infos(group, room)}
+
+
+def _infos(group, room):
+    """{"infos": facts of the steps in a group}, nothing where it has none."""
     infos = [_arrays(subgroup(group, name), room, set()) for name in INFOS if isinstance(group.get(name), h5py.Group)]
-    facts = {"options": options, "infos": functools.reduce(dict.__or__, infos, {})}
-    return {**arrays, **_labels(group, where, room), **facts}
+    return {"infos": functools.reduce(dict.__or__, infos)} if infos else {}
 
 
 def _labels(group, where, room):

@@ -18,7 +18,7 @@ import re
 
 import numpy as np
 
-from src.data.ends import HOW, breaks_between, breaks_of, changes, cut, whole_episode
+from src.data.ends import APART, HOW, breaks_between, breaks_of, changes, cut, whole_episode
 from src.run.errors import UserError
 from src.run.stepping import is_task
 
@@ -33,7 +33,10 @@ FIELDS = {  # ours: what others call it
     "last": ("episode_terminals", "is_last"),  # the last step that is stored, whatever ended it
     "starts": ("episode_starts", "is_first"),
     "ends": ("episode_ends",),
-    "episode_lengths": ("episode_lengths", "lengths", "ep_lengths", "traj_lengths", "path_lengths"),
+    "episode_lengths": (
+        *("episode_lengths", "lengths", "ep_lengths", "ep_lens", "traj_lengths", "traj_lens", "path_lengths"),
+        *("episode_length", "ep_length", "ep_len", "traj_length", "traj_len", "path_length"),
+    ),
     "mask": ("mask", "masks", "valid"),
     "episode_ids": ("episode_ids", "episode_id", "trajectory_ids", "traj_ids"),
     "task": ("task", "task_id", "task_ids", "task_idx", "task_index"),
@@ -67,14 +70,15 @@ def episodes_of(content, path, env):
         facts = {name: _facts(part, name, path) for name in (*INFOS, "options")}
         others = {name: part[name] for name in OTHERS if isinstance(part.get(name), dict)}
         labels = _labels(part, {**facts, **others}, path, whole)
-        if "pos" in part and "full" in part:
-            _unroll(fields, labels, part, path)
         options = facts.pop("options") if whole else {}  # of flat arrays they are of all episodes together
-        infos = functools.reduce(dict.__or__, facts.values()) if whole else {}
-        infos = _beside(part, fields["rewards"].size) | infos
+        infos = functools.reduce(dict.__or__, facts.values())
+        beside = {} if whole else _unknown(infos | part)  # of flat arrays they are cut as these are
+        infos = _beside(part, fields["rewards"].size) | (infos if whole else {})
+        if "pos" in part and "full" in part:
+            _unroll((fields, labels, beside), part, path)
         for stream in _streams(fields, labels, path, whole):
             _check_finite(stream, path)
-            streams.append({**stream, "ring": _is_ring(part)})
+            streams.append({"beside": beside, **stream, "ring": _is_ring(part)})
             facts_of.append({"infos": infos, "options": options})
     apart = any(
         (stream["timeouts"] > stream.get("terminals", stream["timeouts"])).any() for stream in streams if "timeouts" in stream
@@ -84,7 +88,11 @@ def episodes_of(content, path, env):
         kept = stream if stream["whole"] or not stream["ring"] else _without_head(stream, path, env.max_episode_steps)
         head += len(stream["rewards"]) - len(kept["rewards"])
         found = (whole_episode if stream["whole"] else cut)({**kept, "apart": apart}, path, env) if len(kept["rewards"]) else []
-        episodes += [dataclasses.replace(episode, **facts) for episode in found]
+        episodes += [
+            dataclasses.replace(episode, infos=facts["infos"] | episode.infos, options=facts["options"]) for episode in found
+        ]
+    _check_resets(streams, path)
+    _check_clock(streams, episodes, path, env)
     if not episodes:
         raise UserError(f"{path} holds no whole episode")
     lost = sum(len(stream["rewards"]) for stream in streams) - head - sum(len(episode.rewards) for episode in episodes)
@@ -162,6 +170,35 @@ def with_labels(parts, beside, path):
     return parts
 
 
+def _check_resets(streams, path):
+    """Raises UserError where trajectories end at an observation with which one begins, as if reset in between.
+
+    Whole numbers may meet by chance, and so may episodes in which nothing moves."""
+    moving = [
+        s for s in streams if s["whole"] and "next_observations" in s and (s["observations"] != s["observations"][0]).any()
+        and (s["observations"] != np.round(s["observations"])).any()
+    ]  # fmt: skip
+    begins = {stream["observations"][0].astype(np.float32).tobytes() for stream in moving}
+    over = [stream for stream in moving if stream["next_observations"][-1].astype(np.float32).tobytes() in begins]
+    if len(moving) > 1 and len(over) >= len(moving) / 2:  # what the last one of each environment is followed by is not here
+        raise UserError(
+            f"{path}: {len(over)} of {len(streams)} trajectories end at the very observation with which one of them begins, as "
+            "in environments that reset themselves: store the observation before that reset, or leave the last one out"
+        )
+
+
+def _check_clock(streams, episodes, path, env):
+    """Raises UserError where episodes end as if by a clock that is not ours, and dones alone tell of it."""
+    told = not env.terminates or any("terminals" in stream or "timeouts" in stream for stream in streams)
+    lengths = [len(episode.rewards) + episode.end_lost for episode in episodes if episode.terminated or episode.end_lost]
+    longest = max(lengths, default=0)
+    if not told and len(lengths) > 1 and lengths.count(longest) > len(lengths) / 2:
+        raise UserError(
+            f"{path}: {lengths.count(longest)} of {len(episodes)} episodes are done after {longest} steps, and max_episode_steps "
+            f"is {env.max_episode_steps}: it cannot be told whether they ended on their own; {APART}"
+        )
+
+
 # ------------------------------------------------------------------------------------------------------ names and shapes
 
 
@@ -174,7 +211,7 @@ def _fields(content, path, whole):
         if field == "task":  # see _labels
             continue
         found = [name for name in names if content.get(name) is not None]
-        for name in found[: None if field in FLAGS else 1]:
+        for name in found[: 1 if field.endswith("observations") else None]:  # a simulator's states may stand beside them
             array = _numbers(content[name], field, path)
             if field in fields and not np.array_equal(fields[field], array):
                 raise UserError(f"{path}: {' and '.join(found)} contradict each other: leave one of them out")
@@ -220,6 +257,18 @@ def _beside(part, steps):
     """Arrays under names that we do not know, where they say one thing of all `steps`: {name: array}. They may be parameters of
     a task."""
     found = {}
+    for key, array in _unknown(part).items():
+        if array.ndim and len(array) in (steps, steps + 1) and steps > 1:  # of every step
+            if (array != array[0]).any():
+                continue
+            array = array[0]
+        found[key] = array
+    return found
+
+
+def _unknown(part):
+    """Arrays of numbers under names that we do not know: {name: array}."""
+    found = {}
     for key, values in part.items():
         if key in KNOWN or is_task(key) or not isinstance(key, str):
             continue
@@ -227,13 +276,8 @@ def _beside(part, steps):
             array = np.asarray(values)
         except ValueError:
             continue
-        if array.dtype.kind not in "biuf":
-            continue
-        if array.ndim and len(array) in (steps, steps + 1) and steps > 1:  # of every step
-            if (array != array[0]).any():
-                continue
-            array = array[0]
-        found[key] = array
+        if array.dtype.kind in "biuf":
+            found[key] = array
     return found
 
 
@@ -271,15 +315,16 @@ def _check_finite(stream, path):
             raise UserError(f"{path}: {key} of step {int(np.argmin(finite))} are not finite, or too large: put them right")
 
 
-def _unroll(fields, labels, content, path):
-    """A replay buffer of stable-baselines3 in the order of time: `pos` is where it writes next, `full` whether it began anew."""
-    size = len(fields["rewards"])
+def _unroll(dicts, content, path):
+    """Dicts of arrays of stable-baselines3's replay buffer in the order of time: `pos` is where it writes next, `full` whether it
+    began anew."""
+    size = len(dicts[0]["rewards"])
     position, full = (_numbers(content[name], name, path) for name in ("pos", "full"))
     if position.size != 1 or full.size != 1 or position not in range(size + 1) or full not in (0, 1):
         raise UserError(f"{path}: pos (where it writes next) and full (0 or 1) are not those of a replay buffer of {size} steps")
     if not position and not full:
         raise UserError(f"{path}: the replay buffer is empty, its pos is 0 and it is not full")
-    for arrays in (fields, labels):
+    for arrays in dicts:
         for key, array in arrays.items():
             if array.ndim and len(array) == size:
                 arrays[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
@@ -309,18 +354,18 @@ def _without_head(stream, path, horizon):
     if first >= horizon:
         return stream
     labels = {name: values[first:] if values.size == count else values for name, values in stream["labels"].items()}
+    beside = {name: values[first:] for name, values in stream["beside"].items() if values.ndim and len(values) == count}
     kept = {key: values[first:] if isinstance(values, np.ndarray) else values for key, values in stream.items()}
-    return {**kept, "labels": labels}
+    return {**kept, "labels": labels, "beside": beside}
 
 
 def _streams(fields, labels, path, whole):
     """Yields dicts of flat arrays, each one sequence in time, with "whole": whether it is exactly one episode."""
-    rewards, mask = fields["rewards"], fields.pop("mask", None)
+    rewards = fields["rewards"]
+    _check_mask(fields, path)
     if rewards.ndim > 3 or (rewards.ndim == 3 and rewards.shape[2] > 1):
         raise UserError(f"{path}: rewards have shape {rewards.shape}; one number per step is expected")
     if rewards.ndim == 3 or (rewards.ndim == 2 and rewards.shape[1] > 1 and not whole):
-        if mask is not None and not np.all(mask):
-            raise UserError(f"{path}: a mask tells that some of its steps are padding: cut them off, or give episode_lengths")
         yield from _stacked(fields, labels, path)
         return
     count = rewards.size
@@ -344,6 +389,14 @@ def _streams(fields, labels, path, whole):
     if flat["whole"] and len(flat["observations"]) == count + 1:
         flat["next_observations"], flat["observations"] = flat["observations"][1:], flat["observations"][:-1]
     yield flat
+
+
+def _check_mask(fields, path):
+    """Raises UserError where a mask, which goes, leaves steps out. It may also tell where an episode goes on, as flags do."""
+    mask = fields.pop("mask", None)
+    goes_on = [1 - fields[key].reshape(-1) for key in ("terminals", "dones") if key in fields]
+    if mask is not None and not (mask == 1).all() and not any(np.array_equal(mask.reshape(-1), told) for told in goes_on):
+        raise UserError(f"{path}: a mask tells that some of its steps are padding: cut them off and leave it out")
 
 
 def _stacked(fields, labels, path):
@@ -380,12 +433,10 @@ def _stacked(fields, labels, path):
                             f"{'both' if rows else 'none'}): {HOW}")  # fmt: skip
         by_rows = rows
     labels = {name: _spread(values, name, shape, by_rows, path) for name, values in labels.items()}
-    if by_rows and "episode_lengths" not in per_row:
-        _check_padding(per_row, path)
     for index in range(shape[0] if by_rows else shape[1]):
         part = {key: array[index] if by_rows else array[:, index] for key, array in per_row.items()}
         if by_rows:
-            length = int(part.pop("episode_lengths", shape[1]))
+            length = int(part.get("episode_lengths", shape[1]))
             part = {
                 key: array[: length + (key == "observations" and one_more)] if array.ndim else array
                 for key, array in part.items()
@@ -394,14 +445,7 @@ def _stacked(fields, labels, path):
                 part["next_observations"], part["observations"] = part["observations"][1:], part["observations"][:-1]
         told = {name: values[index] if by_rows else values[:, index] for name, values in labels.items()}
         told = {name: values[: len(part["rewards"])] for name, values in told.items()}
-        yield {**part, "labels": told, "whole": bool(by_rows)}
-
-
-def _check_padding(per_row, path):
-    """Raises UserError where rows (E, T) end in steps of zeros alone, as padding does."""
-    last = [per_row[key][:, -1].reshape(len(per_row[key]), -1) for key in ("observations", "actions", "rewards")]
-    if not np.concatenate(last, 1).any(1).all():
-        raise UserError(f"{path}: some of its episodes end in zeros alone, as padding does: give episode_lengths")
+        yield {**part, "labels": told, "beside": {}, "whole": bool(by_rows)}
 
 
 def _spread(labels, name, shape, by_rows, path):

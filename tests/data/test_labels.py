@@ -403,3 +403,28 @@ def test_arrays_called_as_a_task_parameter(tmp_path, place):
     if "every step" in place or place == "flat":
         moving = content(np.linspace(0, 1, 40).reshape(20, 2))
         assert lengths_of(put(tmp_path / "a.pkl", moving), task_id=3).task_ids.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("a.npz", "goal"), ("a.hdf5", "infos/goal"), ("a.pkl", "goal"), ("a.pkl", "infos/goal")]
+)
+@pytest.mark.parametrize("per", ["step", "episode"])
+def test_flat_parameters_of_other_tasks(tmp_path, name, place, per):
+    """A task parameter beside flat arrays of several tasks is that of each episode's task."""
+    tasks, steps = [0, 1, 2], [20, 7, 13]
+    content = {"task": np.repeat(tasks, steps)}
+    for key in ("observations", "next_observations", "actions", "rewards"):
+        content[key] = np.concatenate(
+            [flat([walk((length,), task)[0]])[0][key] for task, length in zip(tasks, steps, strict=True)]
+        )
+    content["timeouts"] = np.isin(np.arange(40), np.cumsum(steps) - 1)
+    repeats = steps if per == "step" else 1
+    for goals, right in ((GOALS[tasks], True), (GOALS[[0, 2, 1]], False)):
+        values = np.repeat(goals, repeats, 0)
+        where = {"infos": {"goal": values}} if place != "goal" and name == "a.pkl" else {place: values}
+        path = put(tmp_path / name, content | where)
+        if right:
+            assert lengths_of(path, task_id=None).task_ids.tolist() == tasks
+        else:
+            with pytest.raises(UserError, match="task 1 has goal"):
+                lengths_of(path, task_id=None)

@@ -226,3 +226,88 @@ def test_padded_episodes_are_cut_or_refused(tmp_path, name):
         lengths_of(put(tmp_path / "b.npz", stacks))
     with pytest.raises(UserError, match="a mask tells that some of its steps are padding"):
         lengths_of(put(tmp_path / "c.npz", stacks | {"mask": np.arange(20) < np.array(lengths)[:, None]}))
+
+
+@pytest.mark.parametrize("name", ["mask", "valid"])
+def test_masks_that_leave_steps_out(tmp_path, name):
+    content, last = flat(walk())
+    content |= {"timeouts": last, "terminals": np.zeros(40)}
+    for mask in (np.arange(40) < 30, np.full(40, np.nan)):
+        with pytest.raises(UserError, match="a mask tells that some of its steps are padding"):
+            lengths_of(put(tmp_path / "a.npz", content | {name: mask}))
+    parts = [part | {name: np.arange(len(part["rewards"])) < 5} for part in walk()]
+    with pytest.raises(UserError, match="a mask tells that some of its steps are padding"):
+        lengths_of(put(tmp_path / "a.pkl", parts))
+    content["terminals"] = last & (np.arange(40) == 26)
+    content["timeouts"] = last & (np.arange(40) != 26)
+    goes_on = 1 - content["terminals"]  # as in jaxrl
+    assert lengths_of(put(tmp_path / "b.npz", content | {name: goes_on}), ENDING).lengths.tolist() == [20, 7, 13]
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.hdf5"])
+def test_padded_trajectory_dicts(tmp_path, name):
+    whole, cut = walk((20,))[0], walk((20,), seed=1)[0]
+    for values in cut.values():
+        values[12 + (len(values) > 20) :] = 0
+
+    def lengths(**more):
+        parts = [part | {key: np.array(values[row]) for key, values in more.items()} for row, part in enumerate((whole, cut))]
+        content = {f"{row}/{key}": v for row, part in enumerate(parts) for key, v in part.items()}
+        return lengths_of(put(tmp_path / name, content if name == "a.hdf5" else parts)).lengths.tolist()
+
+    with pytest.raises(UserError, match="end in zeros alone, as padding does: give episode_lengths"):
+        lengths()
+    for said in ("ep_len", "episode_length", "traj_len"):
+        with pytest.raises(UserError, match="says of itself that it is another number of episodes or steps"):
+            lengths(**{said: (20, 12)})
+
+
+def test_a_trajectory_that_truly_ends_at_zeros(tmp_path):
+    """Where its length or its end is said."""
+    part = walk((20,))[0]
+    part["observations"][-1:], part["actions"][-1:], part["rewards"][-1:] = 0, 0, 0
+    for more in ({"timeouts": np.arange(20) == 19}, {"episode_lengths": np.array(20)}):
+        with pytest.raises(UserError, match="are not those that the environment pays"):  # for standing there
+            lengths_of(put(tmp_path / "a.pkl", [part | more]))
+
+
+@pytest.mark.parametrize("start", [0.0, 0.25])
+def test_trajectories_that_end_after_the_reset(tmp_path, start):
+    """Environments that reset themselves give the first observation of the next episode as the last one."""
+    parts = walk((20, 20, 20))
+    for row, part in enumerate(parts):
+        part["observations"] += np.float32(start * row)
+    for row, part in enumerate(parts):
+        part["observations"][-1] = parts[(row + 1) % 3]["observations"][0]
+    stacks = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+    for path in (put(tmp_path / "a.pkl", parts), put(tmp_path / "a.npz", stacks)):
+        with pytest.raises(UserError, match="3 of 3 trajectories end at the very observation with which one of them begins"):
+            lengths_of(path)
+
+
+def test_one_field_under_two_names(tmp_path):
+    content, last = flat(walk())
+    twins = {"actions": ("acts", 2 * content["actions"]), "rewards": ("reward", 2 * content["rewards"])}
+    for name, (other, values) in twins.items():
+        with pytest.raises(UserError, match=f"{name} and {other} contradict each other"):
+            lengths_of(put(tmp_path / "a.npz", content | {"timeouts": last, other: values}))
+    counts = {"episode_lengths": np.array([20, 7, 13]), "lengths": np.array([10, 17, 13])}
+    with pytest.raises(UserError, match="episode_lengths and lengths contradict each other"):
+        lengths_of(put(tmp_path / "a.npz", content | counts))
+
+
+def test_dones_of_another_clock(tmp_path):
+    content, last = flat(walk((10, 4, 10, 10)))
+    path = put(tmp_path / "a.npz", content | {"dones": last})
+    with pytest.raises(UserError, match=r"3 of 4 episodes are done after 10 steps, and max_episode_steps is 20: .* apart"):
+        lengths_of(path, ENDING)
+    content, last = flat(walk((10, 4, 8, 6)))
+    assert lengths_of(put(path, content | {"dones": last}), ENDING).infos["terminated"].sum() == 4
+
+
+def test_d3rlpy_before_1_0(tmp_path):
+    """Its rewards are those of the step before; only a file that says its version is of a later one."""
+    content, last = flat(walk(), following=False)
+    content |= {"terminals": np.zeros(40), "episode_terminals": last.astype(float), "discrete_action": np.array(False)}
+    with pytest.raises(UserError, match=r"of a d3rlpy before 1.0, which kept with an observation the reward of the step before"):
+        lengths_of(put(tmp_path / "a.h5", content))
