@@ -40,7 +40,7 @@ def shell(module, *words, check=True):
 
 def finished_data(folder, method="borel+debug"):
     """(policy, relabelled data) of a finished run, as bytes."""
-    policy = folder / "saves/gridworld/log/borel/offline" / method / "seed_0/policy.safetensors"
+    policy = folder / "saves/gridworld/log/borel/offline" / method / "seed_0/model.safetensors"
     cache = sorted((folder / "datasets/gridworld/log+debug/data_bamdp").rglob("*.safetensors"))
     return policy.read_bytes(), [path.read_bytes() for path in cache]
 

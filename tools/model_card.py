@@ -1,6 +1,7 @@
 """The page beside a trained policy: what it is, what it was trained on, what it earns, how to load it."""
 
 import numpy as np
+from gymnasium.spaces import Discrete
 
 from src.evaluation.results import label
 from src.run.config import known_env_types
@@ -12,6 +13,13 @@ def card(config, env, measured, rows):
     warmup = max(regime["warmup"] for regime in config["regimes"].values())
     known = config["env_type"] if config["env_type"] in known_env_types() else None
     argument, flag = ("", "") if known else (', settings_file="SETTINGS.yaml"', " --config SETTINGS.yaml")
+    sha256 = made.get("dataset_sha256") or made.get("data_sha256")
+    protocol = f"{config['episodes']} adaptations per task"
+    if "bamdp" in config["regimes"]:
+        protocol += f" of {warmup + 1} episodes, the belief kept from one to the next; returns are means over all of them"
+    elif warmup:
+        protocol += f"; few-shot after {warmup} warm-up episodes of its own"
+    discrete = "discrete=True" if isinstance(env.make(discrete=True).action_space, Discrete) else ""
     lines = [
         "---", "license: mit", "library_name: offline-meta-rl", "pipeline_tag: reinforcement-learning",
         "tags: [offline-rl, meta-reinforcement-learning, decision-transformer]", "---", "",
@@ -21,10 +29,9 @@ def card(config, env, measured, rows):
         f"| task family | {config['env_type']}: {describe_tasks(env)} |",
         f"| tested on | tasks {', '.join(map(str, config['task_ids']))}"
         f"{' (validation tasks, left out of training)' if config['validation'] else ''} |",
-        f"| trained on | {config['quality']} data, SHA-256 `{made.get('dataset_sha256')}` |",
+        f"| trained on | {config['quality']} data{f', SHA-256 `{sha256}`' if sha256 else ''} |",
         f"| privileges in training | {config['privileges']} |",
-        f"| protocol | {config['protocol']}: {config['episodes']} adaptations per task"
-        f"{f'; few-shot after {warmup} warm-up episodes of its own' if warmup else ''} |",
+        f"| protocol | {config['protocol']}: {protocol} |",
         f"| training | {training.get('gradient_steps')} gradient steps, {training.get('parameters')} parameters |",
         f"| weights | {config['weights']} |",
         "| licence | MIT |", "",
@@ -42,7 +49,7 @@ def card(config, env, measured, rows):
         "", f"The last column was measured with the weights of this folder{whose}. To measure it again:", "", "```shell",
         f"python -m tools.models measure FOLDER{flag}", "```", "", "To act in the environment:", "",
         "```python", "from src.run.config import load_env", "from tools.models import from_pretrained", "",
-        f'agent = from_pretrained("FOLDER"{argument})', f'env = load_env("{known or "SETTINGS.yaml"}").make()',
+        f'agent = from_pretrained("FOLDER"{argument})', f'env = load_env("{known or "SETTINGS.yaml"}").make({discrete})',
         f"for episode in range({warmup + 1}):  # the agent adapts to what it lives",
         f'    observation, _ = env.reset(seed=episode, options={{"task": {config["task_ids"][0]}}})',
         "    agent.start(observation)", "    done = False", "    while not done:",

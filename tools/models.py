@@ -13,7 +13,7 @@ A folder holds the weights as they were trained (model.safetensors, with the nor
 what a method needs of its training data), config.json, results.json (what these very weights earned on the test tasks) and
 README.md, the model card. `measure` plays the same episodes again, without any dataset, and says whether the returns are those of
 results.json, and those of the policy's row under results/, digit by digit. `export --half` stores half precision: half the size,
-returns of its own. Every method but BOReL can be exported. push and pull take datasets, too.
+returns of its own. Every method can be exported. push and pull take datasets, too.
 hf:// needs a package: pip install huggingface_hub.
 """
 
@@ -29,7 +29,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from baselines.online_dt.training import evaluation_seed
 from src.data import trajectories
 from src.data.origin import check_settings
 from src.evaluation.agent import GymnasiumAgent
@@ -50,7 +49,9 @@ from tools.model_card import card
 from tools.sweep import BASELINES
 
 SCHEMA = 1
-MODULES = {name: f"baselines.{name}" for name in BASELINES} | {"online_dt": "baselines.online_dt.training"}  # with `restore`
+MODULES = {name: f"baselines.{name}" for name in BASELINES} | {  # with `restore`, see src/evaluation/saved.py
+    "online_dt": "baselines.online_dt.training", "borel": "baselines.borel.saved", "borel-online": "baselines.borel.saved",
+}  # fmt: skip
 FILES = ("config.json", "agent.json", "agent.safetensors", "model.safetensors", "results.json", "README.md")  # of a folder
 FACTS = ("method", "env_type", "quality", "recipe", "ablation", "privileges", "protocol", "validation", "seed", "made_from")
 DATA_FILES = ("data/main_data.hdf5", "data/metadata.json", "README.md")  # of a dataset
@@ -62,12 +63,14 @@ DATA_FILES = ("data/main_data.hdf5", "data/metadata.json", "README.md")  # of a 
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A trained policy. model: the module of model.safetensors. agent: function warm-up episodes -> Agent. save: function
-    (folder, half) that writes the three files of the weights; half: see `halved`."""
+    (folder, half) that writes the three files of the weights; half: see `halved`. evaluate: function as that of
+    src/evaluation/evaluate.py, by which its rows are measured."""
 
     model: object
     agent: object
     action_space: object
     save: object
+    evaluate: object = evaluate
 
 
 def read_trained(directory, method, env, device, settings):
@@ -88,15 +91,16 @@ def read_trained(directory, method, env, device, settings):
         raise UserError(f"{directory} holds a policy of {method}, which cannot be loaded: the methods are {', '.join(MODULES)}")
     saved = read_saved(directory, env, device, settings)
     try:
-        model, agent = importlib.import_module(MODULES[method]).restore(saved)
+        module = importlib.import_module(MODULES[method])
+        model, agent = module.restore(saved)
     except MISFITS:
         raise UserError(f"{directory}: its weights do not fit its settings: export the policy again") from None
 
     def save(folder, half):
         save_tensors(folder / "model.safetensors", halved(model) if half else model.state_dict())
-        save_known(folder, method, saved.known)
+        save_known(folder, method, saved.known, saved.told)
 
-    return Trained(model, agent, saved.space, save)
+    return Trained(model, agent, saved.space, save, getattr(module, "measured", evaluate))
 
 
 def read_config(folder):
@@ -138,7 +142,7 @@ def find_env(config, settings_file=None):
         config["env_type"], told.get("env_name"), told.get("max_episode_steps"),
     ):  # fmt: skip
         raise UserError(f"this policy is of another {config['env_type']} than the settings file here")
-    if max(config.get("task_ids", [0])) >= num_known_tasks(env, env.make()):
+    if max(config.get("task_ids", [0])) >= num_known_tasks(env, env.make(discrete=True)):
         raise UserError(f"this policy was measured on task {max(config['task_ids'])}, which {env.env_type} does not have")
     check_settings(told, env, "this policy was trained", "give its own settings file, --config")
     return env
@@ -214,13 +218,16 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
         name: {"warmup": _count(result, "warmup_returns"), "later": _count(result, "later_returns")}
         for name, result in results.items()
     }
+    episodes = len(first["returns"][0])
+    if "bamdp" in regimes:  # returns of K episodes in sequence, each the mean of all roll-outs
+        regimes["bamdp"]["warmup"], episodes = episodes - 1, settings["eval_rollouts"]
     if (folder / "config.json").exists():
         there = read_json(folder / "config.json")
         if not isinstance(there, dict) or any(there.get(key) != first[key] for key in FACTS[:5]):
             raise UserError(f"{folder} holds another policy: name a new folder")
     config = {"schema": SCHEMA, **{key: first[key] for key in FACTS}, "task_ids": first["task_ids"]}
     config |= {
-        "episodes": len(first["returns"][0]), "regimes": regimes, "weights": "float16" if half else "float32",
+        "episodes": episodes, "regimes": regimes, "weights": "float16" if half else "float32",
         "rows": {name: result_path("", result, "").as_posix() for name, result in results.items()},  # below results/
         "training": first["training"], "settings": settings, **({"variant": first["variant"]} if first["variant"] else {}),
     }  # fmt: skip
@@ -244,7 +251,8 @@ def save_pretrained(directory, folder, settings_file=None, half=False):
 
 def find_results(directory):
     """({regime: result}, {regime: path}) that a run's folder names, of the strict protocol. Raises UserError."""
-    mend = "name the folder seed_<s> of a policy, or give the run's command with --eval_only, which notes what it measured"
+    mend = "name the folder seed_<s> of a policy, or give the run's command with --eval_only (BOReL: --no-resume), which notes "
+    mend += "what it measured"
     named = read_json(directory / "results.json", mend=mend)
     root = next((parent.parent for parent in directory.resolve().parents if parent.name == "saves"), None)
     if root is None or not isinstance(named, dict):
@@ -278,13 +286,11 @@ def table_row(path):
 
 
 def play(folder, config, env):
-    """{regime: what `evaluate` returns} of the weights in the folder: the episodes of its table row."""
-    trained, seed = read_trained(folder, config["method"], env, find_device("cpu"), config["settings"]), config["seed"]
-    if config["method"] == "online_dt":
-        seed = evaluation_seed(seed)
+    """{regime: what `Trained.evaluate` returns} of the weights in the folder: the episodes of its table row."""
+    trained = read_trained(folder, config["method"], env, find_device("cpu"), config["settings"])
     return {
-        name: evaluate(
-            trained.agent(regime["warmup"]), env, config["task_ids"], config["episodes"], regime["warmup"], seed,
+        name: trained.evaluate(
+            trained.agent(regime["warmup"]), env, config["task_ids"], config["episodes"], regime["warmup"], config["seed"],
             regime["later"],
         )
         for name, regime in config["regimes"].items()
@@ -350,8 +356,8 @@ def save_torchscript(folder, file, task=None, warmup=None, settings_file=None):
     env = find_env(told, settings_file)
     trained = read_trained(folder, told["method"], env, find_device("cpu"), told["settings"])
     task = env.test_tasks[0] if task is None else task
-    if task >= num_tasks(env.make()):
-        raise UserError(f"--task {task} does not exist: {env.env_type} has tasks 0 to {num_tasks(env.make()) - 1}")
+    if task >= num_tasks(env.make(discrete=True)):
+        raise UserError(f"--task {task} does not exist: {env.env_type} has tasks 0 to {num_tasks(env.make(discrete=True)) - 1}")
     warmup = told["warmup"] if warmup is None else warmup
     agent = trained.agent(warmup)
     getattr(agent, "agent", agent).dtype = None  # of an exploring agent its own; the module computes in float32

@@ -45,7 +45,7 @@ def main(argv=None):
         told = describe(folder)
         env = find_env(told, args.config)
         trained = read_trained(folder, told["method"], env, find_device("cpu"), told["settings"])
-    environment = env.make()
+    environment = env.make(discrete=True)
     task = env.test_tasks[0] if args.task is None else args.task
     if task >= num_tasks(environment):
         raise UserError(f"--task {task} does not exist: {env.env_type} has tasks 0 to {num_tasks(environment) - 1}")
@@ -72,7 +72,7 @@ def main(argv=None):
 
 def draw_episodes(env, task, names, episodes, path):
     """The paths of episodes in the plane as a PNG. names: of the episodes; episodes: (seed of the reset, Episode of a row)."""
-    goal = env.make().unwrapped.tasks.get("goal")
+    goal = env.make(discrete=True).unwrapped.tasks.get("goal")
     paths = [episode["observations"][0, : episode["lengths"][0] + 1] for _, episode in episodes]
     panels = []
     for number, (name, (_, episode)) in enumerate(zip(names, episodes, strict=True)):

@@ -12,6 +12,8 @@ from baselines.borel.references import play_levels
 from envs.borel_points import WIND_GOAL, directions
 from envs.tasks import TASK_DIR
 from src.evaluation import results
+from src.evaluation.evaluate import significant
+from src.evaluation.method import note_results, training_facts
 from src.evaluation.references import reference_levels
 from src.run.command_line import report_command
 from src.run.config import is_published
@@ -77,14 +79,15 @@ def evaluate(problem, model, agent, task_ids, rollouts, seed, deterministic=True
     """Play `rollouts` roll-outs of K episodes on each task from the evaluation start.
 
     Returns:
-        dict, JSON-able: returns (tasks, K), success (tasks, K) as the share of roll-outs whose goal was visited in that
-        episode, where the environment tells it; with `pictures` also trajectories, belief, reward_prediction, door_map.
+        dict, JSON-able: returns (tasks, K), rounded as those of src/evaluation/evaluate.py; success (tasks, K) as the share of
+        roll-outs whose goal was visited in that episode, where the environment tells it; with `pictures` also trajectories,
+        belief, reward_prediction, door_map.
     """
     rows = np.repeat(np.asarray(task_ids), rollouts)
     actor = BeliefAgent(model, agent, deterministic, torch_generator(seed, "evaluation noise"))
     played = play(problem, rows, actor, (seed, "evaluation"))
     shape = len(task_ids), rollouts, problem.episodes
-    result = {"returns": episode_returns(problem, played["rewards"]).reshape(shape).mean(1).tolist()}
+    result = {"returns": significant(episode_returns(problem, played["rewards"]).reshape(shape).mean(1)).tolist()}
     if "success" in played:
         visited = played["success"].reshape(*shape, problem.horizon).any(-1)
         result["success"] = visited.mean(1).tolist()
@@ -227,14 +230,17 @@ def conclude(run, settings, facts, model, agent, task_ids, loop, updates, made_f
     final = evaluate(
         run.problem, model, agent, task_ids, settings.eval_rollouts, run.seed, settings.eval_deterministic, pictures=True
     )
-    training = {"gradient_steps": loop.total * updates, "wall_clock_s": round(loop.seconds, 1)}
-    results.write_result(
+    modules = {"belief": model, "policy": agent.policy_network()}
+    training = {**training_facts(loop, modules), "gradient_steps": loop.total * updates}
+    path = results.write_result(
         run.output_dir, run.env_type, **facts, task_ids=task_ids, measured=final, curve=returns_curve(loop, updates),
         training=training, made_from=made_from or {},
         reference={**reference_episodes(run.problem, task_ids), **(levels or {})},
         task_parameters={int(task): task_parameters(run.problem, int(task)) for task in task_ids}, config=run.saved,
         directory=loop.directory, folder=settings.results_log_dir,
     )  # fmt: skip
+    if path.is_relative_to(run.output_dir):  # --results-log-dir may lie anywhere
+        note_results(loop.directory, run.output_dir, [path])
     write_json(loop.directory / "finished.json", {"returns": np.mean(final["returns"], axis=0).tolist()})
 
 

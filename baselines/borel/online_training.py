@@ -17,6 +17,7 @@ from baselines.borel.buffer import RolloutBuffer
 from baselines.borel.data import KEYS
 from baselines.borel.evaluate import BeliefAgent, conclude, measure, model_inputs, print_result, result_facts
 from baselines.borel.problem import play, random_actions
+from baselines.borel.saved import save_policy
 from baselines.borel.settings import VOLATILE, AgentSettings, MetaEvaluation, borel_parser, decay_learning_rates, parse
 from baselines.borel.train_offline_agent import update_meta_agent
 from baselines.borel.train_vae_offline import belief_extras, check_loss, make_model, standardised_tasks, vae_update
@@ -25,7 +26,7 @@ from envs.gridworld import STEP_REWARD, GoalBelief
 from src.evaluation.results import label
 from src.run.directory import run_directory
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import read_json, save_tensors, write_json
+from src.run.files import read_json, write_json
 from src.run.flags import natural, positive_int
 from src.run.loop import Loop
 from src.run.seeding import numpy_generator, torch_generator
@@ -261,9 +262,7 @@ class Online:
                 with loop.measuring():
                     returns = measure(self.run, self.evaluation, self.model, self.agent, groups)
                 loop.record(**returns, **losses)
-        save_tensors(directory / "policy.safetensors", self.agent.policy_network().state_dict())
-        save_tensors(directory / "belief_model.safetensors", self.model.state_dict())
-        write_json(directory / "belief_model.json", self.model.config)
+        save_policy(directory, self.problem, self.model, self.agent)
         updates = schedule.rl_updates_per_iter
         conclude(self.run, self.evaluation, facts, self.model, self.agent, self.tasks["eval"], loop, updates)
 

@@ -156,8 +156,7 @@ class PolicyBatch:
 
     def __init__(self, batch, problem):
         self.batch, self.problem = batch, problem
-        high = problem.action_size - 1 if problem.discrete else 1.0
-        self.action_space = Box(0.0 if problem.discrete else -1.0, high, () if problem.discrete else (problem.action_size,))
+        self.action_space = problem.space if problem.discrete else Box(-1.0, 1.0, (problem.action_size,))
 
     def reset(self, seeds):
         """seeds (B,) -> observations (B, d) float32."""
@@ -167,8 +166,7 @@ class PolicyBatch:
     def step(self, actions):
         """actions (B, d_a) in [−1, 1], or (B,) whole numbers -> observations (B, d) float32, rewards (B,) float32."""
         self.steps += 1
-        actions = actions.astype(np.int64) if self.problem.discrete else scale_actions(actions, self.problem.space)
-        observations, rewards = self.batch.step(actions)
+        observations, rewards = self.batch.step(scale_actions(actions, self.problem.space))
         self.infos = getattr(self.batch, "infos", {})
         return add_flag(observations, self.steps == self.problem.horizon, self.problem.episodes), rewards
 

@@ -22,6 +22,7 @@ from baselines.borel.evaluate import conclude, measure, model_inputs, print_resu
 from baselines.borel.hindsight_data_collection import load_agents
 from baselines.borel.mixing import REPLAYED_POLICIES, Mixing, data_digests, data_stamps, load_logs, mix
 from baselines.borel.problem import episode_returns, play
+from baselines.borel.saved import save_policy
 from baselines.borel.settings import (
     QUALITY,
     USUAL,
@@ -37,7 +38,7 @@ from baselines.borel.settings import (
 from baselines.borel.train_single_agent import exploring
 from src.evaluation.results import label
 from src.run.errors import UserError, main_guard, require_finite
-from src.run.files import read_json, save_tensors
+from src.run.files import read_json
 from src.run.flags import nonnegative_float, plain_name, positive_int
 from src.run.loop import Loop
 from src.run.seeding import torch_generator
@@ -236,7 +237,7 @@ def train(run, settings, schedule, evaluation, model, data, directory):
             loop.record(**returns, **{f"train/{key}": float(value) for key, value in losses.items()})
     if schedule.keep_best:
         best.put_back()
-    save_tensors(directory / "policy.safetensors", agent.policy_network().state_dict())
+    save_policy(directory, run.problem, model, agent)
     return agent, loop
 
 

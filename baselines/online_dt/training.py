@@ -323,6 +323,11 @@ def measured_agent(policy, data, evaluation, seed):
     return Agent(policy, evaluation.eval_rtg, evaluation.eval_context, generator, spend=data.mode == "normal")
 
 
+def measured(agent, env, task_ids, episodes, warmup, seed, later):
+    """What the Agent earns in the episodes of its table row; arguments as of src/evaluation/evaluate.py."""
+    return evaluate(agent, env, task_ids, episodes, warmup, evaluation_seed(seed), later)
+
+
 def restore(saved):
     """Saved (src/evaluation/saved.py) -> (Policy, function warmup -> Agent)."""
     model, data, evaluation = saved.pick(ModelSettings, Data, Evaluation)

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 
 from src.run.errors import UserError
 from src.run.stepping import blamed
@@ -35,6 +36,13 @@ class Agent(Protocol):
 def as_tensor(values, device):
     """What the environment answered, an array, as float32 on the device."""
     return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=device)
+
+
+def as_played(actions, space):
+    """Actions (..., d_a) as an environment gets them: within the bounds of a Box, float32; of a Discrete space (...,) int64."""
+    if isinstance(space, Discrete):
+        return np.clip(actions, 0, space.n - 1).astype(np.int64)
+    return np.clip(actions, space.low, space.high).astype(np.float32)
 
 
 class PolicyAgent:
@@ -81,7 +89,8 @@ def random_agent(space, generator):
 class GymnasiumAgent:
     """An Agent in one gymnasium environment: it remembers the episodes that it lives on a task, and adapts to them.
 
-    agent: an Agent. action_space: a bounded Box. lived: its episodes on this task so far; empty it when another task begins.
+    agent: an Agent. action_space: a bounded Box, or Discrete. lived: its episodes on this task so far; empty it when another task
+    begins.
     """
 
     def __init__(self, agent, action_space):
@@ -98,8 +107,8 @@ class GymnasiumAgent:
         self.agent.start(observation[None])
 
     def act(self):
-        """The action (d_a,) for `env.step`, within the bounds."""
-        self.action = np.clip(self.agent.act()[0], self.action_space.low, self.action_space.high).astype(np.float32)
+        """The action for `env.step`: (d_a,) within the bounds, or a number of a Discrete space."""
+        self.action = as_played(self.agent.act()[0], self.action_space)
         return self.action
 
     def observe(self, reward, observation):

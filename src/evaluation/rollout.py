@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from src.evaluation.agent import as_played
 from src.run.errors import UserError
 
 
@@ -16,19 +17,18 @@ def rollout(agent, batch, seeds, steps):
     its own (infos["terminated"] is True from then on). What follows a row's end means nothing; rewards are 0 there.
     Raises UserError when the agent or the environment gives a number that is not finite.
     """
-    low, high = batch.action_space.low, batch.action_space.high
     observation = batch.reset(seeds)
     rows = observation.shape[0]
     # whole arrays from the start: small ones that stay, between the large ones that go, keep a heap from shrinking
     episode = {
         "observations": np.zeros((rows, steps + 1, *observation.shape[1:]), np.float32),
-        "actions": np.zeros((rows, steps, *low.shape), np.float32),
+        "actions": np.zeros((rows, steps, *batch.action_space.shape), np.float32),
         "rewards": np.zeros((rows, steps), np.float32),
     }
     episode["observations"][:, 0], infos = observation, []
     agent.start(observation)
     for step in range(steps):
-        action = np.clip(agent.act(), low, high).astype(np.float32)
+        action = as_played(agent.act(), batch.action_space)
         if not np.isfinite(action).all():
             raise UserError("the policy's actions are not finite: its training diverged; lower --learning_rate and train again")
         observation, reward = batch.step(action)

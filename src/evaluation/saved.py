@@ -5,6 +5,7 @@ A run's folder holds config.json (the resolved settings), model.safetensors (the
 has
 
     restore(saved)      # Saved -> (module with the weights, function warmup -> Agent)
+    measured(agent, env, task_ids, episodes, warmup, seed, later)     # where its rows are measured otherwise than by `evaluate`
 """
 
 import argparse
@@ -12,6 +13,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from gymnasium.spaces import Discrete
 
 from src.run.errors import UserError
 from src.run.files import digest, load_tensors, read_json, save_tensors, write_json
@@ -22,19 +24,24 @@ MISFITS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexE
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """One trained policy. env: EnvConfig. settings: {name: value} of its training. weights, known: {name: tensor}."""
+    """One trained policy. env: EnvConfig. settings: {name: value} of its training. weights, known: {name: tensor}.
+
+    told: agent.json. Attributes: space, of the actions. sizes: d_s, and d_a or the number of actions of a Discrete space.
+    """
 
     env: object
     settings: dict
     weights: dict
     known: dict
+    told: dict
     device: object
 
     def __post_init__(self):
-        environment = self.env.make()
-        object.__setattr__(self, "space", environment.action_space)
-        sizes = environment.observation_space.shape[0], environment.action_space.shape[0]
-        object.__setattr__(self, "sizes", sizes)  # d_s, d_a
+        environment = self.env.make(discrete=True)
+        space = environment.action_space
+        actions = int(space.n) if isinstance(space, Discrete) else space.shape[0]
+        object.__setattr__(self, "space", space)
+        object.__setattr__(self, "sizes", (environment.observation_space.shape[0], actions))
 
     @property
     def horizon(self):
@@ -62,10 +69,11 @@ class Saved:
         return self.known[name].to(self.device)
 
 
-def save_known(directory, method, known):
-    """agent.safetensors and agent.json of a compared method. known: {name: tensor}, which may be empty."""
+def save_known(directory, method, known, told=None):
+    """agent.safetensors and agent.json of a compared method. known: {name: tensor}, which may be empty. told: {name: value}, what
+    else agent.json is to say: settings that config.json does not hold."""
     save_tensors(Path(directory) / "agent.safetensors", known)
-    write_json(Path(directory) / "agent.json", {"method": method, "sha256": digest(known)})
+    write_json(Path(directory) / "agent.json", {**(told or {}), "method": method, "sha256": digest(known)})
 
 
 def read_saved(directory, env, device, settings):
@@ -75,7 +83,7 @@ def read_saved(directory, env, device, settings):
     known, weights = (load_tensors(directory / f"{name}.safetensors") for name in ("agent", "model"))
     if digest(known) != document["sha256"]:
         raise UserError(f"{directory}: agent.json and agent.safetensors are not of one policy: export it again")
-    return Saved(env, settings, weights, known, device)
+    return Saved(env, settings, weights, known, document, device)
 
 
 def halved(module):

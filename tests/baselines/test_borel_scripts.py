@@ -31,6 +31,7 @@ from baselines.borel.data import load_rollouts
 from baselines.borel.evaluate import BeliefAgent, evaluate
 from baselines.borel.mixing import relabel_rewards
 from baselines.borel.problem import play
+from baselines.borel.saved import HyperPolicy
 from src.evaluation.results import read_pictures, read_result
 from src.report.results import read_results
 from src.run import loop
@@ -218,8 +219,8 @@ def test_the_result_is_that_of_the_test_tasks(tmp_path):
     run, hyper, _, settings, *_ = parsed(offline, flags)
     model = load_belief_model(offline.find_model(run, hyper)[1], run.problem, "")
     agent = settings.make(1, run.problem, run.problem.observation_size + 10, torch.Generator(), "cpu")
-    policy = tmp_path / "saves/few_goals/log/borel/offline/borel/seed_0/policy.safetensors"
-    agent.policy_network().load_state_dict(load_tensors(policy))
+    policy = tmp_path / "saves/few_goals/log/borel/offline/borel/seed_0/model.safetensors"
+    HyperPolicy(model, agent.policy_network()).load_state_dict(load_tensors(policy))
     earned = {tasks: evaluate(run.problem, model, agent, np.array(tasks), 1, 0)["returns"] for tasks in ((0, 1, 2), (3, 4))}
     assert result["task_ids"] == [3, 4] and result["returns"] == earned[3, 4]
     assert result["curve"]["test_return"][-1] == pytest.approx(np.mean(earned[3, 4]))
@@ -263,7 +264,7 @@ def test_every_training_script_resumes(grid, tmp_path, monkeypatch):
                 interrupted(monkeypatch, script, argv, 1)
             script.main(argv)
         log = load_tensors(tmp_path / name / "datasets/gridworld/log+debug/task_003/rollouts.safetensors")  # 24 modulo 21
-        online = tmp_path / name / "saves/gridworld/log/borel/online/borel-online+debug/seed_0/policy.safetensors"
+        online = tmp_path / name / "saves/gridworld/log/borel/online/borel-online+debug/seed_0/model.safetensors"
         found[name] = {key: values.tolist() for key, values in log.items()}, online.read_bytes()
     assert found["whole"] == found["killed"]
     before = finished_data(folder)[0]
@@ -342,8 +343,8 @@ def test_the_best_policy_is_that_of_the_training_tasks(grid, monkeypatch):
     monkeypatch.setattr(offline, "measure", noted)
     monkeypatch.setattr(evaluation, "returns_curve", lambda loop, updates: {})
     offline.main([*flags, "--keep-best", "True", "--num-iters", "4", "--log-interval", "1", "--method", "chosen"])
-    (path,) = (folder / "saves").rglob("chosen+debug/**/policy.safetensors")
-    kept = load_tensors(path)
+    (path,) = (folder / "saves").rglob("chosen+debug/**/model.safetensors")
+    kept = {name.removeprefix("policy."): value for name, value in load_tensors(path).items() if name.startswith("policy.")}
     same = [all(torch.equal(kept[name], policy[name]) for name in kept) for policy in policies]
     assert same == [False, True, False, False]
     shutil.rmtree(folder / "results/gridworld/log/chosen+debug")

@@ -142,7 +142,7 @@ def test_a_policy_is_exported_and_measured_again(words, toy, capsys):
     config = json.loads((out / "config.json").read_text())
     env = models.find_env(config, own)
     trained = models.read_trained(run, "online_dt", env, torch.device("cpu"), config["settings"])
-    assert evaluate(trained.agent(0), env, [0], 3, 0, models.evaluation_seed(0))["returns"] == result(folder)["returns"]
+    assert evaluate(trained.agent(0), env, [0], 3, 0, training.evaluation_seed(0))["returns"] == result(folder)["returns"]
 
 
 def test_a_deterministic_policy_explores_with_noise(toy, monkeypatch):
