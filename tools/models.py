@@ -356,8 +356,9 @@ def save_torchscript(folder, file, task=None, warmup=None, settings_file=None):
     env = find_env(told, settings_file)
     trained = read_trained(folder, told["method"], env, find_device("cpu"), told["settings"])
     task = env.test_tasks[0] if task is None else task
-    if task >= num_tasks(env.make(discrete=True)):
-        raise UserError(f"--task {task} does not exist: {env.env_type} has tasks 0 to {num_tasks(env.make(discrete=True)) - 1}")
+    known = num_tasks(env.make(discrete=True))
+    if task >= known:
+        raise UserError(f"--task {task} does not exist: {env.env_type} has tasks 0 to {known - 1}")
     warmup = told["warmup"] if warmup is None else warmup
     agent = trained.agent(warmup)
     getattr(agent, "agent", agent).dtype = None  # of an exploring agent its own; the module computes in float32

@@ -195,7 +195,8 @@ def check_settings(grid):
             words = [*script_of(method), *words_of(filter(None, column)), "--help"]  # values are read before help is given
             done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
             if done.returncode:
-                raise UserError(f"--set {method}: {(done.stderr.strip() or 'no help is given').splitlines()[-1]}")
+                fault = (done.stderr.strip() or "no help is given").splitlines()[-1]
+                raise UserError(f"--set {method}: {fault.removeprefix('error: ')}")
             known = set(re.findall(r"--([a-z]\w+)", done.stdout))
             for name in settings.keys() - known:
                 raise UserError(f"--set {method}.{name}: {' '.join(script_of(method))} has no --{name}{nearest(name, known)}")

@@ -101,7 +101,7 @@ def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys, monkeypatch):
         (["--set", "meta_dt.data_type=replay"], "has a flag of its own"),
         (["--set", "meta_dt.learning_rte=1,2"], "train_meta_dt.py has no --learning_rte (did you mean learning_rate?)"),
         (["--set", "meta_dt.width=1", "meta_dt.width=2"], "meta_dt.width is given twice"),
-        (["--set", "meta_dt.layers=1", "meta_dt.width=8,wide"], "--set meta_dt: error: --width: 'wide' is not an integer"),
+        (["--set", "meta_dt.layers=1", "meta_dt.width=8,wide"], "--set meta_dt: --width: 'wide' is not an integer"),
         (["--env_types", "point_robt"], "did you mean point_robot?"),
         (["--recipes", "fst"], "has no recipe 'fst'"),
         (["--qualities", "mine"], "there is no dataset mine of point_robot: import it first"),
