@@ -285,34 +285,35 @@ def table_row(path):
 # ------------------------------------------------------------------------------------------------------------ measuring
 
 
-def play(folder, config, env):
-    """{regime: what `Trained.evaluate` returns} of the weights in the folder: the episodes of its table row."""
+def play(folder, config, env, later=True):
+    """{regime: what `Trained.evaluate` returns} of the weights in the folder: the episodes of its table row. later: also those
+    that follow the evaluated one, which no row shows."""
     trained = read_trained(folder, config["method"], env, find_device("cpu"), config["settings"])
     return {
         name: trained.evaluate(
             trained.agent(regime["warmup"]), env, config["task_ids"], config["episodes"], regime["warmup"], config["seed"],
-            regime["later"],
+            regime["later"] * later,
         )
         for name, regime in config["regimes"].items()
     }  # fmt: skip
 
 
 def measure(folder, settings_file=None, results="results"):
-    """Play the episodes of an exported policy again and print what they earn; returns whether all returns are as recorded.
+    """Play the episodes of an exported policy's row again and print what they earn; returns whether all returns are as recorded.
 
     results: the folder of the result files: where the policy's row lies there, it is compared, too.
     """
     config = read_config(folder)
     env = find_env(config, settings_file)
     recorded, same = read_json(Path(folder) / "results.json", *config["regimes"]), True
-    for name, result in play(folder, config, env).items():
-        equal = result == recorded[name]
-        same &= equal
+    for name, result in play(folder, config, env, later=False).items():
         found = np.array(result["returns"])
         try:
+            equal = is_same(result, recorded[name])
             told = np.array(recorded[name]["returns"], float).reshape(found.shape)
-        except (LookupError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError):
             raise UserError(f"{folder}/results.json was altered: export or pull the policy again") from None
+        same &= equal
         beside = (
             "every return as recorded"
             if equal
@@ -339,9 +340,13 @@ def explain(told):
 
 
 def is_row(result, path):
-    """Whether `evaluate`'s result is what the result file says: every return of every episode, to the last digit."""
-    row = read_result(path)
-    return all(row.get(key) == result.get(key) for key in ("returns", "warmup_returns", "later_returns"))
+    """Whether `evaluate`'s result is what the result file says, to the last digit."""
+    return is_same(result, read_result(path))
+
+
+def is_same(result, recorded):
+    """Whether all that was measured again is as recorded: of every episode the return and what goes with it."""
+    return all(recorded.get(key) == values for key, values in result.items())
 
 
 def save_torchscript(folder, file, task=None, warmup=None, settings_file=None):
