@@ -16,6 +16,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: idaq point_robot_semicircle -->            IDAQ beside what it does without: shares of the data's mean return
     <!-- table: overview -->                                 methods × families, few-shot, as the report shows them
     <!-- table: overview zero-shot -->                       the same of zero-shot
+    <!-- table: methods point_robot ant_dir -->             all methods with their papers and commands: few-shot returns
     <!-- table: verdicts -->                                 who wins where, by how much, how sure: sentences, no table
     <!-- table: published -->                                figures that others published
     <!-- table: behaviour -->                                the behaviour agents that come with the repository
@@ -36,7 +37,7 @@ from pathlib import Path
 import numpy as np
 
 from src.report import results, statistics
-from src.report.overview import MAIN, main_tables, published_table, records
+from src.report.overview import BEST, MAIN, data_set_of, data_sets, main_rows, main_tables, published_table, records
 from src.report.verdicts import verdicts
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, read_json
@@ -48,6 +49,19 @@ PAGES = ("README.md", "docs/*.md", "baselines/*/*.md", "results/*.md", "trained/
 REGIMES = {"few_shot": "few-shot", "zero_shot": "zero-shot"}
 DIRTY = " †"
 DIRTY_NOTE = "\n† The checkout of at least one of these runs had changes that were not committed (`-dirty` in its result file).\n"
+METHODS = {  # in the order of their table
+    "meta_dt": "Meta-DT (Wang et al., 2024)",
+    "dt": "Decision Transformer on all tasks (Chen et al., 2021)",
+    "prompt_dt": "Prompt-DT (Xu et al., 2022)",
+    "generalized_dt": "Generalized DT (Furuta et al., 2022)",
+    "ad": "Algorithm Distillation (Laskin et al., 2023)",
+    "focal": "FOCAL (Li et al., 2021)",
+    "csro": "CSRO (Gao et al., 2023)",
+    "corro": "CORRO (Yuan and Lu, 2022)",
+    "unicorn": "UNICORN (Li et al., 2024)",
+    "idaq": "IDAQ (Wang et al., 2023)",
+    "iql": "IQL in context (Tarasov et al., 2025)",
+}
 NAME = re.compile(r"([\w-]+)(?:/([\w-]+))?(?:\+(\w+))?")  # family, kind of data, recipe
 
 
@@ -353,6 +367,33 @@ def ablation_table(folder, env_types, recipe="fast"):
     return markdown(lines)
 
 
+def method_table(folder, env_types):
+    """A row per method, with its paper and its script: few-shot returns on the test tasks of every data set of the families that
+    several methods were measured on, given nothing beyond the data. The reference levels come first."""
+    rows = [row for row in main_rows(overview_records(folder), "Few-shot") if row["env_type"] in env_types and not row["fresh"]]
+    rows = [row for row in rows if row["privileges"] == "none" and row["method"] in METHODS]
+    measured = [data_set_of(row) for row in rows]
+    rows = [row for row, key in zip(rows, measured, strict=True) if measured.count(key) > 1]
+    if not rows:
+        raise UserError(f"table methods {' '.join(env_types)}: no data set has results of two methods under {folder}")
+    columns = dict(sorted(data_sets(rows).items(), key=lambda item: (env_types.index(item[0][0]), item[0])))
+    cells, levels = {}, {"best known": {}, "task-blind": {}}
+    for row in rows:
+        key = data_set_of(row)
+        levels["best known"][key], levels["task-blind"][key] = (f"{row[level]:.1f}" for level in ("one", "zero"))
+        best = max(other["mean"] for other in rows if data_set_of(other) == key)
+        seeds = f"{row['seeds']} seed" + "s" * (row["seeds"] > 1)
+        cell = f"{row['mean']:.1f}{BEST * (row['mean'] == best)}, {seeds}"
+        cells.setdefault((row["method"], row["recipe"]), {})[key] = cell
+    heads = [name.replace(" · ", ", ").partition(", tasks")[0] for name in columns.values()]
+    lines = [["method", "script", *heads]]
+    lines += [[f"*{level}*", "", *(found[key] for key in columns)] for level, found in levels.items()]
+    for (method, recipe), found in sorted(cells.items(), key=lambda item: [*METHODS].index(item[0][0])):
+        script = f"`train_meta_dt.py`, `{recipe}`" if method == "meta_dt" else f"`baselines.{method}`"
+        lines.append([METHODS[method], script, *(found.get(key, "–") for key in columns)])
+    return markdown(lines)
+
+
 def context_table(folder, env_types):
     """A row per method and kind of data, returns by seed: few-shot from the agent's own warm-up episodes; the same weights with
     recorded episodes of the test tasks as context; few-shot on training tasks, the last point of the learning curve."""
@@ -475,6 +516,7 @@ OF_NAMED = {  # marks that families follow
     "ablations+compare": functools.partial(ablation_table, recipe="compare"),
     "contexts": context_table,
     "idaq": idaq_table,
+    "methods": method_table,
 }
 OF_ALL = {  # marks of tables that are not of single families
     "overview": functools.partial(overview_text, group="Few-shot"),

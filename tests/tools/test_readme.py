@@ -131,6 +131,23 @@ def test_own_and_recorded_contexts_stand_side_by_side(folder):
         readme.table(results, ["contexts", "steep"])
 
 
+def test_methods_stand_beside_each_other_with_paper_and_script(folder):
+    results, focal = folder / "results", {"method": "focal", "recipe": "compare"}
+    for seed in (0, 1):
+        write(results, "slide", "medium", "few_shot", seed, [[3, 3], [4, 4]], **focal)
+    write(results, "slide", "medium", "few_shot", 0, [[9, 9], [9, 9]], fresh=True, **focal)  # on other tasks
+    write(results, "slide", "medium", "few_shot", 0, [[9, 9], [9, 9]], ablation="no_relabelling", **focal)
+    write(results, "slide", "medium", "few_shot", 0, [[9, 9], [9, 9]], method="mine")  # of no paper here
+    write(results, "slide", "replay", "few_shot", 0, [[9, 9], [9, 9]], **focal)  # alone there
+    head, _, best, blind, ours, theirs = readme.table(results, ["methods", "slide"]).splitlines()
+    assert head == "| method | script | slide, medium |"
+    assert best == "| *best known* |  | 12.0 |" and blind == "| *task-blind* |  | 2.0 |"
+    assert ours == "| Meta-DT (Wang et al., 2024) | `train_meta_dt.py`, `fast` | 7.0 ★, 1 seed |"
+    assert theirs == "| FOCAL (Li et al., 2021) | `baselines.focal` | 3.5, 2 seeds |"
+    with pytest.raises(UserError, match="no data set has results of two methods"):
+        readme.table(results, ["methods", "arm"])
+
+
 def test_idaq_stands_beside_what_it_does_without(folder):
     results, idaq = folder / "results", {"method": "idaq", "recipe": "compare"}
     write(results, "arm", "expert", "zero_shot", 0, [[1, 1], [1, 1]], **idaq)
