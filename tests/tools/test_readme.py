@@ -11,7 +11,7 @@ from helpers import ROOT, shell
 from src.evaluation.results import write_result
 from src.run.errors import UserError
 from src.run.files import read_json
-from tools import readme
+from tools import file_tables, readme
 
 PAGES = [page for pattern in readme.PAGES for page in sorted(ROOT.glob(pattern))]
 REFERENCE = {"trivial": [0, 0], "task_blind": [1, 3], "dataset_mean": [2, 3], "best_known": [10, 14]}
@@ -219,7 +219,7 @@ def test_what_is_no_benchmark_is_named(text, tmp_path):
     path = tmp_path / "altered.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"altered.json: this is no result file of a benchmark"):
-        readme.file_table(path)
+        file_tables.file_table(path)
 
 
 @pytest.mark.parametrize(
@@ -273,12 +273,12 @@ def test_behaviour_agents_are_told_by_their_tasks_and_last_returns(tmp_path):
     (agent / "config.json").write_text(json.dumps({"task_ids": [0, 1, 2]}))
     curve = {"steps": [500, 1000], "stochastic_returns": [[[0], [0], [0]], [[1, 3], [4, 4], [6, 6]]]}
     (agent / "curve.json").write_text(json.dumps(curve))
-    assert readme.behaviour_table(tmp_path).splitlines()[-1] == "| slide | tasks 0 to 2 | 1,000 | 4 |"
+    assert file_tables.behaviour_table(tmp_path).splitlines()[-1] == "| slide | tasks 0 to 2 | 1,000 | 4 |"
     for task, last in ((0, [[1.0, 3.0]]), (1, [[6.0, 6.0]])):
         single = tmp_path / f"slope/task_{task:03d}/curve.json"
         single.parent.mkdir(parents=True)
         single.write_text(json.dumps({"steps": [50], "stochastic_returns": last}))
-    assert readme.behaviour_table(tmp_path).splitlines()[-1] == "| slope | 2 agents, a task each | 50 each | 4 |"
+    assert file_tables.behaviour_table(tmp_path).splitlines()[-1] == "| slope | 2 agents, a task each | 50 each | 4 |"
 
 
 def test_the_pages_show_the_committed_results():
