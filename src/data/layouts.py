@@ -5,7 +5,7 @@
     stable-baselines3  flat arrays with episode_starts, or a replay buffer (steps, environments, ...) with dones and timeouts
     robomimic          data/demo_<k>/ with obs, actions, rewards; its dones are successes and say nothing here
     Minari, imitation  one more observation than actions, per episode
-    RLDS               flat arrays with is_first, is_last, is_terminal
+    RLDS               flat arrays with is_first, is_last, is_terminal (src/data/rlds.py)
     any                a list of trajectory dicts, flat arrays with episode_ends, episode_lengths or episode_ids, stacked arrays
                        (episodes, steps, ...)
 
@@ -19,11 +19,12 @@ import re
 import numpy as np
 
 from src.data.ends import APART, HOW, breaks_between, breaks_of, changes, cut, whole_episode
+from src.data.rlds import as_transitions
 from src.run.errors import UserError
 from src.run.stepping import is_task
 
 FIELDS = {  # ours: what others call it
-    "observations": ("observations", "obs", "states", "state"),
+    "observations": ("observations", "observation", "obs", "states", "state"),
     "actions": ("actions", "acts", "action"),
     "rewards": ("rewards", "rews", "reward"),
     "next_observations": ("next_observations", "next_obs", "next_states", "next_state"),
@@ -66,6 +67,7 @@ def episodes_of(content, path, env):
         raise UserError(f"{path} holds no episode")
     streams, facts_of = [], []
     for part in content if whole else [content]:
+        part = as_transitions(part, FIELDS)
         fields = _fields(part, path, whole)
         facts = {name: _facts(part, name, path) for name in (*INFOS, "options")}
         others = {name: part[name] for name in OTHERS if isinstance(part.get(name), dict)}

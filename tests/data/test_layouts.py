@@ -131,6 +131,33 @@ def test_rlds_and_explicit_ends(tmp_path):
         lengths_of(put(tmp_path / "a.npz", content | {"episode_ends": np.array([20, 40]), "timeouts": last}))
 
 
+@pytest.mark.parametrize("name", ["a.npz", "a.pkl", "a.json"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_rlds_keeps_the_last_observation_as_a_step(tmp_path, name, whole):
+    """An episode of 20 actions has 21 steps; the last one's action and reward are no part of it. It is the 7 steps that end."""
+    episodes, parts = walk(), []
+    for index, part in enumerate(episodes):
+        count = len(part["rewards"]) + 1
+        last = np.arange(count) == count - 1
+        parts.append({
+            "observation": part["observations"], "is_first": np.arange(count) == 0, "is_last": last,
+            "action": np.concatenate([part["actions"], np.full((1, *part["actions"].shape[1:]), 99.0)]),
+            "reward": np.append(part["rewards"], 99.0), "discount": 1.0 - last, "is_terminal": last & (index == 1),
+        })  # fmt: skip
+    steps = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    content = steps if not whole else parts
+    if whole and name == "a.npz":
+        content = {f"{index}/{key}": values for index, part in enumerate(parts) for key, values in part.items()}
+    t = lengths_of(put(tmp_path / name, content), ENDING)
+    assert t.lengths.tolist() == [20, 7, 13] and t.infos["terminated"].sum(1).tolist() == [0, 1, 0]
+    for row, part in enumerate(episodes):
+        np.testing.assert_array_equal(t.observations[row, : len(part["observations"])], part["observations"])
+        np.testing.assert_array_equal(t.rewards[row, : len(part["rewards"])], part["rewards"])
+    if not whole:  # the last episode is cut off
+        t = lengths_of(put(tmp_path / name, {key: values[:-3] for key, values in steps.items()}), ENDING)
+        assert t.lengths.tolist() == [20, 7]
+
+
 @pytest.mark.parametrize("name", ["a.npz", "a.hdf5", "a.pkl", "a.json"])
 @pytest.mark.parametrize("style", ["one more", "next", "last step lost"])
 def test_trajectory_dicts(tmp_path, name, style):
