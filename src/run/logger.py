@@ -7,12 +7,15 @@ import contextlib
 import csv
 import json
 import sys
+import threading
 from pathlib import Path
 
 from tqdm import tqdm
 
 from src.run.errors import UserError
 from src.run.files import atomic_path, read_text
+
+tqdm.set_lock(threading.RLock())  # its own lock holds a semaphore of the system, which a worker that is ended leaves behind
 
 
 def progress_bar(total, unit, **more):
