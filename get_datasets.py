@@ -94,7 +94,8 @@ def main(argv=None):
     args = parse_args(make_parser(), "get_datasets", argv)
     data, chosen, collection, imported = (pick(kind, args) for kind in (Data, TaskRange, Collection, Import))
     run, environment = pick(RunSettings, args, data_quality=data.data_type), args.env.make()
-    importing, command = imported.import_from is not None, next_command(run, "train_data_collection.py", *chosen.words())
+    players = chosen.with_training(run.env) if data.data_type == "cross" else chosen  # other tasks' experts play, too
+    importing, command = imported.import_from is not None, next_command(run, "train_data_collection.py", *players.words())
     if imported.task_id is not None and not importing:
         raise UserError("--task_id has no effect without --import_from: choose tasks by --task_id_start and --task_id_end")
     if imported.import_prompts and not importing:
@@ -109,7 +110,7 @@ def main(argv=None):
             source = find_source(run, data.behaviour, command)
         else:
             theirs = dataclasses.replace(run, env_type=data.behaviour_of, config=None)
-            command = next_command(theirs, "train_data_collection.py", *chosen.words())
+            command = next_command(theirs, "train_data_collection.py", *players.words())
             source = source_of(run, data.behaviour_of, data.behaviour, command)
     tasks = chosen.of(run.env, environment, source and source.tasks(run.env, environment))
     root = Path(run.output_dir) / "datasets"

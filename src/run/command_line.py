@@ -244,6 +244,11 @@ class TaskRange:
             raise UserError(f"--task_id_start {start} --task_id_end {end} must satisfy 0 <= start < end <= {total}")
         return range(start, end)
 
+    def with_training(self, env):
+        """A TaskRange that holds the training tasks of the EnvConfig too."""
+        (first, last), start, end = env.train_tasks, self.task_id_start, self.task_id_end
+        return TaskRange(None if start is None else min(start, first), None if end is None else max(end, last))
+
     def words(self):
         """The flags that say the same to another script."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

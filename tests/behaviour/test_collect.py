@@ -255,3 +255,12 @@ def test_another_familys_policies_play_where_only_the_reward_differs(tmp_path, c
     with pytest.raises(SystemExit):  # nothing is trained there
         get_datasets.main(["--env_type", sparse, *flags[:-1], str(tmp_path / "empty")])
     assert "train_data_collection.py --env_type point_robot_semicircle" in capsys.readouterr().err
+
+
+def test_the_policies_that_cross_data_miss_are_all_named(tmp_path, capsys):
+    flags = ["--env_type", "point_robot", "--data_type", "cross", "--behaviour", "per_task", "--output_dir", str(tmp_path)]
+    for given, named in (["--task_id_end", "4"], "--task_id_end 45"), (["--task_id_start", "46"], "--task_id_start 0"), ([], ""):
+        with pytest.raises(SystemExit):
+            get_datasets.main([*flags, *given])
+        made = f"python train_data_collection.py --env_type point_robot {named}".strip()
+        assert f"make them: {made} --output_dir" in capsys.readouterr().err
