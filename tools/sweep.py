@@ -313,7 +313,9 @@ def parse(argv):
     if chosen.grid:
         document = read_yaml(chosen.grid)
         settings = document.pop("settings", None) or {}
-        if not isinstance(settings, dict) or "set" in document or "grid" in document:
+        if "set" in document:
+            raise UserError(f"{chosen.grid}: grid: unknown key 'set': what --set gives is called settings here")
+        if not isinstance(settings, dict) or "grid" in document:
             raise UserError(f"{chosen.grid}: settings must be a mapping of method.name to a list of values")
         apply_section(parser, Path(chosen.grid), document, "grid")
         parser.set_defaults(set=[f"{name}={_joined(chosen.grid, name, values)}" for name, values in settings.items()])
@@ -374,7 +376,11 @@ def show(args):
                 rows[result["env_type"], result["quality"], label(result), name, regime].append(np.mean(result["returns"]))
     for key, means in sorted(rows.items()):
         print(f"{' '.join(filter(None, key))}: mean return {np.mean(means):.4g} over {len(means)} seeds")
-    print(f"next: {report_command(Path(args.output_dir) / 'results')}")
+    measured = sorted({name for *_, name, _ in rows})
+    if measured:
+        print(f"next: {report_command(roots[measured[0]] / 'results')}")
+    if measured[1:]:
+        print(f"every folder in {Path(args.output_dir, 'sweep')} has results of its own: --results FOLDER/results")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import assert_refused, listing, shell
+from helpers import ROOT, assert_refused, listing, shell
 
 from src.evaluation.results import read_result
 from tools import sweep
@@ -108,10 +108,15 @@ def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys, monkeypatch):
         (["--gpus", "1"], "have no effect with --backend local"),
         (["--backend", "slurm", "--slurm", "gpu"], "give name=value, for example partition=gpu"),
         (["--grid", "nowhere.yaml"], "cannot read nowhere.yaml"),
+        (["--grid", "set: {focal.relabel: True}"], "what --set gives is called settings here"),
+        (["--grid", "settings: 3"], "settings must be a mapping"),
     ],
 )
 def test_bad_input(flags, message, tmp_path, capsys):
     dry = [] if {"--gpus", "--slurm"} & set(flags) else ["--dry_run"]
+    if ": " in flags[1]:  # what the file says
+        (tmp_path / "grid.yaml").write_text(flags[1])
+        flags = ["--grid", str(tmp_path / "grid.yaml")]
     assert_refused(capsys, sweep, [*TINY, *dry, "--output_dir", str(tmp_path), *flags], message)
     assert not (tmp_path / "sweep").exists() and not (tmp_path / "results").exists()
 
@@ -141,3 +146,16 @@ def test_a_run_that_fails_says_why(data_root, tmp_path):
     (tmp_path / "datasets").symlink_to(data_root / "datasets")
     done = shell("-m tools.sweep", *TINY, "--output_dir", tmp_path, "--methods", "dt", "--set", "dt.width=9", "dt.heads=2")
     assert done.returncode == 2 and "1 runs failed" in done.stderr and "must be a multiple of --heads 2" in done.stdout
+    assert "next:" not in done.stdout  # there is nothing to report
+
+
+def test_the_command_named_next_finds_results(tmp_path, capsys):
+    flags = ["--output_dir", str(tmp_path), "--qualities", "replay", "--methods", "iql", "--recipes", "compare"]
+    for folder in ("sweep/steps=4", "sweep/steps=5"):  # none beside them, where runs without --set write
+        name = "results/point_robot/replay/iql+compare/few_shot-strict/seed_0.json"
+        (tmp_path / folder / name).parent.mkdir(parents=True)
+        shutil.copy(ROOT / name, tmp_path / folder / name)
+        sweep.show(sweep.parse(flags))
+        out = capsys.readouterr().out
+        assert f"next: python -m tools.report --results {tmp_path}/sweep/steps=4/results\n" in out
+        assert ("--results FOLDER/results" in out) == (folder == "sweep/steps=5")
