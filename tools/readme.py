@@ -26,8 +26,9 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: benchmarks/results/cross_play-<family>.json -->    behaviour policies on each other's tasks
     <!-- table: benchmarks/results/families-validation.json -->    runs that settings were chosen by
 
-The pages are README.md and the .md files of docs/, baselines/*/, results/ and trained/; --pages names others. Rows of runs from a
-checkout with uncommitted changes are marked. --check True changes nothing and fails where a page is not what the results say.
+The pages are README.md and the .md files of docs/, baselines/*/, results/ and trained/; --pages names others. Runs of the recipe
+`debug` are left out, rows of runs from a checkout with uncommitted changes are marked. --check True changes nothing and fails
+where a page is not what the results say.
 """
 
 import functools
@@ -92,6 +93,16 @@ def main(argv=None):
             print(f"{path}: {count} tables agree with {args.results}")
 
 
+def read(folder, env_types=()):
+    """All results under a folder, or of some families, but those of `debug`, which only shows that a script runs.
+
+    Raises UserError where one cannot be read."""
+    found, faults = results.read_results(folder, env_types)
+    if faults:
+        raise UserError(faults[0])
+    return [result for result in found if result["recipe"] != "debug"]
+
+
 def table(folder, env_types):
     """Markdown of one table: of families, or of a benchmark's file. Raises UserError where there are no results."""
     if not env_types:
@@ -108,9 +119,7 @@ def table(folder, env_types):
     names = [match.groups() for match in matches]
     if len(names) > 1 and any(quality or recipe for _, quality, recipe in names):
         raise UserError(f"table {' '.join(env_types)}: a kind of data or a recipe may be named in the table of one family only")
-    found, faults = results.read_results(folder, [env_type for env_type, _, _ in names])
-    if faults:
-        raise UserError(faults[0])
+    found = read(folder, [env_type for env_type, _, _ in names])
     _, quality, recipe = names[0]
     if recipe:
         found = [result for result in found if result["recipe"] in ("paper", recipe)]
@@ -131,10 +140,7 @@ def table(folder, env_types):
 
 def overview_records(folder):
     """Records of all results under a folder whose recipe the settings still have. Raises UserError where one cannot be read."""
-    found, faults = results.read_results(folder)
-    if faults:
-        raise UserError(faults[0])
-    return records(results.group_results([result for result in found if results.is_current(result)]))
+    return records(results.group_results([result for result in read(folder) if results.is_current(result)]))
 
 
 def overview_text(folder, group):
@@ -243,9 +249,7 @@ def ablation_table(folder, env_types, recipe="fast"):
     Compared are the seeds that both have. The interval, where these are several: seeds of the two are resampled independently,
     their tasks together.
     """
-    found, faults = results.read_results(folder, env_types)
-    if faults:
-        raise UserError(faults[0])
+    found = read(folder, env_types)
     lines = [["family, data", "changed", "zero-shot", "few-shot", f"few-shot of `{recipe}` − this"]]
     for section in results.group_results(found, join_data=True):
         few, zero = (section.runs.get((regime, "strict"), {}) for regime in ("few_shot", "zero_shot"))
@@ -301,9 +305,7 @@ def method_table(folder, env_types):
 def context_table(folder, env_types):
     """A row per method and kind of data, returns by seed: few-shot from the agent's own warm-up episodes; the same weights with
     recorded episodes of the test tasks as context; few-shot on training tasks, the last point of the learning curve."""
-    found, faults = results.read_results(folder, env_types)
-    if faults:
-        raise UserError(faults[0])
+    found = read(folder, env_types)
     lines = [["data", "method", "own episodes, test tasks", "recorded episodes, test tasks", "own episodes, training tasks"]]
     for section in results.group_results(found, join_data=True):
         own, recorded = (section.runs.get(("few_shot", protocol), {}) for protocol in ("strict", "recorded_context"))
@@ -323,9 +325,7 @@ def idaq_table(folder, env_types):
     """A row per family and kind of data of IDAQ: its first episode; FOCAL's own way, the best of its hypotheses without inference
     and itself, after as many warm-up episodes; success in brackets. As published, shares of the mean return of the test tasks'
     data where that is above 0; returns where it is not."""
-    found, faults = results.read_results(folder, env_types)
-    if faults:
-        raise UserError(faults[0])
+    found = read(folder, env_types)
     adaptations = {"plain": "plain", "reference": "best of the hypotheses", "idaq": "IDAQ"}
     lines = [["data", "in", "task-blind", "first episode", *adaptations.values(), "best known", "warm-up episodes"]]
     for section in results.group_results([run for run in found if run["method"] == "idaq"], join_data=True):

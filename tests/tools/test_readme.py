@@ -92,6 +92,15 @@ def test_rows_of_a_checkout_with_uncommitted_changes_are_marked(folder):
     assert overview.count(" † |") == 1 and "-dirty" in overview
 
 
+def test_runs_that_try_a_script_out_change_no_table(folder):
+    results = folder / "results"
+    names = ["slide"], ["slide", "slope"], ["contexts", "slide"], ["overview"]
+    before = [readme.table(results, name) for name in names]
+    write(results, "slide", "medium", "few_shot", 0, [[-9, -9], [-9, -9]], recipe="debug")
+    write(results, "slide", "random", "few_shot", 0, [[-9, -9], [-9, -9]], recipe="debug", method="iql")
+    assert [readme.table(results, name) for name in names] == before
+
+
 def test_what_each_part_of_the_recipe_is_worth(folder):
     with pytest.raises(UserError, match="no ablations of fast"):
         readme.table(folder / "results", ["ablations", "slide", "slope"])
