@@ -96,9 +96,7 @@ def parse_args(parser, script, argv=None, notes=True):
             )
         for file, section, name in sections:
             apply_section(parser, file, section if file == path else in_training_tasks(section, env), name)
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise UserError(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], _flags(parser))}; see --help")
+    args = parser.parse_args(argv)
     args.env, args.env_type, args.env_name = env, env.env_type, env.env_name
     args.suffix = "" if args.recipe == "paper" else f"+{args.recipe}"
     if getattr(args, "validation", False):  # never in the place of a model or result of the test tasks
@@ -203,10 +201,6 @@ def _coerce_one(action, value, where):
     if action.choices is not None and value not in action.choices:
         raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, action.choices))}")
     return value
-
-
-def _flags(parser):
-    return [string for action in parser._actions for string in action.option_strings]
 
 
 def is_given(name, argv=None):

@@ -93,6 +93,13 @@ class Parser(argparse.ArgumentParser):
         )
         self.register("action", "boolean", BooleanFlag)
 
+    def parse_args(self, args=None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            near = nearest(unknown[0].split("=")[0], self._option_string_actions)
+            self.error(f"unknown argument {unknown[0]}{near}; see --help")
+        return found
+
     def parse_known_args(self, args=None, namespace=None):
         spellings = {string.replace("_", "-"): string for string in self._option_string_actions}
 

@@ -74,7 +74,8 @@ def test_a_flag_for_every_field(flags, field, value):
         ("--salt 0", "'0' is not a number above 0"),
         ("--cold maybe", "'maybe' is not True or False"),
         ("--kind fish", "invalid choice: 'fish' .*leek.*pea"),
-        ("--kettle iron", "unrecognized arguments: --kettle"),
+        ("--minuts 5", r"unknown argument --minuts \(did you mean --minutes\?\); see --help"),
+        ("--kettle iron", "unknown argument --kettle; see --help"),
     ],
 )
 def test_what_does_not_fit_is_refused(flags, message):
