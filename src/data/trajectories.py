@@ -152,22 +152,20 @@ def check(trajectories, env=None):
 def _check_environment(t, env):
     environment = env.make()
     _check_origin(t, env, environment)
-    low, high = environment.action_space.low, environment.action_space.high
-    for name, array, space in (
-        ("observations", t.observations, environment.observation_space),
-        ("actions", t.actions, environment.action_space),
-    ):
-        if array.shape[2:] != space.shape:
-            raise UserError(f"{name} have shape {array.shape[2:]}, those of {env.env_type} have {space.shape}")
+    space = environment.action_space
+    for name, array, theirs in (("observations", t.observations, environment.observation_space), ("actions", t.actions, space)):
+        if array.shape[2:] != theirs.shape:
+            raise UserError(f"{name} have shape {array.shape[2:]}, those of {env.env_type} have {theirs.shape}")
     if t.lengths.max() > env.max_episode_steps:
         raise UserError(f"an episode has {t.lengths.max()} steps, {env.env_type} allows {env.max_episode_steps}")
-    tolerance = 1e-5 * (high - low)
-    outside = ((t.actions < low - tolerance) | (t.actions > high + tolerance)).any((1, 2))
+    tolerance = 1e-5 * (space.high - space.low)
+    outside = (t.actions < space.low - tolerance) | (t.actions > space.high + tolerance)
+    outside &= t.inside[:, :, None]  # the zeros behind an end are no actions
     if outside.any():
-        episode = int(np.argmax(outside))
+        episode, _, number = np.argwhere(outside)[0]
         raise UserError(
             f"actions of episode {episode} (task {t.task_ids[episode]}) leave the bounds of {env.env_type}, "
-            f"[{low[0]:g}, {high[0]:g}]"
+            f"[{space.low[number]:g}, {space.high[number]:g}] of action {number}"
         )
 
 

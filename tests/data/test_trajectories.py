@@ -272,7 +272,7 @@ def _put(index, value):
     [
         (_changed("rewards", _put((1, 2), np.nan)), "rewards of episode 1 .task 0. are not all finite"),
         (_changed("observations", lambda a: a[:, :-1]), r"observations need T \+ 1 rows"),
-        (_changed("actions", _put((2, 0, 1), 0.3)), "actions of episode 2 .task 1. leave the bounds"),
+        (_changed("actions", _put((2, 0, 1), 0.3)), r"episode 2 .task 1. leave .*, \[-0.1, 0.1\] of action 1"),
         (_changed("lengths", _put(0, 21)), "lengths do not fit"),
         (_changed("task_ids", _put(0, 9)), "tasks without parameters"),
         (dataclasses.replace(make([0]), tasks={0: {"goal": [0.0, 0.0]}}), "goal .* make the dataset again"),

@@ -88,7 +88,7 @@ import numpy as np
 
 class Fuse(gym.Env):
     observation_space = gym.spaces.Box(-10, 10, (1,), np.float32)
-    action_space = gym.spaces.Box(np.float32([-1]), np.float32([1]))
+    action_space = gym.spaces.Box(np.float32([2]), np.float32([3]))  # without 0, which stands behind an end
     tasks = {"unit": np.array([1.0])}
 
     def reset(self, *, seed=None, options=None):
@@ -168,7 +168,7 @@ def test_d4rl_files_with_terminals_and_timeouts(fuse, tmp_path):
     fields = {
         "observations": observations,
         "next_observations": observations + 1,
-        "actions": np.zeros((8, 1), np.float32),
+        "actions": np.full((8, 1), 2.5, np.float32),
         "rewards": np.arange(8, dtype=np.float32),
         "terminals": np.array([0, 1, 0, 0, 0, 0, 0, 0], bool),
         "timeouts": np.array([0, 0, 0, 0, 0, 0, 1, 0], bool),
