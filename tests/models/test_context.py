@@ -21,7 +21,7 @@ from src.models.world_model import (
     load_world_model,
     prediction_errors,
 )
-from src.models.world_model_training import split_episodes, validate
+from src.models.world_model_training import WorldModelOptimisation, split_episodes, validate
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors
 from src.run.seeding import numpy_generator
@@ -460,6 +460,7 @@ def test_whole_episodes_of_every_task_are_held_out(data_root):
 
 def test_the_best_weights_are_those_of_the_lowest_validation_loss(model_root, tmp_path):
     """A learning rate so high that the loss only grows after the first steps."""
+    assert WorldModelOptimisation(reward_weight=2.0, state_weight=3.0).weighted(10, 1) == 23
     flags = ["--env_type", "point_robot", "--data_quality", "random", "--recipe", "debug", "--no-tensorboard"]
     flags += ["--learning_rate", "0.2", "--reward_weight", "2", "--eval_every", "1", "--steps", "12", "--seed", "7"]
     train_context.main([*flags, "--output_dir", str(model_root)])

@@ -260,12 +260,15 @@ def test_no_prompt_is_an_agent_that_was_shown_nothing_but_its_context():
 
 
 def test_a_context_may_be_carried_from_the_warm_up_episodes():
-    """Every z of an episode after warm-up is the mean of those episodes' last ones; before any, or as the ablation, nothing
-    changes."""
-    world_model, pool = tiny_world_model(horizon=0), [lived(4, number) for number in range(3)]
+    """Every z of an episode after warm-up is the mean of those episodes' last ones, up to their ends; before any, or as the
+    ablation, nothing changes."""
+    lengths, keys = np.array([9, 4, 1, 9]), ("observations", "actions", "rewards")
+    world_model, pool = tiny_world_model(horizon=0), [lived(4, number) | {"lengths": lengths} for number in range(3)]
     played = pool[-1]
-    keys = ("observations", "actions", "rewards")
-    ends = [episode_contexts(world_model, *(torch.from_numpy(episode[key]) for key in keys))[:, -1] for episode in pool]
+    ends = [
+        episode_contexts(world_model, *(torch.from_numpy(episode[key]) for key in keys))[np.arange(4), lengths]
+        for episode in pool
+    ]
 
     def play(context, warm=True):
         agent = MetaDTAgent(tiny_policy(), world_model, K, PROMPT, 0.0, Adaptation(context))

@@ -26,6 +26,7 @@ from src.evaluation.results import read_pictures, read_result
 from src.models import meta_dt_training
 from src.models.load import load_agent
 from src.models.meta_dt import masked_mean
+from src.models.meta_dt_agent import LEFT_OUT
 from src.report.results import read_results
 from src.run.files import load_state, load_tensors, read_json, write_json
 from src.run.logger import Logger, read_metrics
@@ -480,6 +481,16 @@ def test_other_settings_run(models, flags):
     assert np.isfinite(agent.act()).all()
     bounds = load_tensors(weights)["action_scale"].tolist()
     assert bounds == pytest.approx([0.1, 0.1] if "--rescale_actions" in flags else [1, 1])
+
+
+@pytest.mark.parametrize(("head", "place"), [("reward", 0), ("state", 1)])
+def test_a_head_that_was_not_trained_chooses_no_prompt(models, head, place):
+    settings = models / CONTEXT / "config.json"
+    write_json(settings, read_json(settings) | {f"{head}_weight": 0.0})
+    run_stage("train_meta_dt", models, "--steps", "1", "--prompt_start_step", "0", "--eval_episodes", "1")
+    (agent,) = (models / SAVES).glob("meta_dt*/few_shot/seed_0/agent.json")
+    scale = read_json(agent)["error_scale"]
+    assert scale[place] == LEFT_OUT and scale[1 - place] < 1e3
 
 
 def test_best_steps_reach_the_relabelled_episodes_and_the_loss(models, monkeypatch):
