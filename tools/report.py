@@ -184,7 +184,7 @@ def html_page(overview, parts, faults):
     of single methods last."""
     legend = "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in _legend())
     texts, top = [_html_section(part) for part in parts], _html_overview(overview)
-    left = PAGE_LIMIT - sum(len(text.encode()) for text in [*texts, top, legend, CSS]) - 10_000
+    left = PAGE_LIMIT - sum(len(utf8(text)) for text in [*texts, top, legend, CSS]) - 10_000
     figures = {}
     for picture in sorted((picture for part in parts for picture in part.pictures), key=lambda picture: picture.detail):
         figure = _html_picture(picture, linked=False)
@@ -263,6 +263,11 @@ def _legend():
     return [(term, " ".join(text.split())) for term, text in LEGEND.items()]
 
 
+def utf8(text):
+    """Text as bytes; the names of files in it may be any."""
+    return text.encode(errors="backslashreplace")
+
+
 def write_file(path, data):
     """bytes -> file, atomically."""
     with atomic_path(path) as temporary:
@@ -304,9 +309,9 @@ def main(argv=None):
 
     for picture in (picture for part in parts for picture in part.pictures):
         write_file(args.output / picture.name, picture.png)
-    write_file(args.output / "results.csv", csv_text(records(results.group_results(found))).encode())
-    write_file(args.output / "tables.md", markdown_page(overview, parts, faults).encode())
-    write_file(args.output / "index.html", html_page(overview, parts, faults).encode())
+    write_file(args.output / "results.csv", utf8(csv_text(records(results.group_results(found)))))
+    write_file(args.output / "tables.md", utf8(markdown_page(overview, parts, faults)))
+    write_file(args.output / "index.html", utf8(html_page(overview, parts, faults)))
     print(f"\n{args.output / 'index.html'}")
 
 

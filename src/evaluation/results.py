@@ -244,7 +244,7 @@ def _faults(document):
     for key in (*NAMES, *(() if diagnostics else ("protocol",))):
         if not is_name(document.get(key)):
             yield key, "a name of letters, digits, _ . + - and no more than 100 of them"
-    if diagnostics and document.get("protocol") is not None:
+    if diagnostics and document.get("protocol", "missing") is not None:
         yield "protocol", "null"
     for key in TEXTS:
         if not isinstance(document.get(key), str) or len(document[key]) > 10_000:
@@ -313,7 +313,7 @@ def _task_faults(rows, diagnostics):
     for key in ("warmup_returns", "accepted", "later_returns"):
         if any(key in row for row in rows):
             fits = all(is_numbers(row.get(key), 2) and len(row[key]) == len(row["returns"]) for row in rows)
-            if not fits or len({len(numbers) for row in rows for numbers in row[key]} | {0}) != 2:
+            if not fits or not _equally_long(numbers for row in rows for numbers in row[key]):
                 yield f"tasks.{key}", "per return a list of finite numbers, equally many everywhere"
     if any("target_return" in row for row in rows) and not all(is_numbers(row.get("target_return"), 0) for row in rows):
         yield "tasks.target_return", "a number for every task"
@@ -323,7 +323,7 @@ def _task_faults(rows, diagnostics):
     levels = {level for row in rows for level in row.get("reference", {})}
     for level in sorted(levels):
         values = [row.get("reference", {}).get(level) for row in rows]
-        by_episode = is_numbers(values, 2) and len({len(value) for value in values} | {0}) == 2
+        by_episode = is_numbers(values, 2) and _equally_long(values)
         if not is_name(level) or not (is_numbers(values, 1) or by_episode):
             yield f"tasks.reference.{level}"[:100], "a finite number for every task, or equally many by episode"
 
@@ -343,6 +343,12 @@ def is_numbers(value, depth, nullable=False):
     if value is None:
         return nullable
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
+def _equally_long(lists):
+    """Whether lists are all of one length, and none is empty."""
+    lengths = set(map(len, lists))
+    return len(lengths) == 1 and lengths != {0}
 
 
 def _is_whole(value):

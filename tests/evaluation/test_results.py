@@ -101,6 +101,9 @@ def test_a_world_model_has_no_tasks(tmp_path):
     assert path.parent.name == "diagnostics"
     result = read_result(path)
     assert result["probe"] == probe and result["task_ids"] == [] and read_pictures(tmp_path, result) == measured
+    path.write_text(json.dumps({key: value for key, value in read_json(path).items() if key != "protocol"}))
+    with pytest.raises(UserError, match="key 'protocol' is missing"):
+        read_result(path)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +160,18 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("key", BROKEN)
-def test_a_broken_key_is_named(tmp_path, key):
+EMPTY = {  # lists that are empty for some tasks or episodes only
+    "tasks.warmup_returns": with_row(warmup_returns=[[], []]),
+    "tasks.later_returns": lambda d: d["tasks"][0].update(later_returns=[[1.0], []]),
+    "tasks.reference.levels": lambda d: [row.update(reference={"levels": [1.0] * place}) for place, row in enumerate(d["tasks"])],
+}
+
+
+@pytest.mark.parametrize(("key", "change"), [*BROKEN.items(), *EMPTY.items()])
+def test_a_broken_key_is_named(tmp_path, key, change):
     path = write(tmp_path)
     document = read_json(path)
-    BROKEN[key](document)
+    change(document)
     path.write_text(json.dumps(document))
     with pytest.raises(UserError) as caught:
         read_result(path)

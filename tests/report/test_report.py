@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 import re
 import struct
 
@@ -321,6 +322,16 @@ def test_files_that_cannot_be_shown_are_left_out_and_named(tmp_path, capsys):
         path.unlink()
     with pytest.raises(UserError, match=r"\(and 3 more\)"):
         read_results(root)
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    """Names of files are bytes; those of faults stand on the page."""
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 0)
+    put(root, "toy", "medium", "meta_dt", "few_shot", "strict", 1).write_text("{")
+    report.main(["--results", str(root), "--output", str(tmp_path / "report")])
+    for name in ("index.html", "tables.md"):
+        assert re.search(r"caf\\udce9/\S*seed_1.json is not valid JSON", (tmp_path / "report" / name).read_text())
 
 
 def test_a_picture_that_cannot_be_drawn_costs_itself_alone(tmp_path, capsys):
