@@ -1,12 +1,16 @@
 """What every method shares, shown by a new one: behaviour cloning as one short file (tests/toy/bc.py)."""
 
+import contextlib
 import shutil
+import types
 
 import numpy as np
 import pytest
+import torch
 from helpers import RESULTS, ROOT, SAVES, same_arrays, shell, words
 
 from src.data import trajectories
+from src.evaluation import method
 from src.evaluation.method import RunSettings, TrainingData
 from src.evaluation.results import read_result
 from src.run.command_line import parse_args
@@ -71,3 +75,24 @@ def test_training_data_hold_the_training_tasks_alone(data_root, validation):
     assert sorted(set(data.episodes.task_ids.tolist())) == data.train_tasks
     whole = trajectories.load(data_root / "datasets", "point_robot", "random")
     assert same_arrays(data.episodes, whole.select(data.train_tasks)) and same_arrays(data.dataset, whole)
+
+
+def test_the_curve_is_of_training_tasks_and_of_test_tasks(monkeypatch):
+    """Both after warm-up episodes, from the step on at which these make sense."""
+    played, records = [], []
+
+    def evaluate(agent, env, tasks, episodes, warmup, seed):
+        played.append((tasks, episodes, warmup))
+        return {"returns": [[float(tasks[0])]]}
+
+    monkeypatch.setattr(method, "evaluate", evaluate)
+    run, evaluation = types.SimpleNamespace(env=None, seed=0, validation=False), method.Evaluation(curve_episodes=2)
+    data = types.SimpleNamespace(train_tasks=list(range(1, 9)), test_tasks=[10, 11])
+    learner = types.SimpleNamespace(update=lambda step: {"loss": torch.tensor(0.5)}, agent=lambda warmup: None)
+    loop = types.SimpleNamespace(
+        steps=lambda: (1, 2), due=True, measuring=contextlib.nullcontext, record=lambda **values: records.append(values)
+    )
+    protocol = method.StrictProtocol(run, evaluation, data.test_tasks)
+    method.train(loop, learner, run, evaluation, data, protocol, 3, prompted=lambda step: step > 1)
+    assert played == [(tasks, 2, warmup) for warmup in (0, 3) for tasks in ([1, 2, 3, 4, 5], [10, 11])]
+    assert records == [{"loss": 0.5, "train_return": 1.0, "test_return": 10.0}] * 2

@@ -1,5 +1,6 @@
 """The world model: contexts that know the past of their own episode only, and relabelling across tasks."""
 
+import argparse
 import math
 import shutil
 
@@ -13,6 +14,7 @@ import train_context
 from src.data import trajectories
 from src.data.relabel import EnvironmentRewards, paid_by
 from src.data.transitions import Decoding, TransitionSampler, context_windows, make_sampler
+from src.models import probe
 from src.models.meta_dt_agent import MetaDTAgent
 from src.models.world_model import (
     RunningContexts,
@@ -487,3 +489,25 @@ def test_the_saved_world_model_is_the_trained_one(model_root):
     arrays = [torch.from_numpy(values) for values in (dataset.observations, dataset.actions, dataset.rewards)]
     contexts = episode_contexts(model, *arrays)
     assert F.mse_loss(contexts, contexts.mean((0, 1)).expand_as(contexts)) > 0
+
+
+def test_a_probe_is_scored_on_other_episodes_and_on_other_tasks(model_root, monkeypatch):
+    parts, walked, walk = [], [], probe.random_walk
+
+    def linear_probe(contexts, parameters):
+        parts.append(contexts)
+        return lambda contexts, parameters: parts.append(contexts) or 0.0
+
+    def random_walk(env, tasks, episodes, seed):
+        walked.append(tasks)
+        return walk(env, tasks, episodes, seed)
+
+    monkeypatch.setattr(probe, "linear_probe", linear_probe)
+    monkeypatch.setattr(probe, "random_walk", random_walk)
+    model, _ = load_world_model(model_root / "saves/point_robot/random/context+debug/seed_0")
+    held_out = trajectories.load(model_root / "datasets", "point_robot", "random").select([3, 7])
+    env = point_robot()
+    probe.diagnose(argparse.Namespace(env=env, seed=0), env.make(), model, held_out, [45, 46])
+    assert walked == [[3, 7], [45, 46]]
+    fitted, scored = ({row.numpy().tobytes() for row in part} for part in parts[:2])
+    assert not fitted & scored and len(fitted | scored) == len(held_out)

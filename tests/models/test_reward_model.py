@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ import train_meta_dt
 from src.data import trajectories
 from src.data.relabel import EnvironmentRewards, with_best_of_other_tasks
 from src.models import reward_model
-from src.models.reward_model import LearnedRewards, RewardModel, compare, held_out_episodes, train_reward_model, transition_inputs
+from src.models.reward_model import (
+    LearnedRewards,
+    RewardModel,
+    compare,
+    held_out_episodes,
+    held_out_errors,
+    train_reward_model,
+    transition_inputs,
+)
 from src.report.results import read_results
 from src.run.errors import UserError
 from src.run.files import digest, load_state, save_state
@@ -31,6 +40,15 @@ def episodes(data_root):
 @pytest.fixture(scope="module")
 def trained(episodes):
     return train_reward_model(episodes, [], 0)
+
+
+def test_errors_of_the_own_task_and_of_another_one(episodes):
+    """Of a model that gives a task's number, where that is what is paid."""
+    numbers = torch.nn.Embedding.from_pretrained(torch.tensor([[0.0], [1.0]]))
+    model = types.SimpleNamespace(embedding=numbers, rewards=lambda inputs, embeddings: embeddings[:, 0])
+    some, rows = episodes.take(range(40)), np.arange(40) % 2
+    paid = dataclasses.replace(some, rewards=some.rewards * 0 + rows[:, None].astype(np.float32))
+    assert held_out_errors(model, paid, rows, [], 0) == {"held_out_r2": 1.0, "wrong_task_r2": -3.0}
 
 
 def learned(model, task_ids):

@@ -9,7 +9,7 @@ from helpers import shell
 from src.run.errors import UserError
 from src.run.files import load_state, load_tensors
 from src.run.logger import read_metrics
-from src.run.loop import Loop
+from src.run.loop import Loop, Optimisation, schedule_factor
 from tests.toy.fit import fit
 
 
@@ -31,6 +31,16 @@ def assert_goes_on(folder, whole, from_step):
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     ends = [load_state(path / "state.pt") for path in (folder, whole[0])]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ("generator", "torch_generator"))
+
+
+def test_the_learning_rate_of_each_step():
+    settings, rates = Optimisation(steps=10, learning_rate=2.0, lr_warmup_steps=4), []
+    optimizer = settings.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    for step in range(1, 6):
+        settings.schedule(optimizer, step)
+        rates += [group["lr"] for group in optimizer.param_groups]
+    assert rates == [0.5, 1, 1.5, 2, 2]
+    assert [schedule_factor(step, 10, 0, "cosine") for step in (0, 5, 10)] == pytest.approx([1, 0.525, 0.05])
 
 
 def test_an_uninterrupted_run(whole):

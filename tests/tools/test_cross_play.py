@@ -9,13 +9,13 @@ from tools import cross_play
 
 def test_figures_of_three_policies():
     """returns[p, t]: policy 0 is good everywhere, the others only at home; tasks 1 and 2 are alike."""
-    mean = np.array([[10.0, 8, 6], [2, 12, 4], [0, 6, 9]])
+    mean = np.array([[10.0, 8, 7], [2, 12, 5], [0, 6, 9]])
     returns = mean[:, :, None] + np.array([0.0, -1, 1])
     found = cross_play.figures(returns, np.array([[0.0, 0], [3, 4], [3, 5]]), np.random.default_rng(0))
     assert found["own_policy"] == pytest.approx((10 + 12 + 9) / 3, abs=0.05)
-    assert found["another_policy"] == pytest.approx((2 + 0 + 8 + 6 + 6 + 4) / 6, abs=0.05)
-    assert found["policy_of_nearest_parameters"] == pytest.approx((2 + 6 + 4) / 3, abs=0.05)  # 1 on 0, 2 on 1, 1 on 2
-    assert found["one_policy_for_all"] == 7 and found["best_other_policy"] == pytest.approx((2 + 8 + 6) / 3, abs=0.05)
+    assert found["another_policy"] == pytest.approx((2 + 0 + 8 + 6 + 7 + 5) / 6, abs=0.05)
+    assert found["policy_of_nearest_parameters"] == pytest.approx((2 + 6 + 5) / 3, abs=0.05)  # 1 on 0, 2 on 1, 1 on 2
+    assert found["one_policy_for_all"] == 7.5 and found["best_other_policy"] == pytest.approx((2 + 8 + 7) / 3, abs=0.05)
     assert found["deviation_over_episodes"] == 1 and found["deviation_over_policies"] == 1
     assert found["best_of_1_tried"] == pytest.approx(found["another_policy"], abs=0.3)
     assert found["best_of_2_tried"] == found["best_of_8_tried"] == found["best_other_policy"]  # both rivals are tried

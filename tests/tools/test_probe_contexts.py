@@ -25,7 +25,14 @@ def test_every_task_gives_half_of_its_episodes():
         probe_contexts.every_second(np.array([3, 3, 8]))
 
 
-def test_the_command_writes_what_it_tells(tmp_path, capsys):
+def test_the_command_writes_what_it_tells(tmp_path, capsys, monkeypatch):
+    halves, summary = [], probe_contexts.summary
+
+    def noted(model, episodes):
+        halves.append({row.tobytes() for row in episodes.observations})
+        return summary(model, episodes)
+
+    monkeypatch.setattr(probe_contexts, "summary", noted)
     flags = ["--env_type", "cheetah_dir", "--data_type", "cross", "--output_dir", str(tmp_path)]
     get_datasets.main([*flags, "--capacity", "1600", "--workers", "1", "--task_id_end", "2"])
     with pytest.raises(SystemExit):
@@ -39,4 +46,5 @@ def test_the_command_writes_what_it_tells(tmp_path, capsys):
     assert document["tasks"] == 2 and document["chance"] == 0.5
     kinds = ("recorded", "own expert", "another's expert", "unseen policy", "random actions")
     assert tuple(document["accuracy"]) == kinds and all(0 <= value <= 1 for value in document["accuracy"].values())
+    assert len(halves) == 2 and not halves[0] & halves[1]  # none is assigned to a centre that it made
     assert f"recorded {document['accuracy']['recorded']:.1%}" in said
