@@ -286,6 +286,15 @@ def lived(rows=3, length=20, seed=0):
     return episode | {"lengths": np.full(rows, length), "infos": {}}
 
 
+def test_the_prior_is_the_mean_z_of_the_updates(monkeypatch):
+    method = tiny_method("focal")
+    for step in (1, 2):
+        codes = torch.full((6, 30, 3), float(step))
+        monkeypatch.setattr(method.learner, "update", lambda tasks, features, mask, z=codes: ({}, z[:, : mask.shape[1]]))
+        method.update(step)
+    torch.testing.assert_close(method.policy.prior, torch.full((3,), 1.5))
+
+
 @pytest.mark.parametrize("name", ["focal", "corro"])
 def test_z_is_the_prior_then_the_running_episode_or_all_that_was_lived(name):
     policy = tiny_method(name).policy

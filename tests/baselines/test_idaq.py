@@ -144,11 +144,16 @@ def test_every_member_of_the_ensemble_learns_and_return_needs_none():
     assert torch.allclose(single(inputs)[1], by_hand)
 
 
-def test_the_bank_reads_training_tasks_and_draws_nothing():
-    method = tiny()
+def test_the_bank_reads_training_tasks_and_draws_nothing(monkeypatch):
+    method, read = tiny(), []
+    features = method.data.features
+    monkeypatch.setattr(method.data, "features", lambda rows, tasks: read.append(rows) or features(rows, tasks))
     state = method.generator.get_state()
     assert method.learner.bank().shape == (3, 3) and torch.equal(method.learner.bank(), method.learner.bank())
     assert torch.equal(method.generator.get_state(), state)
+    first, size = method.data.task_row, method.data.task_size
+    assert torch.equal(read[0][:, 0], first) and torch.equal(read[0][:, -1], first + size - 1)  # from end to end
+    assert (read[0].diff() <= -(-size[:, None] // (read[0].shape[1] - 1))).all()
 
 
 def test_without_room_for_inference_it_is_refused():

@@ -249,6 +249,18 @@ def test_who_adapts_reads_the_episodes_that_were_lived(name):
     assert np.array_equal(zero, few) == (name == "dt") and np.array_equal(few, other) == (name == "dt")
 
 
+def test_an_episode_longer_than_the_best_one_asks_for_what_that_ended_with():
+    asked = []
+    statistic = namespace(prepare=lambda donor: donor, read=lambda donor, rows, steps: asked.append(steps.tolist()))
+    agent = generalized_dt.StatisticAgent(namespace(observation_mean=torch.zeros(1)), K, statistic, None)
+    (episode,) = lived(1)
+    two = {key: episode[key][:2] for key in ("observations", "actions", "rewards")}
+    agent.adapt([two | {"lengths": np.array([4, T])}])
+    agent.observations = range(6)
+    agent.conditions(2)
+    assert asked == [[[2, 3, 3, 3], [2, 3, 4, 5]]]
+
+
 @every_method
 def test_every_parameter_learns(name):
     method = method_of(name, training_data(short=False))
