@@ -57,7 +57,8 @@ def test_an_altered_digit_is_refused(tmp_path):
         read_result(path)
 
 
-def test_one_line_per_task_and_few_for_the_settings(tmp_path):
+def test_one_line_per_task_and_few_for_the_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train_meta_dt.py"])  # the command stands in the file, too
     text = write(tmp_path, task_parameters={45: {"goal": [1, 2]}}).read_text()
     lines = text.splitlines()
     assert [line.strip().startswith('{"task": ') for line in lines].count(True) == 2
