@@ -63,6 +63,8 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
             raise UserError(f"--task_id {task_id}: the files of {source} say their tasks in their names; leave it out")
     elif minari or source.suffix.lower() in READERS:
         files = {task_id: minari or source}
+    elif source.exists():
+        raise UserError(f"--import_from {source} is not {KINDS}: store its arrays in one of these")
     else:
         raise UserError(
             f"--import_from {source} is neither a folder of dataset_task_<i>.pkl files nor {KINDS} nor a Minari dataset in "

@@ -85,6 +85,9 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors, no abbreviations, and defaults in the help. --a-b and --a_b are the same flag."""
 
     def __init__(self, description=None, **kwargs):
+        module = getattr(sys.modules["__main__"], "__spec__", None)  # None for a script that is run by its path
+        if module:
+            kwargs.setdefault("prog", f"python -m {module.name.removesuffix('.__main__')}")
         super().__init__(
             description=description,
             allow_abbrev=False,

@@ -225,6 +225,9 @@ def test_d4rl_file(tmp_path):
         import_trajectories(path, ENV, range(50), 7)
     with pytest.raises(UserError, match="neither a folder"):
         import_trajectories(tmp_path / "nothing.txt", ENV, range(50))
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(UserError, match=r"a.npy is not a .hdf5, .* file: store its arrays in one of these$"):
+        import_trajectories(tmp_path / "a.npy", ENV, range(50))
     with pytest.raises(UserError, match=r"gone.hdf5 does not exist$"):
         import_trajectories(tmp_path / "gone.hdf5", ENV, range(50), 7)
 

@@ -1,6 +1,8 @@
 """Settings declared at a dataclass: the flags that come of it, what they refuse, and what a settings file changes."""
 
 import dataclasses
+import sys
+import types
 
 import pytest
 import yaml
@@ -8,7 +10,7 @@ from helpers import POINT_ROBOT
 
 from src.run.command_line import apply_section, parse_args, script_parser
 from src.run.errors import UserError
-from src.run.flags import natural, positive_float
+from src.run.flags import Parser, natural, positive_float
 from src.run.settings import add_settings, pick, setting
 
 
@@ -89,6 +91,14 @@ def test_the_title_of_the_group_and_the_help():
     assert "More than the title" not in text and "kettle" not in text
     for words in ("--minutes", "on the fire", "(default: 20)", "--sort", "--stirred [True|False]", "(default: True)"):
         assert words in group
+
+
+@pytest.mark.parametrize("module", ["baselines.focal", "baselines.online_dt", None])
+def test_the_help_names_a_module_as_it_is_run(module, monkeypatch):
+    spec = module and types.SimpleNamespace(name="baselines.online_dt.__main__" if module.endswith("online_dt") else module)
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=spec))
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_context.py"])
+    assert Parser("what it does").prog == (f"python -m {module}" if module else "train_context.py")
 
 
 def test_a_settings_file_changes_the_default_and_a_flag_wins(tmp_path):
