@@ -89,12 +89,16 @@ def random_agent(space, generator):
 class GymnasiumAgent:
     """An Agent in one gymnasium environment: it remembers the episodes that it lives on a task, and adapts to them.
 
-    agent: an Agent. action_space: a bounded Box, or Discrete. lived: its episodes on this task so far; empty it when another task
-    begins.
+    agent: an Agent. action_space: a bounded Box, or Discrete. lived: its finished episodes on this task.
     """
 
     def __init__(self, agent, action_space):
-        self.agent, self.action_space, self.lived, self.running = agent, action_space, [], None
+        self.agent, self.action_space = agent, action_space
+        self.new_task()
+
+    def new_task(self):
+        """Another task begins with the next episode: those so far are forgotten, the last one among them."""
+        self.lived, self.running = [], None
 
     def start(self, observation):
         """An episode begins; observation (d_s,), as `env.reset` gives it. The one before, if there was one, is adapted to."""

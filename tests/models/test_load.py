@@ -85,8 +85,7 @@ def test_an_agent_starts_afresh_on_another_task(policy_root):
     for episode in range(3):
         observation, _ = env.reset(seed=0, options={"task": 3})
         if episode == 2:
-            agent.lived.clear()
-            agent.running = None
+            agent.new_task()
         agent.start(observation)
         first.append(agent.agent.act()[0])  # before it is clipped
         action = agent.act()
