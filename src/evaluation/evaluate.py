@@ -23,15 +23,17 @@ def evaluate(agent, env, task_ids, episodes, warmup=0, seed=0, later=0, keep=0, 
         seed: of the resets; the agent's own generators come with it.
         later: episodes that go on after the evaluated one, which is adapted to as well; they show the adaptation.
         keep: store the paths of the first `keep` evaluated episodes of every task.
-        watch: called with the rows' task ids, reset seeds and the Episode that is evaluated.
+        watch: called with the rows' task ids, reset seeds and the Episode that is evaluated; of several processes by the one
+            that has the first task.
     Returns: JSON-able dict: returns (tasks, M), rounded to DIGITS; alike warmup_returns (tasks, M, N) and later_returns
     (tasks, M, later) where there are such episodes; accepted (tasks, M, N), 1 for each warm-up episode that was adapted to, where
     the agent chooses; lengths (tasks, M) where episodes can end on their own; success (tasks, M) where the environment tells it,
     1 where any step of the episode was one; trajectories where `keep`.
     """
-    own = distributed.share(list(task_ids))
+    task_ids = list(task_ids)
+    own = distributed.share(task_ids)
     options = {"warmup": warmup, "seed": seed, "later": later, "keep": keep}
-    options["watch"] = watch if distributed.leads() else None
+    options["watch"] = watch if own[:1] == task_ids[:1] else None  # of several processes who has the first task
     parts = distributed.collected(_evaluate(agent, env, own, episodes, **options) if own else {})
     result = {}
     for part in parts:

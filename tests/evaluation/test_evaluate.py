@@ -20,6 +20,7 @@ from src.evaluation.references import reference_levels
 from src.evaluation.rollout import returns, rollout
 from src.models.meta_dt_agent import Adaptation, MetaDTAgent
 from src.models.steps import Steps
+from src.run import distributed
 from src.run.config import read_env, read_yaml
 from src.run.errors import UserError
 
@@ -235,6 +236,17 @@ def test_a_watcher_sees_the_evaluated_episode():
     ((tasks, seeds, episode),) = watched
     assert tasks.tolist() == [45, 45, 48, 48] and len(set(seeds)) == 4
     np.testing.assert_allclose(returns(episode).reshape(2, 2), result["returns"], rtol=1e-6)
+
+
+def test_who_has_the_first_task_watches(monkeypatch):
+    """Of two processes and one task the second has it."""
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(distributed, "collected", lambda value: [value])
+    watched = []
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        evaluate(Recorder(), ENV, [45], 1, watch=lambda tasks, *_, rank=rank: watched.append((rank, tasks.tolist())))
+    assert watched == [(1, [45])]
 
 
 def test_the_context_that_was_paid_best_is_kept():
