@@ -82,12 +82,11 @@ def import_trajectories(source, env, tasks, task_id=None, prompts=False):
         raise UserError(f"{source} holds no episode of the tasks {tasks.start} to {tasks.stop - 1}")
     if folder:
         _compare_goals(source, environment, files)
-    facts = {"imported_from": {str(task): [as_utf8(path.name), _sha256(path)] for task, path in files.items()}}
+    sources = {path: [as_utf8(path.name), _sha256(path)] for path in files.values()}
     if not folder:
         (path,) = files.values()
-        facts = {
-            "imported_from": {str(task): [as_utf8(path.name), _sha256(path)] for task in sorted({task for task, _ in episodes})}
-        }
+        files = dict.fromkeys(sorted({task for task, _ in episodes}), path)
+    facts = {"imported_from": {str(task): sources[path] for task, path in files.items()}}
     trajectories = assemble(episodes, environment, env.terminates)
     notes += check_tasks(trajectories, environment)
     return trajectories, facts, notes

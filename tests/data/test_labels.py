@@ -11,6 +11,7 @@ from helpers import ROOT, assert_refused, listing
 from recorded import ENV, GOALS, flat, lengths_of, notes_of, put, walk, write_hdf5
 
 import get_datasets
+from src.data import importers
 from src.data.importers import import_trajectories
 from src.data.trajectories import load
 from src.run.config import read_env, read_yaml
@@ -53,6 +54,15 @@ def test_minari_of_another_hand(tmp_path, monkeypatch):
                                        action_space=environment.action_space)  # fmt: skip
     t, _, _ = import_trajectories("mine/points-v0", ENV, range(50))
     assert t.task_ids.tolist() == [3, 3, 11] and t.lengths.tolist() == [20, 20, 20]
+
+
+def test_a_file_of_many_tasks_is_hashed_once(tmp_path, monkeypatch):
+    """It may be as large as a disk."""
+    hashed = []
+    monkeypatch.setattr(importers, "_sha256", lambda path: hashed.append(path) or "0" * 64)
+    parts = [{**walk((20,), task, task)[0], "task": task} for task in (9, 4, 11)]
+    _, facts, _ = import_trajectories(put(tmp_path / "a.pkl", parts), ENV, range(50))
+    assert hashed == [tmp_path / "a.pkl"] and [*facts["imported_from"]] == ["4", "9", "11"]
 
 
 def test_lists_and_flat_arrays_of_many_tasks(tmp_path):
