@@ -371,24 +371,22 @@ def _streams(fields, labels, path, whole):
         yield from _stacked(fields, labels, path)
         return
     count = rewards.size
-    flat = {"whole": whole, "labels": labels}
+    one_more = len(fields["observations"]) == count + 1
+    flat = {"whole": whole or one_more, "labels": labels}
     for field, array in fields.items():
         if field in ("observations", "actions", "next_observations"):
-            one_more = field == "observations" and len(array) == count + 1
-            if len(array) != count and not one_more:
+            if len(array) != count + (field == "observations" and one_more):
                 raise UserError(
                     f"{path}: {field} have shape {array.shape}, rewards {rewards.shape}: one row per step is expected"
                 )
             flat[field] = array.reshape(len(array), -1)
-            flat["whole"] = whole or one_more
         elif field in PER_STEP:
             if array.size != count:
                 raise UserError(f"{path}: {field} have shape {array.shape}; one number per step is expected, {count}")
             flat[field] = array.reshape(-1)
         else:
             flat[field] = array
-    flat["whole"] = whole or len(flat["observations"]) == count + 1
-    if flat["whole"] and len(flat["observations"]) == count + 1:
+    if one_more:
         flat["next_observations"], flat["observations"] = flat["observations"][1:], flat["observations"][:-1]
     yield flat
 
