@@ -127,13 +127,3 @@ def from_gpt2(state_dict):
         name = name.replace(".attn.", ".").replace(".mlp.c_fc", ".c_fc").replace(".mlp.c_proj", ".mlp_c_proj")
         renamed[name] = value.T.contiguous() if value.ndim == 2 else value
     return renamed
-
-
-def to_gpt2(state_dict):
-    """The inverse of `from_gpt2`, without the embeddings."""
-    renamed = {}
-    for name, value in state_dict.items():
-        name = name.replace(".c_attn", ".attn.c_attn").replace(".c_proj", ".attn.c_proj")
-        name = name.replace(".c_fc", ".mlp.c_fc").replace(".mlp_c_proj", ".mlp.c_proj")
-        renamed[name] = value.T.contiguous() if value.ndim == 2 else value
-    return renamed

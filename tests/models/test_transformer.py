@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2Model
 
-from src.models.transformer import Transformer, attention_bias, dropout, from_gpt2, to_gpt2
+from src.models.transformer import Transformer, attention_bias, dropout, from_gpt2
 
 WIDTH, LAYERS, LENGTH = 32, 3, 10
 every_head_count = pytest.mark.parametrize("heads", [1, 4])
@@ -48,24 +48,6 @@ def test_weights_of_gpt2_give_the_outputs_of_gpt2(heads):
         expected = theirs(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state
         found, _ = model(x, attention_bias(mask))
     torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=0)
-
-
-@every_head_count
-def test_our_weights_in_gpt2_give_our_outputs(heads):
-    theirs, model = gpt2(heads), ours(heads)
-    missing, unexpected = theirs.load_state_dict(to_gpt2(model.state_dict()), strict=False)
-    assert not unexpected and set(missing) <= {"wte.weight", "wpe.weight"}
-    x, mask = tokens()
-    with torch.no_grad():
-        expected = theirs(inputs_embeds=x, attention_mask=mask.long()).last_hidden_state
-        found, _ = model(x, attention_bias(mask))
-    torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=0)
-
-
-def test_weights_survive_the_way_there_and_back():
-    state = ours(4).state_dict()
-    back = from_gpt2(to_gpt2(state))
-    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
 
 
 @every_head_count
