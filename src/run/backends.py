@@ -50,8 +50,10 @@ class Running:
 @contextlib.contextmanager
 def open_backend(running, folder):
     """The back end that Running asks for. folder: for what it writes itself. Raises UserError."""
-    if running.backend == "local" and (running.gpus or running.ray_address or running.slurm):
-        raise UserError("--gpus, --ray_address and --slurm have no effect with --backend local: leave them out")
+    effects = {"gpus": ("ray", "slurm"), "ray_address": ("ray",), "slurm": ("slurm",)}
+    idle = [name for name, backends in effects.items() if getattr(running, name) and running.backend not in backends]
+    if idle:
+        raise UserError(f"--{idle[0]} has no effect with --backend {running.backend}: leave it out")
     if running.backend == "local":
         backend = Local(running.workers)
     elif running.backend == "ray":
@@ -144,9 +146,8 @@ class Ray:
     def __init__(self, workers=None, gpus=0.0, address=None):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
         os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # a busy machine takes its time
-        if address is None or address.startswith(
-            "127."
-        ):  # read when Ray is imported: its own way to stay on the loopback interface
+        if address is None or address.startswith("127."):
+            # read when Ray is imported: its own way to stay on the loopback interface
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         self.ray, self.workers, self.gpus = _optional("ray"), workers, gpus
         own = {"num_cpus": workers, "include_dashboard": False}

@@ -105,7 +105,9 @@ def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys, monkeypatch):
         (["--env_types", "point_robt"], "did you mean point_robot?"),
         (["--recipes", "fst"], "has no recipe 'fst'"),
         (["--qualities", "mine"], "there is no dataset mine of point_robot: import it first"),
-        (["--gpus", "1"], "have no effect with --backend local"),
+        (["--gpus", "1"], "--gpus has no effect with --backend local: leave it out"),
+        (["--backend", "ray", "--slurm", "partition=gpu"], "--slurm has no effect with --backend ray: leave it out"),
+        (["--backend", "slurm", "--ray_address", "auto"], "--ray_address has no effect with --backend slurm: leave it out"),
         (["--backend", "slurm", "--slurm", "gpu"], "give name=value, for example partition=gpu"),
         (["--grid", "nowhere.yaml"], "cannot read nowhere.yaml"),
         (["--grid", "set: {focal.relabel: True}"], "what --set gives is called settings here"),
@@ -113,7 +115,7 @@ def test_stage_1_is_cut_into_ranges_of_tasks(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_bad_input(flags, message, tmp_path, capsys):
-    dry = [] if {"--gpus", "--slurm"} & set(flags) else ["--dry_run"]
+    dry = [] if {"--gpus", "--slurm", "--ray_address"} & set(flags) else ["--dry_run"]
     if ": " in flags[1]:  # what the file says
         (tmp_path / "grid.yaml").write_text(flags[1])
         flags = ["--grid", str(tmp_path / "grid.yaml")]
