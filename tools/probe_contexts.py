@@ -58,9 +58,8 @@ def main(argv=None):
     source, tasks = find_source(run, args.behaviour, command), np.array(data.train_tasks)
     half = every_second(data.episodes.task_ids)
     centres = task_centres(summary(model, data.episodes.take(np.flatnonzero(half))), data.episodes.task_ids[half], tasks)
-    others = np.roll(
-        tasks, numpy_generator(run.seed, "probe_contexts").integers(1, max(2, len(tasks)))
-    )  # none drives its own task
+    moved = numpy_generator(run.seed, "probe_contexts").integers(1, max(2, len(tasks)))
+    others = np.roll(tasks, moved)  # none drives its own task
     played = {
         "own expert": play(run, source, command, data.environment, tasks, tasks, args.episodes, "expert"),
         "another's expert": play(run, source, command, data.environment, tasks, others, args.episodes, "expert"),

@@ -10,10 +10,8 @@ from src.data.qualities import MEDIUM_PART
 from src.evaluation.agent import hook_actions
 from src.run.errors import UserError
 
-EXPERT, WORST = (
-    (0.0, 0.1),
-    (0.3, 1.0),
-)  # standard deviations: of the error per axis in metres, of the noise in half ranges of an action
+# standard deviations: of the error per axis in metres, of the noise in half ranges of an action
+EXPERT, WORST = (0.0, 0.1), (0.3, 1.0)
 RULES = {
     "medium": "scripted policy, told the task with goal_error, acting with action_noise",
     "expert": "scripted policy, told the task, noise 0.1",
