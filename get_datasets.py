@@ -18,7 +18,8 @@ The kinds of data:
     random   uniform random actions; needs no stage 1
 
 Policies act stochastically, as they did in training. Where stage 1 was not run, a family's scripted policy plays (Meta-World), or
-the policies that come with the repository (behaviour/). A scripted policy is told its task:
+the policies that come with the repository (behaviour/). One agent for all tasks (multitask_sac) plays the tasks that it knows,
+which are mostly the training tasks. A scripted policy is told its task:
 
     medium   wrong about it by --goal_error, acting with --action_noise
     expert   right, noise 0.1

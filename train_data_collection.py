@@ -10,7 +10,8 @@ Three algorithms:
     sac            stable-baselines3, one agent per task; tasks are spread over the cores
     batched_sac    the same agents and the same files, several at a time as stacked tensors: three times as fast on a CPU,
                    all tasks at once on a GPU
-    multitask_sac  one agent that is told the task and learns every transition for other tasks too: a family in minutes
+    multitask_sac  one agent that is told the task and learns every transition for other tasks too: a family in minutes. It
+                   learns the training tasks, where --task_id_start and --task_id_end say no others
 
 Families with a scripted policy (Meta-World) need none of them: `--algo scripted`, their default, says so and trains nothing.
 

@@ -30,11 +30,11 @@ class AdaptationSettings:
 
 
 class InDistributionAgent:
-    """The adaptation, an Agent around one that can `hold` a z and `infer` it. It knows nothing of networks.
+    """The adaptation, an Agent around one that can `hold` a z and `infer` it.
 
     Args:
         agent: with hold(z (B, k)), and infer(episodes, accepted (B, n) bool, fallback (B, k)) -> z (B, k). bank: (K, k)
-            hypotheses. score: function (Episode, z it was played on) -> (B,). settings: IdaqSettings. warmup: N.
+            hypotheses. score: function (Episode, z it was played on) -> (B,). settings: AdaptationSettings. warmup: N.
     `accepted`: (B, n), which of the episodes lived are the context; `accepted_episodes` is the same as a NumPy array.
     """
 
