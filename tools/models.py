@@ -382,7 +382,7 @@ def push(folder, target):
 
     Raises UserError where it is not whole; returns the target.
     """
-    if not target.startswith(HUB) and re.match(r"[a-z]+:/", target):
+    if not target.startswith(HUB) and re.match(r"[a-z][a-z0-9+.-]*:/", target):
         raise UserError(f"{target}: give hf://name/model or hf://datasets/name/dataset, or a folder")
     dataset = (Path(folder) / DATA_FILES[0]).exists()
     if target.startswith(HUB) and dataset != target.startswith(DATASETS):

@@ -340,7 +340,7 @@ def test_a_task_that_does_not_exist(exported, tmp_path, capsys):
     assert_refused(capsys, models, ["measure", str(folder)], "measured on task 999, which point_robot does not have")
 
 
-@pytest.mark.parametrize("address", ["https://huggingface.co/me/x", "hf:/me/x"])
+@pytest.mark.parametrize("address", ["https://huggingface.co/me/x", "hf:/me/x", "s3://me/x"])
 def test_addresses_that_are_no_folders(exported, tmp_path, capsys, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
     assert_refused(capsys, models, ["push", str(exported), address], "give hf://name/model")
