@@ -37,7 +37,7 @@ from src.evaluation.results import DIAGNOSTICS, label
 from src.report.results import read_results
 from src.run.backends import Running, open_backend
 from src.run.command_line import TaskRange, apply_section, find_config, parse_args, report_command
-from src.run.config import known_env_type, read_env, read_yaml, recipe_layers
+from src.run.config import is_settings_file, known_env_type, read_env, read_yaml, recipe_layers
 from src.run.errors import UserError, main_guard
 from src.run.files import write_json
 from src.run.flags import Parser, natural, nearest
@@ -62,7 +62,7 @@ def load_family(env_type, recipes, compared=()):
     compared: the recipes that compared methods are to have. One that says nothing of them is refused, too: they would train at
     published sizes under its name.
     """
-    own = str(env_type).endswith(".yaml")
+    own = is_settings_file(env_type)
     chosen = argparse.Namespace(env_type=None if own else env_type, env_name=None, config=env_type if own else None)
     path = find_config(chosen)
     document = read_yaml(path)
@@ -78,7 +78,7 @@ def load_family(env_type, recipes, compared=()):
 
 def common_flags(env_type, recipe, output_dir):
     """Flags of every command; defaults are left out, so that results carry the shortest command that makes them."""
-    flags = ["--config" if str(env_type).endswith(".yaml") else "--env_type", str(env_type)]
+    flags = ["--config" if is_settings_file(env_type) else "--env_type", str(env_type)]
     flags += [] if recipe == "paper" else ["--recipe", recipe]
     return flags + ([] if str(output_dir) == "." else ["--output_dir", str(output_dir)])
 
@@ -302,7 +302,7 @@ def make_parser():
 def env_or_file(value):
     """The name of a family, or the path of a settings file."""
     value = str(value)
-    return value if value.endswith(".yaml") else known_env_type(value, "--env_types")
+    return value if is_settings_file(value) else known_env_type(value, "--env_types")
 
 
 def parse(argv):

@@ -67,6 +67,11 @@ def is_published(env):
     return all(getattr(ours, key) == getattr(env, key) for key in keys)
 
 
+def is_settings_file(name):
+    """Whether a family is named by the path of its settings file."""
+    return Path(name).suffix in (".yaml", ".yml")
+
+
 def known_env_type(name, flag="--env_type"):
     """`name`, where configs/ has a settings file of that name. Raises UserError that names the flag."""
     known = known_env_types()
@@ -80,7 +85,7 @@ def load_env(env_type, flag=None):
 
     flag: what named it; it takes families of configs/ alone. Raises UserError where there is no such file, or it is no good.
     """
-    own = flag is None and Path(env_type).suffix in (".yaml", ".yml")
+    own = flag is None and is_settings_file(env_type)
     path = Path(env_type) if own else CONFIG_DIR / f"{known_env_type(env_type, flag or '--env_type')}.yaml"
     return read_env(path, read_yaml(path))
 

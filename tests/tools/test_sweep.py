@@ -68,6 +68,12 @@ def test_data_of_another_familys_policies_need_their_stage_1(tmp_path, capsys):
     assert (first[1], flag(first, "env_type")) == ("train_data_collection.py", "point_robot_semicircle")
 
 
+def test_a_settings_file_may_end_in_yml(tmp_path, capsys):
+    file = shutil.copy(ROOT / "configs/point_robot.yaml", tmp_path / "mine.yml")
+    *_, words = planned(capsys, tmp_path, "--env_types", str(file), "--qualities", "random", "--methods", "focal")
+    assert flag(words, "config") == str(file)
+
+
 def test_a_file_says_the_same(tmp_path, capsys):
     (tmp_path / "grid.yaml").write_text(
         "methods: [focal]\nseeds: [1, 2]\nsettings: {focal.metric_weight: [0, 1.5], focal.relabel: True}\n"
