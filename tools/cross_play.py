@@ -2,9 +2,10 @@
 
     python -m tools.cross_play --env_type hopper_rand_params
 
-Every training task's behaviour policy plays every training task, with its noise, as in the data. Tells the mean return of a
-task's own policy, of another's, of that of the task with the nearest parameters, of the one that serves all best, and of the
-best of a few others, chosen by one episode each and measured by the rest. Writes benchmarks/results/cross_play-<env_type>.json.
+Every training task's behaviour policy, of those that come with the repository, plays every training task, with its noise, as in
+the data. Tells the mean return of a task's own policy, of another's, of that of the task with the nearest parameters, of the one
+that serves all best, and of the best of a few others, chosen by one episode each and measured by the rest. Writes
+benchmarks/results/cross_play-<env_type>.json.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.behaviour.policies import BehaviourPolicies, task_features
-from src.behaviour.store import find_source, load_behaviour
+from src.behaviour.store import committed_directory, find_source, load_behaviour
 from src.data.qualities import choose_checkpoints
 from src.evaluation.agent import PolicyAgent
 from src.run.command_line import next_command, parse_args, script_parser
@@ -39,6 +40,8 @@ def main(argv=None):
     environment, tasks = args.env.make(), np.arange(*args.env.train_tasks)
     if args.episodes < 2 or len(tasks) < 2:
         raise UserError("the first episode of a policy is its trial: give --episodes 2 or more, and two training tasks or more")
+    if not committed_directory(args.env_type).is_dir():
+        raise UserError(f"no behaviour policies of {args.env_type} come with the repository: name another family")
     returns = np.stack([play_one(args, environment, task, tasks) for task in tasks])  # (policies, tasks, episodes)
     features = task_features(environment, tasks)[tasks]
     document = {

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import assert_refused
 
 from src.run.files import read_json
 from tools import cross_play
@@ -29,3 +30,9 @@ def test_the_command_writes_what_it_tells(tmp_path, capsys):
     assert document["tasks"] == [0, 1] and np.shape(document["returns"]) == (2, 2)
     assert document["own_policy"] > 500 > 0 > document["another_policy"]  # forwards and backwards
     assert f"own_policy {document['own_policy']}" in said and document["commit"]
+
+
+def test_a_family_without_policies_is_refused(capsys):
+    """There is no --behaviour here that could be left out."""
+    message = "no behaviour policies of cheetah_vel_100 come with the repository: name another family"
+    assert_refused(capsys, cross_play, ["--env_type", "cheetah_vel_100"], message)
