@@ -97,7 +97,7 @@ def dropout(x, p):
     for each, which took a sixth of a training step."""
     if p == 0 or x.is_cuda:
         return F.dropout(x, p)
-    lost = round(p * 65536)
+    lost = min(round(p * 65536), 65535)  # something is kept
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= lost - 32768
     return x * kept.to(x.dtype).mul_(65536 / (65536 - lost))

@@ -178,3 +178,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(p, shape):
 def test_dropout_of_nothing_is_the_identity():
     x = torch.randn(5, 7)
     assert torch.equal(dropout(x, 0.0), x)
+
+
+def test_the_largest_dropout_of_the_flag_gives_numbers():
+    assert dropout(torch.ones(64), 1 - 1e-6).isfinite().all()
