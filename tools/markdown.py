@@ -1,6 +1,7 @@
 """Tables in Markdown."""
 
-DIRTY = " †"
+from src.report.overview import DIRTY
+
 DIRTY_NOTE = "\n† The checkout of at least one of these runs had changes that were not committed (`-dirty` in its result file).\n"
 
 

@@ -16,7 +16,7 @@ A table stands between a mark and `<!-- end of table -->`. The marks:
     <!-- table: idaq point_robot_semicircle -->            IDAQ beside what it does without: shares of the data's mean return
     <!-- table: overview -->                                 methods × families, few-shot, as the report shows them
     <!-- table: overview zero-shot -->                       the same of zero-shot
-    <!-- table: methods point_robot ant_dir -->             all methods with their papers and commands: few-shot returns
+    <!-- table: methods point_robot ant_dir -->             all methods with their papers and scripts: few-shot returns
     <!-- table: verdicts -->                                 who wins where, by how much, how sure: sentences, no table
     <!-- table: published -->                                figures that others published
     <!-- table: behaviour -->                                the behaviour agents that come with the repository
@@ -38,13 +38,13 @@ from pathlib import Path
 import numpy as np
 
 from src.report import results, statistics
-from src.report.overview import BEST, MAIN, data_set_of, data_sets, main_rows, main_tables, published_table, records
+from src.report.overview import BEST, DIRTY, MAIN, data_set_of, data_sets, main_rows, main_tables, published_table, records
 from src.report.verdicts import verdicts
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path
 from src.run.flags import Parser
 from tools.file_tables import behaviour_table, file_table, trained_table
-from tools.markdown import DIRTY, markdown
+from tools.markdown import markdown
 
 MARK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(?:(?!<!-- table: ).)*?(<!-- end of table -->)", re.DOTALL)
 FACTS = ("method", "recipe", "ablation", "variant")
