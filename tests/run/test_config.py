@@ -229,7 +229,7 @@ def test_mistakes_in_a_recipe_are_named(tmp_path):
     path = write(tmp_path / "toy.yaml", {"recipes": {"fast": {"train_meta_dt": {"stesp": 1}}}})
     assert read(path).steps == 100_000
     refused(path, "toy.yaml: recipes.fast.train_meta_dt: unknown key 'stesp'.*steps", "train_meta_dt", "--recipe", "fast")
-    refused(path, "has no recipe 'fats': choose paper, fast, compare, debug", "train_meta_dt", "--recipe", "fats")
+    refused(path, "has no recipe 'fats': choose paper, fast, compare, compare_long, debug", "train_meta_dt", "--recipe", "fats")
 
 
 def test_a_recipe_without_a_section_is_told(tmp_path, capsys):
