@@ -8,9 +8,8 @@
 A policy that acts on a wrong z makes episodes that no encoder has seen; baselines/in_distribution.py picks those that are of use.
 Q, how far an episode is from the data, is minus its return (the paper's best; it supposes data of good policies), or error or
 disagreement of an ensemble of decoders under the z that it was played on. In its first episode (zero-shot) this is FOCAL.
-Which of the original's defects are not here: a rejected episode costs the belief (`--rejection fall_back` does it); a reference
-stage as long as the budget, so that nothing is inferred (refused); the ensemble's first member learns no transitions; the
-disagreement is over time, not over members; time limits end a task.
+Defects not here: a rejected episode costs the belief (`--rejection fall_back` does it); a reference stage as long as the budget
+(refused); the ensemble's first member learns no transitions; disagreement over time, not over members; time limits end a task.
 """
 
 import dataclasses
@@ -112,11 +111,13 @@ class Idaq(Focal):
 
 
 def make_decoders(sizes, settings):
-    """The untrained Ensemble for transitions of sizes (d_s, d_a), or None where Q is the return."""
+    """The untrained Ensemble for transitions of sizes (d_s, d_a), or None where Q is the return. Raises UserError."""
     if settings.quantifier == "return":
         return None
-    inputs = sum(sizes) + settings.code_size
-    return Ensemble(settings.ensemble, inputs, 1 + sizes[0], settings.encoder_width, settings.encoder_layers)
+    if settings.quantifier == "disagreement" and settings.ensemble < 2:
+        raise UserError("--quantifier disagreement: one decoder agrees with itself, give --ensemble 2 or more")
+    inputs, outputs = sum(sizes) + settings.code_size, 1 + sizes[0]
+    return Ensemble(settings.ensemble, inputs, outputs, settings.encoder_width, settings.encoder_layers)
 
 
 @torch.inference_mode()
@@ -130,9 +131,8 @@ def score(decoders, quantifier, agent, episode, z):
     inputs = torch.cat([known, z[:, None].expand(-1, known.shape[1], -1)], -1)
     guess = decoders(inputs.flatten(0, 1)).unflatten(1, inputs.shape[:2])  # (M, B, T, 1 + d_s)
     error = (guess - told).square() if quantifier == "error" else guess.var(0, unbiased=False)[None]
-    per_step = torch.stack([part.mean(-1) for part in error.split([1, error.shape[-1] - 1], -1)]).sum(0).mean(0)
-    per_step = per_step if quantifier == "error" else per_step.sqrt()
-    return -(per_step * mask).sum(-1) / mask.sum(-1)
+    per_step = (error[..., 0] + error[..., 1:].mean(-1)).mean(0)
+    return -((per_step if quantifier == "error" else per_step.sqrt()) * mask).sum(-1) / mask.sum(-1)
 
 
 def restore(saved):

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from helpers import words
+from helpers import assert_refused, words
 from test_context_rl import listing, run, training_data, weights
 
+from baselines import idaq
 from baselines.actor_critic import ActorCriticSettings
 from baselines.context_rl import ContextRL, ContextSettings
-from baselines.idaq import Ensemble, Idaq, IdaqSettings, score
+from baselines.idaq import Ensemble, Idaq, IdaqSettings, make_decoders, score
 from baselines.in_distribution import AdaptationSettings, InDistributionAgent, farthest
 from src.run.errors import UserError
 from src.run.files import read_json
@@ -159,6 +160,13 @@ def test_the_bank_reads_training_tasks_and_draws_nothing(monkeypatch):
 def test_without_room_for_inference_it_is_refused():
     with pytest.raises(UserError, match="fewer than --warmup_episodes 3"):
         tiny(reference_episodes=3).agent(3)
+
+
+def test_one_decoder_has_nothing_to_disagree_with(data_root, tmp_path, capsys):
+    (tmp_path / "datasets").symlink_to(data_root / "datasets")
+    assert_refused(capsys, idaq, words(tmp_path, "--quantifier", "disagreement", "--ensemble", "1"), "give --ensemble 2 or more")
+    make_decoders((2, 2), IdaqSettings(quantifier="disagreement", ensemble=2))
+    make_decoders((2, 2), IdaqSettings(quantifier="error", ensemble=1))
 
 
 def test_idaq_from_the_shell_and_its_contrasts_on_the_same_policy(data_root, tmp_path):
