@@ -107,7 +107,9 @@ def main(argv=None):
     regimes = {"zero_shot": 0} if stage.zero_shot else {"few_shot": evaluation.warmup_episodes}
     if not prompts and prompts_of_recipe == "none" and not stage.zero_shot:  # one policy serves both
         regimes["zero_shot"] = 0
-    ablation, variant = changes(parser, args)
+    ablation, variants = changes(parser, args)
+    if evaluation.eval_only and variants["few_shot"] and not variants["zero_shot"]:
+        regimes = {"few_shot": regimes["few_shot"]} if "few_shot" in regimes else regimes  # the other is the recipe's own row
     ablation += [f"context_{context_config['ablation']}"] if context_config.get("ablation") else []
     others = {"recipe": f"context_of_{context_config.get('recipe')}", "seed": f"context_of_seed_{context_config.get('seed')}"}
     ablation += [name for key, name in others.items() if context_config.get(key) != getattr(run, key)]
@@ -116,7 +118,8 @@ def main(argv=None):
     learned = rewards.facts if rewards else {}
     return train_and_measure(
         "meta_dt", run, evaluation, settings(args), optimisation.steps, build, data=data, regimes=regimes,
-        privileges=privileges, ablation=ablation_name(ablation), variant=variant,
+        privileges=privileges, ablation=ablation_name(ablation),
+        variant=variants["zero_shot"], few_shot_variant=variants["few_shot"],
         folder=("few_shot-paper" if paper else "few_shot") if prompts else "zero_shot",
         made_from={"world_model_sha256": digest(world_model.state_dict()), **(rewards.made_from if rewards else {})},
         protocol=protocol, usual_warmup=evaluation.warmup_episodes,  # another number of them is among MEASURED
@@ -129,14 +132,19 @@ def main(argv=None):
 
 
 def changes(parser, args):
-    """What tells a row from the recipe's: ([names of what is trained otherwise], {setting of the measurement: value})."""
+    """What tells a row from the recipe's: ([names of what is trained otherwise], {regime: {setting of the measurement: value}}).
+
+    Zero-shot is a first episode: how many there are, what they carry, and the noise of those after a probe change nothing in it.
+    """
     recipe = {key: parser.get_default(key) for key, _ in (*ABLATIONS, *((key, None) for key in MEASURED))}
     ablation = [name for (key, value), name in ABLATIONS.items() if getattr(args, key) == value != recipe[key]]
     ablation += changed(pick(Imitation, args), parser.get_default, without=["true_rewards"])
     paper = args.protocol == "paper"
     idle = ["warmup_episodes"] * (args.zero_shot or paper) + ["explore", "explore_steps"] * paper
     measured = {key: getattr(args, key) for key in MEASURED if key not in idle}
-    return ablation, {key: value for key, value in measured.items() if value != recipe[key] and (key, value) not in ABLATIONS}
+    few_shot = {key: value for key, value in measured.items() if value != recipe[key] and (key, value) not in ABLATIONS}
+    later = ["warmup_episodes"] + ["context"] * (recipe["context"] != "none") + ["explore_steps"] * (args.explore == "probe")
+    return ablation, {"few_shot": few_shot, "zero_shot": {key: value for key, value in few_shot.items() if key not in later}}
 
 
 def prompt_start(parser, args, argv=None):

@@ -441,8 +441,9 @@ def run_context_rl(name, docstring, learner, learner_settings, argv=None):
     variants = changed(getattr(learner, "variants", ()))
     rewards, more = prepare(run, evaluation, chosen["contexts"], chosen["rl"], variants)
     measured = getattr(learner, "measured", ())  # these have the weights in common, and the first episode
-    more |= {"volatile": (*more["volatile"], *measured), "few_shot_variant": changed(measured)}
-    if evaluation.eval_only and more["few_shot_variant"]:
+    few_shot = changed(measured)
+    more |= {"volatile": (*more["volatile"], *measured), "few_shot_variant": more.get("variant", {}) | few_shot}
+    if evaluation.eval_only and few_shot:
         more.setdefault("regimes", {"few_shot": evaluation.warmup_episodes})
 
     def build(data):

@@ -73,9 +73,10 @@ def meta_dt_jobs(args, env, quality, seed, recipe, data):
         context_directory(run) / "best.safetensors",
     )  # fmt: skip
 
-    def policy(*regimes, extra=(), ablation="none", variant=None, protocol="strict", needs=(context,), artifact=None):
+    def policy(*regimes, extra=(), ablation="none", variants=None, protocol="strict", needs=(context,), artifact=None):
         kind = "evaluation" if "--eval_only" in extra else "policy"
-        cells = [cell(env, quality, seed, "meta_dt", recipe, regime, ablation, protocol, variant) for regime in regimes]
+        of_regime = [(regime, (variants or {}).get(regime)) for regime in regimes]
+        cells = [cell(env, quality, seed, "meta_dt", recipe, regime, ablation, protocol, found) for regime, found in of_regime]
         return make_job(args, ("train_meta_dt.py", *flags, *extra), f"{kind}, {recipe}", cells, (*data, *needs), artifact)
 
     plain = policy_directory(run, f"meta_dt{suffix_of(recipe)}", "zero_shot") / "model.safetensors"
@@ -99,12 +100,13 @@ def less_one_idea(args, env, quality, seed, recipe, data, run, policy, whole):
 
     jobs = []
     for extra in (text.split() for text in (*LESS_POLICY, *LESS_ADAPTATION)):
-        ablation, variant = changes_of(train_meta_dt, [*flags, *extra])
+        ablation, variants = changes_of(train_meta_dt, [*flags, *extra])
         if ablation:
             jobs.append(policy("few_shot", "zero_shot", extra=extra, ablation=ablation_name(ablation)))
-        elif variant:
+        elif variants["few_shot"]:
+            regimes = [regime for regime in variants if variants[regime]]  # zero-shot only where it is another row
             needs = (*whole.needs, whole, *(job for job in jobs if job.cells[0]["variant"]))  # one folder: one after the other
-            jobs.append(policy("few_shot", "zero_shot", extra=(*extra, "--eval_only"), variant=variant, needs=needs))
+            jobs.append(policy(*regimes, extra=(*extra, "--eval_only"), variants=variants, needs=needs))
     for extra in (text.split() for text in LESS_CONTEXT):
         changed = ablation_name(changes_of(train_context, [*flags, *extra]))
         if changed != "none":

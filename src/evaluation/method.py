@@ -176,7 +176,7 @@ def train_and_measure(
         facts: function Method -> further facts of the result files.
         save: called with the Method and its folder before training: writes what acting needs beside the weights.
         usual_warmup: warm-up episodes of the few-shot row; with another number of them it is a variant, a row of its own.
-        few_shot_variant: as variant, of the few-shot result alone: settings that a first episode does not know.
+        few_shot_variant: in place of variant for the few-shot result: with the settings that a first episode does not know.
     Returns the paths of the result files. Raises UserError.
     """
     if evaluation.fresh:
@@ -210,7 +210,7 @@ def train_and_measure(
             named = dict(variant or {})
             if regime == "few_shot":
                 other = evaluation.warmup_episodes != usual_warmup
-                named |= (few_shot_variant or {}) | ({"warmup_episodes": evaluation.warmup_episodes} if other else {})
+                named = dict(few_shot_variant or named) | ({"warmup_episodes": evaluation.warmup_episodes} if other else {})
             keep = 3 if data.episodes.observations.shape[-1] == 2 else 0  # paths in the plane can be drawn
             measured = protocol.final(method.agent(warmup), warmup, keep, watch if number == 0 else None)
             if not distributed.leads():

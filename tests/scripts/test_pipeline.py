@@ -31,6 +31,7 @@ from src.report.results import read_results
 from src.run.files import load_state, load_tensors, read_json, write_json
 from src.run.logger import Logger, read_metrics
 from tools import report
+from tools.sweep import changes_of
 
 PROVENANCE = ("command", "commit", "hardware", "versions", "config")
 
@@ -544,8 +545,46 @@ def test_our_own_recipe_runs(data):
     train_context.main([*common, str(data), "--steps", "4", "--eval_every", "2"])
     short = ["--steps", "4", "--eval_every", "4", "--eval_episodes", "1", "--curve_episodes", "1"]
     paths = train_meta_dt.main([*common, str(data), *short])
-    assert paths[0] == data / RESULTS / "meta_dt+fast/few_shot-strict/seed_0.json"
+    whole = data / RESULTS / "meta_dt+fast"
+    assert paths == [whole / f"{regime}-strict/seed_0.json" for regime in ("few_shot", "zero_shot")]
+    zero_shot = paths[1].read_bytes()
+    (path,) = train_meta_dt.main([*common, str(data), *short, "--eval_only", "--context", "running"])  # no copy of zero-shot
+    assert path == whole.with_name("meta_dt+fast-context_running") / "few_shot-strict/seed_0.json"
+    paths = train_meta_dt.main([*common, str(data), *short, "--eval_only", "--explore", "none", "--explore_steps", "0"])
+    assert [path.parts[-3:-1] for path in paths] == [
+        ("meta_dt+fast-explore_none-explore_steps_0", f"{regime}-strict") for regime in ("few_shot", "zero_shot")
+    ]
+    assert (whole / "zero_shot-strict/seed_0.json").read_bytes() == zero_shot
+    (path,) = train_meta_dt.main([*common, str(data), *short, "--prompt_select", "argmax", "--prompt_start_step", "0"])
+    assert path == whole.with_name("meta_dt+fast-argmax_prompt") / "few_shot-strict/seed_0.json"  # the published prompt is added
+    folders = (data / SAVES / name / "seed_0" for name in ("meta_dt+fast/zero_shot", "meta_dt+fast-argmax_prompt/few_shot"))
+    plain, prompted = (load_tensors(folder / "model.safetensors") for folder in folders)
+    layers = [name for name in plain if name.startswith("prompt.") and name.endswith("weight")]
+    assert layers and not any(torch.equal(plain[name], prompted[name]) for name in layers)  # they learned
     train_meta_dt.main([*common, str(data), *short, "--zero_shot"])
+
+
+@pytest.mark.parametrize(
+    ("family", "flags", "few_shot", "zero_shot"),
+    [
+        ("point_robot", "--context running", {"context": "running"}, {}),
+        ("point_robot", "--warmup_episodes 9", {"warmup_episodes": 9}, {}),
+        ("point_robot", "--explore_steps 4", {"explore_steps": 4}, {}),  # its first episode begins with probes
+        ("point_robot", "--explore noise --explore_steps 4", {"explore": "noise", "explore_steps": 4}, None),
+        (
+            "point_robot",
+            "--target_return=-5 --context running",
+            {"context": "running", "target_return": -5.0},
+            {"target_return": -5},
+        ),
+        ("point_robot", "--context none", {}, {}),  # trained otherwise: an ablation
+        ("hopper_rand_params", "--context carried --warmup_episodes 3", {"warmup_episodes": 3, "context": "carried"}, {}),
+    ],
+)
+def test_zero_shot_is_a_row_of_its_own_only_where_a_first_episode_is_another(family, flags, few_shot, zero_shot):
+    _, variants = changes_of(train_meta_dt, ["--env_type", family, "--recipe", "fast", *flags.split()])
+    assert variants == {"few_shot": few_shot, "zero_shot": few_shot if zero_shot is None else zero_shot}
+    assert list(variants["few_shot"]) == list(few_shot)  # their order is the row's name
 
 
 def test_our_own_recipe_runs_on_a_settings_file_of_ones_own(tmp_path):

@@ -118,6 +118,7 @@ def test_each_idea_less_is_a_row_of_its_own(tmp_path):
     less += ["-dropout"]
     less += ["-context_running", "-explore_none-explore_steps_0", "-context_decode_own"]
     expected = {f"meta_dt+tiny{name}/{regime}-strict" for name in less for regime in ("few_shot", "zero_shot")}
+    expected -= {"meta_dt+tiny-context_running/zero_shot-strict"}  # a first episode carries nothing: the recipe's own row
     assert rows == expected | {"context+tiny/diagnostics", "context+tiny-decode_own/diagnostics"}
 
 
