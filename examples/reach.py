@@ -1,4 +1,5 @@
-"""An environment of one's own with all that envs/base.py lists; nothing of ours is imported. See docs/own_environment.md.
+"""An environment of one's own with the common ones of the parts that envs/base.py lists; nothing of ours is imported. See
+docs/own_environment.md. Left out: scripted_policy, reference_levels, infer_tasks, task_frame and compute_success.
 
 A point with momentum reaches for a goal on a circle that it is not told. Observation: position and velocity (4). Action: push
 (2). Reward: minus the distance to the goal, minus the friction that the floor takes, which the observation does not tell.
@@ -51,6 +52,8 @@ class ReachEnv(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # steps per second  # noqa: RUF012
     batch_class = ReachBatch
     info_keys = ("heat",)  # what compute_rewards needs beside the transition; recorded with the data
+    hidden_parameters = ("goal",)  # what an agent has to infer; here all that `tasks` holds, as by default
+    simulator = "reach 1"  # another version of the physics makes other data
 
     def __init__(self, render_mode=None, max_episode_steps=15):
         self.render_mode, self.max_episode_steps = render_mode, max_episode_steps

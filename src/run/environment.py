@@ -152,6 +152,10 @@ def check_steps(env, environment):
     while loop.steps < last and not loop.ended.all():
         loop.step(_some_actions(generator, environment.action_space, 1))
     _check_info_keys(loop, environment)
+    if loop.unrecorded and multiprocessing.parent_process() is None:  # workers need not repeat it
+        names = ", ".join(sorted(loop.unrecorded))
+        print(f"note: {env.entry_point} reports the infos {names}: they are not recorded, as a dataset's task id has such a name",
+              file=sys.stderr)  # fmt: skip
 
 
 def check_resets(env, environment):
@@ -226,6 +230,8 @@ def _played(batch, seeds, actions):
 
 def _check_info_keys(batch, environment):
     for key in getattr(environment, "info_keys", ()):
+        if is_task(key):
+            raise UserError(f"{batch.who}: info_keys names {key!r}, as a task's id is called in a dataset: rename that info")
         if key not in batch.infos:
             raise UserError(f"{batch.who} does not report the info {key!r} at its steps, which info_keys names")
 

@@ -64,6 +64,7 @@ class _Checks:
     def __init__(self, env, rows, space, who):
         self.env, self.rows, self.space, self.who = env, rows, space, who
         self.info_shapes = None  # key -> shape, as the first step reports them
+        self.unrecorded = set()  # infos under names that mean the task's id in a dataset
 
     def _start(self):
         self.steps, self.infos, self.ended = 0, {}, np.zeros(self.rows, bool)
@@ -100,6 +101,12 @@ class _Checks:
         for key in sorted(self.info_shapes.keys() | shapes.keys()):
             if self.info_shapes.get(key) != shapes.get(key):
                 self._fail(f"reported the info {key!r} otherwise at step {self.steps}: give it one shape, at every step")
+
+    def _recorded(self, infos):
+        """Infos without those that a reader of the dataset would take for the episode's task."""
+        named = set(filter(is_task, infos))
+        self.unrecorded |= named
+        return {key: values for key, values in infos.items() if key not in named}
 
     def _float32(self, values, otherwise):
         if isinstance(values, np.ndarray) and values.dtype == np.float32:
@@ -148,7 +155,7 @@ class EnvironmentLoop(_Checks):
                 self.results[row] = self.results[row][0], 0.0, self.results[row][2]
                 continue
             observation, reward, terminated, truncated, info = advance(self.who, environment, action)
-            self.results[row] = self._observation(observation), reward, recorded_infos(self.who, info)
+            self.results[row] = self._observation(observation), reward, self._recorded(recorded_infos(self.who, info))
             self._require_same(self.results[row][2])
             if terminated and not self.env.terminates:
                 self._fail(
@@ -204,6 +211,7 @@ class OwnBatch(_Checks):
         if not isinstance(result, tuple) or len(result) != 2:
             self._fail("must return (observations, rewards) from step")
         observations, rewards = self._observation(result[0], self.rows), self._rewards(result[1])
+        infos = self._recorded(infos)
         self._check_infos(infos)
         if self.env.terminates:
             observations[self.ended], rewards[self.ended] = self.seen[self.ended], 0

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import re
 import shutil
+import sys
 import types
 
 import gymnasium as gym
@@ -12,13 +13,14 @@ import pytest
 import yaml
 from helpers import ROOT, SCRIPTS, assert_refused, shell
 
+from envs import base
 from envs.point_robot import PointRobotEnv
 from src.behaviour.collect import join_tasks
 from src.behaviour.policies import make_frame, task_features
 from src.behaviour.scripted import scripted
 from src.behaviour.store import Source, load_behaviour
 from src.data.relabel import EnvironmentRewards
-from src.data.trajectories import Trajectories
+from src.data.trajectories import Trajectories, load
 from src.evaluation import references
 from src.evaluation.agent import PolicyAgent
 from src.evaluation.batch import EnvironmentLoop, make_batch
@@ -93,6 +95,19 @@ def test_the_examples_batch_is_its_environment():
     np.testing.assert_allclose(again, ours["rewards"], atol=1e-6)
     with pytest.raises(ValueError, match="need the recorded info heat"):
         env.make().compute_rewards(seen[:, :-1], ours["actions"], seen[:, 1:], tasks)
+
+
+def test_page_and_example_name_every_optional_part():
+    """envs/base.py has the list. The page's table holds all of it; what the example has not, its first lines name."""
+    listed = base.__doc__.split("and may offer")[1].split("Our families")[0]
+    parts = set(re.findall(r"^    (\w+)[ (]", listed, re.MULTILINE))
+    assert len(parts) == 14 and {"compute_success", "render_mode", "infer_tasks"} < parts
+    table = (ROOT / "docs" / "own_environment.md").read_text().split("| part |")[1].split("\n\n")[0]
+    names = set(re.findall(r"`(\w+)", "".join(line.split(" | ")[0] for line in table.splitlines())))
+    assert not parts - names
+    environment = example_env().make()
+    left_out = re.search(r"Left out: (.*?)\.", sys.modules["reach"].__doc__)[1]
+    assert {part for part in parts if not hasattr(environment, part)} == set(re.split(r", | and ", left_out))
 
 
 def test_the_horizon_is_that_of_the_settings_file():
@@ -215,6 +230,8 @@ REFUSED = {
     "info that grows": (END, 'self.steps >= 6, {"seen": np.zeros(self.steps)}', "info 'seen' otherwise at step 2"),
     "no dictionary": (END, "self.steps >= 6, None", "infos that are no dictionary"),
     "info_keys not reported": ("self.task = 0", 'self.task, self.info_keys = 0, ("speed",)', "does not report the info 'speed'"),
+    "info_keys with a task's id": (
+        "self.task = 0", 'self.task, self.info_keys = 0, ("task_id",)', "names 'task_id', as a task's id is called in a dataset"),
     "info_keys in a text": ("self.task = 0", 'self.task, self.info_keys = 0, "speed"', "must be a tuple of names, not 'speed'"),
     "hidden parameter unknown": ("self.task = 0", 'self.task, self.hidden_parameters = 0, ("mark", "mrak")', "'mrak' in hidd"),
     "hidden parameter in a text": ("self.task = 0", 'self.task, self.hidden_parameters = 0, "mark"', "of names, not 'mark'"),
@@ -261,6 +278,25 @@ def test_what_cannot_be_used_is_named_in_one_line(tmp_path, monkeypatch, request
         env.make()  # as the scripts do, before anything is written
         play(env, make_batch(env, [0, 1]), lambda observations: np.zeros((2, 1)), [0, 1])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("told", ["self.task", "7 - self.task"], ids=["its id", "something else"])
+def test_an_info_called_task_is_left_out_so_that_our_own_export_comes_back(tmp_path, told):
+    """A reader of the dataset takes it for the episode's task."""
+    (tmp_path / "telling.py").write_text(CODE.replace(END, f'self.steps >= 6, {{"task": {told}, "Task_ID": 0, "speed": 1.0}}'))
+    settings = yaml.safe_load((ROOT / "tests" / "toy" / "slide.yaml").read_text()) | {"entry_point": "telling:SlideEnv"}
+    (tmp_path / "telling.yaml").write_text(yaml.safe_dump(settings))
+    flags = ["--config", tmp_path / "telling.yaml", "--output_dir", tmp_path / "out"]
+    made = shell("get_datasets", *flags, "--data_type", "random", "--task_id_end", 4, "--workers", 1)
+    assert made.returncode == 0, made.stderr
+    assert made.stderr.count("note: telling:SlideEnv reports the infos Task_ID, task: they are not recorded") == 1
+    source = tmp_path / "out/datasets/telling/random-v0"
+    again = shell("get_datasets", *flags, "--data_type", "again", "--import_from", source)
+    assert again.returncode == 0, again.stderr
+    ours, theirs = (load(tmp_path / "out/datasets", "telling", name) for name in ("random", "again"))
+    assert ours.infos.keys() == {"speed"} and set(theirs.task_ids.tolist()) == {0, 1, 2, 3}
+    for name in ("observations", "actions", "rewards", "task_ids"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
 
 def hooks_of(monkeypatch, **hooks):

@@ -95,6 +95,11 @@ def test_a_batch_may_write_into_its_infos(played, note):
     np.testing.assert_array_equal(successes(episode), [1, 1])
 
 
+def test_an_info_under_a_name_of_the_tasks_id_is_not_recorded(played):
+    episode = played({"note": lambda self: self.infos.update(Task_ID=np.zeros(self.size), speed=np.ones(self.size))})
+    assert episode["infos"].keys() == {"speed"}
+
+
 def test_a_batch_may_write_into_its_arrays_and_those_that_it_is_given(played):
     def reset(self, seeds):
         LineBatch.reset(self, seeds)
