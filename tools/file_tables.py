@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from src.report.statistics import decimals
 from src.run.errors import UserError
 from src.run.files import read_json
 from tools.markdown import markdown, number
@@ -105,7 +106,9 @@ def trained_table(root):
     lines = [["folder", "few-shot", "zero-shot", "seed", "size"]]
     for folder in sorted(path.parent for path in root.glob("*/*/*/config.json")):
         config, earned = read_json(folder / "config.json"), read_json(folder / "results.json")
-        returns = [f"{np.mean(earned[name]['returns']):.2f}" if name in earned else "–" for name in ("few_shot", "zero_shot")]
+        means = {name: np.mean(found["returns"]) for name, found in earned.items()}
+        digits = decimals(means.values(), 2)
+        returns = [f"{means[name]:.{digits}f}" if name in means else "–" for name in ("few_shot", "zero_shot")]
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
         name = folder.relative_to(root).as_posix()
         lines.append([f"[{name}]({name}/README.md)", *returns, str(config["seed"]), f"{size:.1f} MB"])

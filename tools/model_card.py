@@ -4,6 +4,7 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 from src.evaluation.results import label
+from src.report.statistics import decimals
 from src.run.config import known_env_types
 
 
@@ -42,9 +43,10 @@ def card(config, env, measured, rows):
     whose = f", and is the row of seed {config['seed']} under results/ to the last digit" if as_rows else ""
     for name in config["regimes"]:
         row, own = rows[name], np.mean(measured[name]["returns"])
-        interval = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        digits = decimals([row[key] or 0 for key in ("mean", "low", "high")], 2)
+        interval = "" if row["low"] is None else f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
         seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
-        lines.append(f"| {name} | {row['mean']:.2f}{interval}, {seeds} | {own:.6g} |")
+        lines.append(f"| {name} | {row['mean']:.{digits}f}{interval}, {seeds} | {own:.6g} |")
     lines += [
         "", f"The last column was measured with the weights of this folder{whose}. To measure it again:", "", "```shell",
         f"python -m tools.models measure FOLDER{flag}", "```", "", "To act in the environment:", "",

@@ -39,6 +39,7 @@ import numpy as np
 
 from src.report import results, statistics
 from src.report.overview import BEST, DIRTY, MAIN, data_set_of, data_sets, main_rows, main_tables, published_table, records
+from src.report.tables import digits_of
 from src.report.verdicts import verdicts
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path
@@ -176,20 +177,25 @@ def family_table(sections):
     columns = {section.quality: section for section in sections if section.runs}
     rows, levels = {}, {}
     for quality, section in columns.items():
+        digits = digits_of(section, 2)
         for (regime, protocol, *kind), methods in section.runs.items():
             tasks = "".join(f", {part} tasks" if isinstance(part, str) else f", tasks ({part})" for part in kind)
             for level, values in results.reference_levels(methods).items():
-                levels.setdefault(level + tasks, {}).setdefault(quality, f"{values.mean():.2f}")  # of the first column, few-shot
+                levels.setdefault(level + tasks, {}).setdefault(
+                    quality, f"{values.mean():.{digits}f}"
+                )  # of the first column, few-shot
             for method, runs in methods.items():
                 protocols = "" if protocol == "strict" else f", protocol {protocol}"
                 name = f"{method}, {REGIMES.get(regime, regime)}{protocols}{tasks}"
                 share = results.success_of(runs, regime)
-                more = further(runs) if share is None else f"{further(runs)}, success {share:.0%}"
-                rows.setdefault(name, {})[quality] = score(results.scores_of(runs)) + more + mark(runs)
+                more = further(runs, digits) + ("" if share is None else f", success {share:.0%}")
+                rows.setdefault(name, {})[quality] = score(results.scores_of(runs), digits) + more + mark(runs)
                 episodes = results.episode_scores(runs, regime)
                 if episodes is not None and runs[0]["ablation"] == "none" and not runs[0]["variant"]:
                     played = [*episodes.mean((0, 1)), results.scores_of(runs).mean()]
-                    rows.setdefault(f"{name}: by episode", {})[quality] = ", ".join(f"{value:.1f}" for value in played)
+                    rows.setdefault(f"{name}: by episode", {})[quality] = ", ".join(
+                        f"{value:.{digits_of(section, 1)}f}" for value in played
+                    )
     ordered = [*((level, levels[level]) for level in results.level_order(levels)), *rows.items()]
     lines = [["", *columns], *([name, *(cells.get(quality, "–") for quality in columns)] for name, cells in ordered)]
     return markdown(lines)
@@ -197,6 +203,7 @@ def family_table(sections):
 
 def sequence_table(sections):
     """Methods whose K episodes are played in sequence, and the reference levels: mean return of each episode, and the sum."""
+    digits = max(digits_of(section, 1) for section in sections)
     entries = [entry for section in sections for column in section.runs.values() for entry in column.items()]
     methods, levels, rows = dict(entries), {}, []
     shapes = {(tuple(run["task_ids"]), len(run["returns"][0])) for runs in methods.values() for run in runs}
@@ -208,11 +215,11 @@ def sequence_table(sections):
             levels.setdefault(level, []).append(np.mean(values, axis=0))
     for level in results.level_order(levels):
         played = np.mean(levels[level], axis=0)
-        rows.append([level, *(f"{value:.1f}" for value in played), f"{played.sum():.1f}"])
+        rows.append([level, *(f"{value:.{digits}f}" for value in played), f"{played.sum():.{digits}f}"])
     for method, runs in methods.items():
         played = np.array([run["returns"] for run in runs])  # (seeds, tasks, K)
         means = played.mean((0, 1))
-        rows.append([method, *(f"{value:.1f}" for value in means), score(played.sum(2), 1) + mark(runs)])
+        rows.append([method, *(f"{value:.{digits}f}" for value in means), score(played.sum(2), digits) + mark(runs)])
     return markdown([["", *(f"episode {k + 1}" for k in range(len(rows[0]) - 2)), "sum"], *rows])
 
 
@@ -235,9 +242,12 @@ def overview_table(sections, env_types):
         known = blind is not None and best is not None
         gain = f"{(results.scores_of(few).mean() - blind) / (best - blind):.0%}" if known else "–"
         shown = without_context(runs), pick(runs, "zero_shot"), few
-        played = [score(results.scores_of(found), 1) + mark(found) if found else "–" for found in shown]
+        digits = digits_of(section, 1)
+        played = [score(results.scores_of(found), digits) + mark(found) if found else "–" for found in shown]
         names = ("task_blind", "dataset_mean", "best_known")
-        *before, best = (f"{round(levels[name], 1) + 0.0:.1f}" if name in levels else "–" for name in names)  # no -0.0
+        *before, best = (
+            f"{round(levels[name], digits) + 0.0:.{digits}f}" if name in levels else "–" for name in names
+        )  # no -0.0
         lines.append([f"{section.env_type}, {section.quality}", *before, *played, best, gain])
     return markdown(lines)
 
@@ -257,18 +267,19 @@ def ablation_table(folder, env_types, recipe="fast"):
         ours = {name: runs for name, runs in few.items() if (runs[0]["method"], runs[0]["recipe"]) == ("meta_dt", recipe)}
         if not whole or len(ours) == 1:
             continue
+        digits = digits_of(section, 1)
         for name, runs in sorted(ours.items(), key=lambda item: item[1] is not whole):
             seeds, cell = {run["seed"] for run in runs}, "–"
             beside = [run for run in whole if run["seed"] in seeds] or whole
             seeds = {run["seed"] for run in beside}
             scores = results.scores_of(beside), results.scores_of([run for run in runs if run["seed"] in seeds] or runs)
             if runs is not whole:
-                cell = f"{statistics.mean(scores[0]) - statistics.mean(scores[1]):.1f}"
+                cell = f"{statistics.mean(scores[0]) - statistics.mean(scores[1]):.{digits}f}"
                 if min(map(len, scores)) > 1:
                     low, high = statistics.bootstrap_interval(statistics.mean_difference, *scores)
-                    cell += f" [{low:.1f}, {high:.1f}]"
+                    cell += f" [{low:.{digits}f}, {high:.{digits}f}]"
             label = name.partition(recipe)[2].lstrip("-").replace("-", ", ") or "nothing"
-            shown = [score(results.scores_of(kind), 1) + mark(kind) if kind else "–" for kind in (zero.get(name), runs)]
+            shown = [score(results.scores_of(kind), digits) + mark(kind) if kind else "–" for kind in (zero.get(name), runs)]
             lines.append([f"{section.env_type}, {section.quality}", label, *shown, cell])
     if len(lines) == 1:
         raise UserError(f"table ablations {' '.join(env_types)}: there are no ablations of {recipe} under {folder}")
@@ -286,12 +297,16 @@ def method_table(folder, env_types):
         raise UserError(f"table methods {' '.join(env_types)}: no data set has results of two methods under {folder}")
     columns = dict(sorted(data_sets(rows).items(), key=lambda item: (env_types.index(item[0][0]), item[0])))
     cells, levels = {}, {"best known": {}, "task-blind": {}}
+    digits = {
+        key: statistics.decimals([row[name] for row in rows if data_set_of(row) == key for name in ("mean", "one", "zero")], 1)
+        for key in columns
+    }
     for row in rows:
         key = data_set_of(row)
-        levels["best known"][key], levels["task-blind"][key] = (f"{row[level]:.1f}" for level in ("one", "zero"))
+        levels["best known"][key], levels["task-blind"][key] = (f"{row[level]:.{digits[key]}f}" for level in ("one", "zero"))
         best = max(other["mean"] for other in rows if data_set_of(other) == key)
         seeds = f"{row['seeds']} seed" + "s" * (row["seeds"] > 1)
-        cell = f"{row['mean']:.1f}{BEST * (row['mean'] == best)}, {seeds}"
+        cell = f"{row['mean']:.{digits[key]}f}{BEST * (row['mean'] == best)}, {seeds}"
         cells.setdefault((row["method"], row["recipe"]), {})[key] = cell
     heads = [name.replace(" · ", ", ").partition(", tasks")[0] for name in columns.values()]
     lines = [["method", "script", *heads]]
@@ -314,7 +329,7 @@ def context_table(folder, env_types):
                 continue
             told = [[results.scores_of([run]).mean() for run in kind] for kind in (runs, recorded.get(name, []))]
             told.append([run["curve"]["train_return"][-1] for run in runs if run.get("curve", {}).get("train_return")])
-            cells = [", ".join(f"{value:.1f}" for value in values) or "–" for values in told]
+            cells = [", ".join(f"{value:.{digits_of(section, 1)}f}" for value in values) or "–" for values in told]
             lines.append([f"{section.env_type}, {section.quality}", name + mark(runs), *cells])
     if len(lines) == 1:
         raise UserError(f"table contexts {' '.join(env_types)}: there are no few-shot results under {folder}")
@@ -345,12 +360,13 @@ def idaq_table(folder, env_types):
         firsts = [runs for runs in firsts if all(runs[0][key] == rows[0][0][key] for key in ("recipe", "ablation"))]
         levels = {name: np.mean(values) for name, values in rows[0][0]["reference"].items()}
         unit = max(levels.get("dataset_mean", 0), 0) or 1.0
-        cells = []
+        shown = [results.scores_of(runs) / unit for runs in (*firsts, *rows)]
+        digits, cells = statistics.decimals([np.abs(values).max() for values in shown], 2), []
         for runs in (firsts[0] if firsts else None, *map(adapted.get, adaptations)):
             share = results.success_of(runs, "few_shot") if runs else None
             success = "" if share is None else f" ({share:.0%})"
-            cells.append(score(results.scores_of(runs) / unit) + success + mark(runs) if runs else "–")
-        known = [f"{levels[name] / unit:.2f}" if name in levels else "–" for name in ("task_blind", "best_known")]
+            cells.append(score(results.scores_of(runs) / unit, digits) + success + mark(runs) if runs else "–")
+        known = [f"{levels[name] / unit:.{digits}f}" if name in levels else "–" for name in ("task_blind", "best_known")]
         kind = "returns" if unit == 1 else "shares"
         lines.append([f"{section.env_type}, {section.quality}", kind, known[0], *cells, known[1], str(longest)])
     if len(lines) == 1:
@@ -375,7 +391,7 @@ def pick(runs, regime, ablation="none", recipe="fast"):
     return next((found for found in methods.values() if tuple(found[0][key] for key in FACTS) == wanted), None)
 
 
-def score(scores, digits=2):
+def score(scores, digits):
     """Mean of scores (seeds, tasks), its 95 % interval, and the number of seeds."""
     low, high = statistics.bootstrap_interval(statistics.mean, scores)
     seeds = f"{len(scores)} seed" + "s" * (len(scores) > 1)
@@ -383,11 +399,11 @@ def score(scores, digits=2):
     return f"{np.mean(scores):.{digits}f}{interval}, {seeds}"
 
 
-def further(runs):
+def further(runs, digits):
     """Interquartile mean over seeds and tasks; of a single task the normalised score instead, where the runs have its scale."""
     scores, scale = results.scores_of(runs), runs[0].get("normalisation")
     if not scale:
-        return f", IQM {statistics.iqm(scores):.2f}"
+        return f", IQM {statistics.iqm(scores):.{digits}f}"
     return f", normalised {100 * (scores.mean() - scale['minimum']) / (scale['maximum'] - scale['minimum']):.1f}"
 
 

@@ -5,6 +5,8 @@ bootstrap resamples are evaluated in one call. The definitions are those of Agar
 at the Edge of the Statistical Precipice" (NeurIPS 2021), and of its package rliable, with which the tests compare them.
 """
 
+import math
+
 import numpy as np
 
 
@@ -83,3 +85,9 @@ def bootstrap_interval(statistic, *scores, generator=None, repetitions=2000, con
     tail = 50 * (1 - confidence)
     low, high = np.percentile(statistic(*drawn), [tail, 100 - tail])
     return float(low), float(high)
+
+
+def decimals(values, usual):
+    """Decimals for numbers of one kind: the usual ones, where the largest is below 0.1 as many as show two digits of it."""
+    largest = max((abs(float(value)) for value in values), default=0.0)
+    return 1 - math.floor(math.log10(largest)) if 0 < largest < 0.1 else usual

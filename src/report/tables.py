@@ -99,7 +99,8 @@ def normalised_table(section):
             continue
         low, high = (np.array([scale[key] for scale in scales])[:, None] for key in ("minimum", "maximum"))
         scores = 100 * (results.scores_of(runs) - low) / (high - low)
-        meaning = f"0 = {low.mean():.1f}, 100 = {high.mean():.1f}: {scales[0].get('source', NONE)}"
+        digits = statistics.decimals([low.mean(), high.mean()], 1)
+        meaning = f"0 = {low.mean():.{digits}f}, 100 = {high.mean():.{digits}f}: {scales[0].get('source', NONE)}"
         steps = span(sorted({run["training"].get("environment_steps") or 0 for run in runs}))
         rows.append([method, column[0], _with_interval(statistics.mean, scores, digits=1), steps, meaning])
         for level, value in mean_levels(section.runs[column]).items():
@@ -238,10 +239,13 @@ def column_title(column):
     return f"{column[0]}, {column[1]} protocol" + "".join(further)
 
 
-def digits_of(section):
-    """Decimals that suit the largest score of the section: -8.41, 922.1, 2714."""
+def digits_of(section, usual=None):
+    """Decimals that suit the largest score of the section: -8.41, 922.1, 2714; `usual` in their place. More of tiny numbers."""
     largest = max((np.abs(results.scores_of(runs)).max() for _, _, runs in rows_of(section)), default=0)
-    return 2 if largest < 100 else 1 if largest < 1000 else 0
+    if usual is None:
+        usual = 2 if largest < 100 else 1 if largest < 1000 else 0
+    levels = [values for column in section.runs.values() for values in results.reference_levels(column).values()]
+    return statistics.decimals([largest, *(np.abs(values).max() for values in levels)], usual)
 
 
 def _with_interval(statistic, scores, digits):

@@ -239,6 +239,12 @@ def test_columns_that_say_nothing_are_left_out(tmp_path):
     assert commands.rows[0][2] == "1.5 min"
 
 
+def test_tiny_returns_are_no_zeros_in_the_report(tmp_path):
+    put(tmp_path, "dust", "log", "meta_dt+fast", "few_shot", "strict", 0, returns=[[1e-6, 3e-6], [4e-6]])
+    [[_, cell, _]] = tables.score_table(one_section(tmp_path)).rows
+    assert cell.startswith("0.0000030\nmean 0.0000030, 1 seed")
+
+
 def test_intervals_appear_with_two_seeds(tmp_path):
     for seed, value in enumerate((1.0, 3.0)):
         put(tmp_path, "toy", "medium", "meta_dt", "few_shot", "strict", seed, returns=[[value], [value]])

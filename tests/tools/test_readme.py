@@ -5,10 +5,12 @@ import json
 import re
 import shlex
 
+import numpy as np
 import pytest
 from helpers import ROOT, shell
 
 from src.evaluation.results import write_result
+from src.report.statistics import decimals
 from src.run.errors import UserError
 from src.run.files import read_json
 from tools import file_tables, readme
@@ -155,6 +157,48 @@ def test_methods_stand_beside_each_other_with_paper_and_script(folder):
     assert theirs == "| FOCAL (Li et al., 2021) | `baselines.focal` | 3.5, 2 seeds |"
     with pytest.raises(UserError, match="no data set has results of two methods"):
         readme.table(results, ["methods", "arm"])
+
+
+def tiny_tree(root, scale):
+    """Results of every kind of table, in rewards of that scale."""
+    folder, levels = root / "results", {name: [value * scale for value in values] for name, values in REFERENCE.items()}
+
+    def put(method, recipe, regime, returns, **more):
+        returns, warmup_returns = ((np.array(values) * scale).tolist() for values in (returns, [[[2, 4]] * 2] * 2))
+        more |= {"warmup_returns": warmup_returns} if regime == "few_shot" else {}
+        write(folder, "dust", "log", regime, 0, returns, method=method, recipe=recipe, reference=levels, **more)
+
+    put("meta_dt", "fast", "few_shot", [[6, 8], [7, 7]], curve={"gradient_steps": [1], "train_return": [9 * scale]})
+    put("meta_dt", "fast", "few_shot", [[3, 3], [4, 4]], ablation="no_context")
+    for method in ("focal", "idaq"):
+        put(method, "compare", "few_shot", [[4, 3], [3, 3]])
+        put(method, "compare", "zero_shot", [[3, 2], [2, 2]])
+    costs = {"task_blind": [-8 * scale] * 2, "dataset_mean": [-3 * scale] * 2, "best_known": [-scale] * 2}
+    for method, recipe in (("meta_dt", "fast"), ("idaq", "compare")):
+        returns = [[-5 * scale] * 2] * 2
+        write(folder, "sand", "log", "few_shot", 0, returns, method=method, recipe=recipe, reference=costs)
+    played = {"best_known": [[6 * scale] * 2] * 2}
+    write(folder, "grains", "log", "bamdp", 0, [[scale, 4 * scale]] * 2, reference=played)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["dust", "dust sand", "ablations dust", "contexts dust", "methods dust", "idaq dust", "idaq sand", "grains"]
+)
+def test_tiny_returns_keep_two_digits(tmp_path, name):
+    """Rewards of 1e-6 make the same tables a million times smaller, and not zeros."""
+    tables = [readme.table(tiny_tree(tmp_path / str(scale), scale), name.split()) for scale in (1, 1e-6)]
+    plain, tiny = ([float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", table)] for table in tables)
+    scaled = [index for index in range(len(plain)) if plain[index] != tiny[index]]
+    assert len(plain) == len(tiny) and (scaled or name == "idaq dust")  # which shows shares
+    np.testing.assert_allclose([1e6 * tiny[index] for index in scaled], [plain[index] for index in scaled], atol=0.55)
+    assert all(tiny[index] for index in scaled)
+
+
+def test_decimals():
+    for largest, expected in ((0, 2), (0.1, 2), (12, 2), (0.09, 3), (0.011, 3), (-0.0099, 4), (1e-6, 7), (1e-9, 10)):
+        assert decimals([0, largest], 2) == expected
+    assert f"{1.26e-6:.{decimals([1.26e-6], 1)}f}" == "0.0000013" and decimals([], 1) == 1
 
 
 def test_idaq_stands_beside_what_it_does_without(folder):
