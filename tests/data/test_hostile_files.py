@@ -177,20 +177,26 @@ def test_headers_of_arrays(tmp_path, text):
     refuse(read_npz, tmp_path / "a.npz", "is not a readable npz file")
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_archives_with_flipped_bytes(tmp_path, method):
-    array = header((2000,)) + np.random.default_rng(0).normal(size=2000).tobytes()
+    """Refused, or read as they were: a byte of the archive's own notes may mean nothing."""
+    values, refused = np.random.default_rng(0).normal(size=2000), 0
     with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
-        archive.writestr("a.npy", array)
+        archive.writestr("a.npy", header((2000,)) + values.tobytes())
     whole = (tmp_path / "a.npz").read_bytes()
-    for position in range(0, len(whole), 137):
+    positions = range(0, len(whole), 137)
+    for position in positions:
         flipped = bytearray(whole)
         flipped[position] ^= 255
         (tmp_path / "a.npz").write_bytes(flipped)
         try:
-            read_npz(tmp_path / "a.npz")
+            found = read_npz(tmp_path / "a.npz")
         except UserError as error:
             assert "\n" not in str(error)
+            refused += 1
+        else:
+            assert all(np.array_equal(array, values) for array in found.values())
+    assert refused > 0.9 * len(positions)
 
 
 def test_names_that_are_given_twice(tmp_path):

@@ -1,15 +1,23 @@
 """Spreads: dimensions that stand still, that move only at the end, or that go where training never was."""
 
 import dataclasses
+import types
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from helpers import random_steps, tiny_policy, tiny_world_model
 
+from baselines import ad
+from baselines.context_rl import Normaliser
+from baselines.future_statistics import Bidirectional
+from baselines.online_dt.policy import ModelSettings, Policy
 from src.data.scales import CLIP, clipped, spreads, statistics
 from src.data.trajectories import Trajectories, observation_statistics
+from src.data.windows import EpisodeTensors
 from src.models.meta_dt import MetaDT
+from src.models.reward_model import RewardModel
 from src.models.world_model import WorldModel
 
 
@@ -106,3 +114,76 @@ def test_a_dimension_that_goes_far_in_training_may_go_there():
                             rewards=np.concatenate([t.rewards] * 10), lengths=np.full(40, 20), task_ids=np.zeros(40))  # fmt: skip
     mean, std, bound = observation_statistics(t)
     assert (100 - mean[0]) / (std[0] + 1e-6) < bound[0] and bound[1] == CLIP
+
+
+# every other network that is fed standardised numbers: its answer to a dimension that stood still in training
+
+
+def still(constant=3.0):
+    """Episodes whose first dimension and whose rewards stand still, the last observation among them."""
+    t = dataset(constant)
+    t.observations[:, -1, 0] = constant
+    t.rewards[:] = constant
+    return t
+
+
+def tensors(t, first=None):
+    """EpisodeTensors of Trajectories, with another number in their first dimension."""
+    observations = torch.from_numpy(t.observations.copy())
+    if first is not None:
+        observations[..., 0] = first
+    return EpisodeTensors(observations, *(torch.from_numpy(a) for a in (t.actions, t.rewards)), torch.from_numpy(t.lengths))
+
+
+def normalised(t):
+    normaliser = Normaliser.of(t, gym.spaces.Box(-0.1, 0.1, (2,), np.float32))
+    return lambda x: normaliser.observations(tensors(t, x).observations)
+
+
+def features(t):
+    """Of a step from what is known to x, paid x."""
+    normaliser, known = Normaliser.of(t, gym.spaces.Box(-0.1, 0.1, (2,), np.float32)), tensors(t)
+    return lambda x: normaliser.features(
+        known.observations[:, :-1], known.actions, torch.full_like(known.rewards, x), tensors(t, x).observations[:, 1:]
+    )
+
+
+def distilled(t):
+    scale = ad.scale_of(torch.from_numpy(t.rewards).reshape(-1, 1))
+    return lambda x: ad.scaled(torch.full((3,), x), scale)
+
+
+def statistic(t):
+    model = types.SimpleNamespace(history_length=5, width=16, layers=1, heads=2, dropout=0.0)
+    reader = Bidirectional.of(tensors(t), model, types.SimpleNamespace(statistic_size=4)).eval()
+    return lambda x: reader.read(tensors(t, x), torch.arange(2), torch.tensor([[0, 1, 2]] * 2))
+
+
+def rewards(t):
+    inputs = torch.from_numpy(t.observations).flatten(0, 1)
+    model = RewardModel(2, 3).eval()
+    model.set_normaliser(inputs, normal(len(inputs)))
+    return lambda x: model(tensors(t, x).observations.flatten(0, 1), model.embedding.weight[:1])
+
+
+def online(t):
+    settings = ModelSettings(K=4, embed_dim=16, n_layer=1, n_head=2)
+    policy = Policy(2, 2, settings, 20).eval()
+    policy.set_scales(*observation_statistics(t), np.full(2, -0.1, np.float32), np.full(2, 0.1, np.float32))
+
+    def act(x):
+        steps = random_steps(2, 4)
+        steps["observations"][..., 0] = x
+        return policy(steps)
+
+    return act
+
+
+@pytest.mark.parametrize("network", [normalised, features, distilled, statistic, rewards, online])
+def test_every_other_network_bears_a_dimension_that_stood_still(network):
+    torch.manual_seed(0)
+    answer = network(still())
+    with torch.inference_mode():
+        known, near, far, further = (answer(x) for x in (3.0, 3.001, 1e6, 1e7))
+    assert (near - known).abs().max() < 0.05  # not a thousand deviations
+    assert torch.equal(far, further) and not torch.equal(far, known)  # both lie at the bound
