@@ -1,6 +1,7 @@
 """The order of the rooms: imports of src run downwards, and nothing in src knows a script, a tool or a baseline."""
 
 import ast
+import re
 
 from helpers import ROOT, shell
 
@@ -36,6 +37,29 @@ def test_environments_import_nothing_of_ours():
     upwards = [f"{path.name}: {name}" for path in (ROOT / "envs").glob("*.py") for name in imported(path)
                if name.split(".")[0] in ("src", "tools", "baselines", *SCRIPTS)]  # fmt: skip
     assert not upwards
+
+
+# where files are read that could hold code: torch.load with weights_only, and a pickle reader that knows numbers alone
+READERS = {"src/run/files.py": {"torch.load", "safetensors.torch.load"}, "src/data/pickles.py": {"pickle._Unpickler"}}
+LOADING = re.compile(
+    r"(?:torch|jit|numpy|np|pickle|_pickle|cPickle|dill|joblib|cloudpickle|shelve|marshal)\.(?:load|loads|open|_?Unpickler)"
+    r"|safetensors\.(?:torch\.|numpy\.)?(?:load|load_file|safe_open)|.*\b(?:safe_open|load_file)"
+)
+
+
+def test_files_that_could_hold_code_have_one_reader():
+    found, folders = {}, ("src", "baselines", "envs", "tools", "benchmarks", "examples")
+    for path in [*ROOT.glob("*.py"), *(path for folder in folders for path in (ROOT / folder).rglob("*.py"))]:
+        tree = ast.parse(path.read_text())
+        names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name)}
+        names = {name for name in {*names, *imported(path)} if LOADING.fullmatch(name)}
+        if names:
+            found[path.relative_to(ROOT).as_posix()] = names
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+        assert all("weights_only=True" in ast.unparse(call) for call in calls), path
+        assert not any(keyword.arg == "allow_pickle" for node in ast.walk(tree) if isinstance(node, ast.Call)
+                       for keyword in node.keywords if ast.unparse(keyword.value) != "False"), path  # fmt: skip
+    assert found == READERS
 
 
 # what parses a command line or speaks of one

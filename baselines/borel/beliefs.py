@@ -17,11 +17,17 @@ import numpy as np
 import torch
 
 from baselines.borel.vae import BeliefModel
+from src.evaluation.results import is_numbers
 from src.run.errors import UserError
 from src.run.files import load_tensors, locked_file, read_json, save_tensors, write_json
 
 VAE_DONE = "finished.json"
 CHUNK = 512  # roll-outs per pass through the encoder
+SWITCHES = ("discrete", "decode_reward", "decode_state", "decode_task", "predict_change", "learn_prior", "stochastic")
+# of a model's configuration: what the sizes of its networks do not tell
+FITS = {key: lambda value: isinstance(value, bool) for key in SWITCHES}
+FITS |= {"reward_values": lambda value: is_numbers(value, 1) and len(value) == 2, "flagged": lambda value: value in (0, 1)}
+FITS |= {"rew_pred_type": lambda value: value in ("bernoulli", "deterministic")}
 
 
 def vae_config(problem, settings, rewards):
@@ -85,6 +91,9 @@ def load_belief_model(directory, problem, command):
     if tuple(config[key] for key in sizes) != expected:
         sizes = f"{config['observation_size']} observed numbers and {config['action_size']} of an action"
         raise UserError(f"{directory} holds a belief model of another problem: {sizes}, here {expected[0]} and {expected[1]}")
+    if wrong := [key for key, fits in FITS.items() if not fits(config.get(key))]:
+        told = f"{wrong[0]} is {str(config.get(wrong[0]))[:60]!r}"
+        raise UserError(f"{directory / 'model.json'} is damaged ({told}): remove the folder, then {command}")
     try:
         model = BeliefModel(config)
         model.load_state_dict(load_tensors(directory / "model.safetensors"))

@@ -224,6 +224,13 @@ def test_broken_files_are_named(grid, tmp_path, capsys):
             path.write_text(broken)
             assert_refused(capsys, script, argv, f"{path} lacks ")
         path.write_text(content)
+    content = read_json(model)
+    wrongs = {"reward_values": ["high", [1]], "flagged": [[1], 2], "stochastic": ["no"], "decode_state": [None],
+              "num_heads": ["x"], "rew_pred_type": ["none"], "layers_before_aggregator": ["ab"], "task_embedding_size": [2.5]}  # fmt: skip
+    for key, wrong in ((key, wrong) for key, values in wrongs.items() for wrong in values):
+        model.write_text(json.dumps(content | {key: wrong}))
+        assert_refused(capsys, offline, fresh, "model.json")
+    model.write_text(json.dumps(content))
     states = {single: "single_agents/log+debug/tasks_3-3", vae_script: "vae/other",
               offline: "offline/other+debug/seed_0", online_training: "online/borel-online+debug/seed_0"}  # fmt: skip
     names = {single: ["--seed", "3"], vae_script: ["--vae-model-name", "other"], offline: ["--method", "other"]}

@@ -453,7 +453,30 @@ def test_reference_levels_are_measured(trained, tmp_path, monkeypatch):
     (tmp_path / "references").mkdir()
     monkeypatch.setattr(measure_references, "CONFIG_DIR", tmp_path)
     monkeypatch.delattr("envs.point_robot.PointRobotEnv.reference_policies")  # as if no formula gave the levels
+    made, chosen_by, own = {}, [], []
+
+    def expert(source, env, task, words, expert=measure_references.expert):
+        made[task] = expert(source, env, task, words)
+        return made[task]
+
+    def choose(trials, blind, returns, training, choose=measure_references.choose):
+        chosen_by.extend(training.tolist())
+        return choose(trials, blind, returns, training)
+
+    def play(args, agent, tasks, purpose="reference", *rest, play=measure_references.play):
+        own.extend([agent] * (purpose == "data"))
+        return play(args, agent, tasks, purpose, *rest)
+
+    for spy in (expert, choose, play):
+        monkeypatch.setattr(measure_references, spy.__name__, spy)
     measure_references.main(command(trained, "--eval_episodes", "2", "--cloning_steps", "20"))
+    assert chosen_by == list(range(45))  # never the test tasks
+    seen, space = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).numpy(), point_robot().make().action_space
+    acts = [BehaviourPolicies({name: value[None] for name, value in made[task].items()}, space.low, space.high).act(
+        seen[None], deterministic=True)[0] for task in range(100)]  # fmt: skip
+    rows = np.arange(200)
+    np.testing.assert_allclose(own[0].policy(seen), np.stack(acts)[rows // 2, rows], atol=1e-6)  # row of task t: its expert
+    assert not np.allclose(own[0].policy(seen), np.stack(acts)[(rows // 2 + 1) % 100, rows], atol=1e-6)
     found = read_json(tmp_path / "references" / "point_robot.json")
     scores = found["task_blind"]["training_tasks"]
     experts = [name for name in scores if name.startswith("expert of task")]

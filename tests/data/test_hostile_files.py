@@ -21,7 +21,7 @@ from recorded import lengths_of, put, walk
 from src.behaviour.store import read_curve
 from src.data.importers import import_trajectories, read_hdf5, read_npz
 from src.data.pickles import read_pickle
-from src.data.trajectories import Trajectories, save, task_parameters
+from src.data.trajectories import Trajectories, load, save, task_parameters
 from src.run.config import read_yaml
 from src.run.errors import UserError
 from src.run.files import sealed, unsealed, write_json
@@ -315,6 +315,17 @@ def dataset(tmp_path):
     t = Trajectories(*arrays, np.full(3, 20), np.array([0, 0, 1]), tasks)
     save(t, tmp_path, ENV, "medium", {})
     return tmp_path / "point_robot" / "medium-v0" / "data" / "main_data.hdf5"
+
+
+@pytest.mark.parametrize("what", ["a pipe", "an endless device"])
+def test_our_own_file_is_a_regular_one(dataset, what):
+    root = dataset.parents[3]
+    dataset.unlink()
+    if what == "a pipe":
+        os.mkfifo(dataset)
+    else:
+        dataset.symlink_to("/dev/zero")
+    refuse(lambda root: load(root, "point_robot", "medium", ENV), root, "no regular file")
 
 
 def attribute(name, value, dtype=None):

@@ -420,6 +420,19 @@ def test_all_four_scripts_refuse_discrete_actions(tmp_path, capsys, script):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_all_four_scripts_refuse_observations_in_a_dict(tmp_path, capsys, monkeypatch, script):
+    module = f"in_a_dict_{script}"
+    (tmp_path / f"{module}.py").write_text(CODE.replace(SEEN, f"gym.spaces.Dict(a={BOX})"))
+    document = yaml.safe_load((ROOT / "tests" / "toy" / "slide.yaml").read_text()) | {"entry_point": f"{module}:SlideEnv"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    argv = ["--config", str(tmp_path / "own.yaml"), "--recipe", "debug", "--output_dir", str(tmp_path / "out")]
+    message = "observes a Dict: flatten it to a Box of one dimension"
+    assert_refused(capsys, importlib.import_module(script), argv, message)
+    assert not (tmp_path / "out").exists()
+
+
 def test_defaults_fit_short_episodes(tmp_path):
     """What is given stays as it is, on the command line and in the settings file."""
 

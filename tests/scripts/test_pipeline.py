@@ -22,6 +22,7 @@ import train_context
 import train_meta_dt
 from src.data import trajectories
 from src.data.relabel import with_best_of_other_tasks
+from src.evaluation import method
 from src.evaluation.results import read_pictures, read_result
 from src.models import meta_dt_training
 from src.models.load import load_agent
@@ -384,6 +385,23 @@ def test_measuring_again_trains_nothing(policy_root, tmp_path):
     write_json(config, {**read_json(config), "warmup_episodes": 5})  # begun otherwise, but measured as the recipe says
     (path,) = [p for p in run_stage("train_meta_dt", root, "--eval_only") if "few_shot-" in str(p)]
     assert result(root, OF_RECIPE[0]) == first and path.parts[-3] == "meta_dt+debug"
+
+
+@pytest.mark.parametrize(
+    ("script", "module", "name"),
+    [("train_context", train_context, FILES["train_context"][0]), ("train_meta_dt", method, OF_RECIPE[0])],
+)
+def test_results_are_written_before_anything_is_said_of_them(models, monkeypatch, script, module, name):
+    """Whoever listens may be gone by then."""
+
+    def report(*_):
+        raise ValueError("nobody listens")
+
+    monkeypatch.setattr(module, "report", report)
+    shutil.rmtree(models / "results", ignore_errors=True)
+    with pytest.raises(ValueError, match="nobody listens"):
+        run_stage(script, models, "--no-resume")
+    assert result(models, name)["recipe"] == "debug"
 
 
 def test_the_target_is_the_mean_of_the_best_training_returns(policy_root):

@@ -3,11 +3,13 @@
 import mujoco
 import numpy as np
 import pytest
+from helpers import ROOT
 
 import get_datasets
 from envs.mujoco_env import MujocoEnv
 from src.behaviour.store import COMMITTED, SHARED, committed_directory
 from src.data import trajectories
+from src.run.config import read_env, read_yaml
 from src.run.files import digest, load_tensors, read_json
 from src.run.provenance import processor
 from tools import make_datasets
@@ -61,6 +63,8 @@ def test_committed_policies_are_small_and_complete(env_type):
     assert {value.dtype.itemsize for name, value in tensors.items() if "weight" in name} == {2}  # half precision
     assert sum(path.stat().st_size for path in folder.iterdir()) < 4e6
     tasks = len(curve["task_ids"])
+    path = ROOT / "configs" / f"{env_type}.yaml"
+    assert set(curve["task_ids"]) <= set(range(*read_env(path, read_yaml(path)).train_tasks))  # they have seen no test task
     assert np.shape(curve["stochastic_returns"])[:2] == (len(curve["steps"]), tasks) and len(curve["random_returns"]) == tasks
     expert, random = np.mean(curve["stochastic_returns"][-1]), np.mean(curve["random_returns"])
     assert expert > random + 100
