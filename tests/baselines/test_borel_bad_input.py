@@ -225,8 +225,8 @@ def test_broken_files_are_named(grid, tmp_path, capsys):
             assert_refused(capsys, script, argv, f"{path} lacks ")
         path.write_text(content)
     content = read_json(model)
-    wrongs = {"reward_values": ["high", [1]], "flagged": [[1], 2], "stochastic": ["no"], "decode_state": [None],
-              "num_heads": ["x"], "rew_pred_type": ["none"], "layers_before_aggregator": ["ab"], "task_embedding_size": [2.5]}  # fmt: skip
+    wrongs = {"reward_values": ["high", [1]], "flagged": [[1], 2], "stochastic": ["no"], "decode_state": [None]}
+    wrongs |= {"num_heads": ["x"], "rew_pred_type": ["none"], "layers_before_aggregator": ["ab"], "task_embedding_size": [2.5]}
     for key, wrong in ((key, wrong) for key, values in wrongs.items() for wrong in values):
         model.write_text(json.dumps(content | {key: wrong}))
         assert_refused(capsys, offline, fresh, "model.json")
