@@ -34,9 +34,8 @@ from tools.sweep import BASELINES, changes_of, common_flags, data_jobs, load_fam
 
 METHODS = ("meta_dt", *BASELINES)
 FAMILIES = ("point_robot", "cheetah_vel", "ant_dir", "cheetah_dir", "hopper_rand_params", "walker_rand_params")
-ABLATIONS = {
-    "no_context": ("--context", "none"), "no_prompt": ("--prompt_select", "none"), "random_prompt": ("--prompt_select", "random")
-}  # fmt: skip
+# Without prompts few-shot is the zero-shot policy: z is that of the running episode.
+ABLATIONS = {"no_context": ("--context", "none"), "random_prompt": ("--prompt_select", "random")}
 # A recipe without prompts, less one idea: of the policy's training, of the world model's, of the adaptation (the same weights).
 LESS_POLICY = (
     "--context none", "--hindsight_share 0", "--other_tasks none", "--imitate episodes --top_share 1", "--dropout 0.1",

@@ -25,18 +25,18 @@ def test_everything_runs_nothing_runs_twice_and_what_is_missing_is_made_again(tm
 def finished(root):
     planned = reproduce(root, "--dry_run").splitlines()
     assert reproduce(root, "--dry_run", "--seeds", "0", "0").splitlines() == planned
-    assert [command.split()[1] for command in planned] == ["get_datasets.py", "train_context.py", *["train_meta_dt.py"] * 7]
-    assert "0 of 9 runs are finished already" in reproduce(root)
+    assert [command.split()[1] for command in planned] == ["get_datasets.py", "train_context.py", *["train_meta_dt.py"] * 6]
+    assert "0 of 8 runs are finished already" in reproduce(root)
 
 
 def nothing_runs_twice(finished):
     results = {name for name in listing(finished / "results") if name.endswith(".json")}
-    regimes = ["", "-no_context", "-no_prompt", "-random_prompt"]
+    regimes = ["", "-no_context", "-random_prompt"]
     expected = {f"meta_dt+debug{name}/few_shot-strict" for name in regimes} | {"context+debug/diagnostics"}
     expected |= {f"meta_dt+debug/{regime}" for regime in ("zero_shot-strict", "zero_shot-paper", "few_shot-paper")}
     assert expected <= {"/".join(name.split("/")[-3:-1]) for name in results}
     before = listing(finished / "results")
-    assert "8 of 8 runs are finished already" in reproduce(finished)
+    assert "7 of 7 runs are finished already" in reproduce(finished)
     assert listing(finished / "results") == before and reproduce(finished, "--dry_run").strip() == ""
 
 
