@@ -149,6 +149,7 @@ def test_methods_stand_beside_each_other_with_paper_and_script(folder):
     write(results, "slide", "medium", "few_shot", 0, [[9, 9], [9, 9]], fresh=True, **focal)  # on other tasks
     write(results, "slide", "medium", "few_shot", 0, [[9, 9], [9, 9]], ablation="no_relabelling", **focal)
     write(results, "slide", "medium", "few_shot", 0, [[9, 9], [9, 9]], method="mine")  # of no paper here
+    write(results, "slide", "medium", "few_shot", 0, [[9, 9], [9, 9]], method="focal", recipe="compare_long")  # another budget
     write(results, "slide", "replay", "few_shot", 0, [[9, 9], [9, 9]], **focal)  # alone there
     head, _, best, blind, ours, theirs = readme.table(results, ["methods", "slide"]).splitlines()
     assert head == "| method | script | slide, medium |"
