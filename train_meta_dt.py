@@ -108,8 +108,8 @@ def main(argv=None):
     if not prompts and prompts_of_recipe == "none" and not stage.zero_shot:  # one policy serves both
         regimes["zero_shot"] = 0
     ablation, variants = changes(parser, args)
-    if evaluation.eval_only and variants["few_shot"] and not variants["zero_shot"]:
-        regimes = {"few_shot": regimes["few_shot"]} if "few_shot" in regimes else regimes  # the other is the recipe's own row
+    if evaluation.eval_only and "few_shot" in regimes and variants["few_shot"] and not variants["zero_shot"]:
+        regimes.pop("zero_shot", None)  # it is the recipe's own row
     ablation += [f"context_{context_config['ablation']}"] if context_config.get("ablation") else []
     others = {"recipe": f"context_of_{context_config.get('recipe')}", "seed": f"context_of_seed_{context_config.get('seed')}"}
     ablation += [name for key, name in others.items() if context_config.get(key) != getattr(run, key)]
