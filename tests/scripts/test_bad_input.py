@@ -44,7 +44,7 @@ def refused(capsys, folder, script, argv, mend):
         ("train_context", ["--config", "configs"], "--config configs does not exist"),
         ("train_context", ["--env"], r"unknown argument|name an environment"),
         ("get_datasets", ["--capactiy", "100"], r"unknown argument --capactiy \(did you mean --capacity"),
-        ("train_meta_dt", ["--recipe", "fats"], "has no recipe 'fats': choose paper, fast, compare, debug"),
+        ("train_meta_dt", ["--recipe", "fats"], "has no recipe 'fats': choose paper, fast, compare, compare_long, debug"),
         ("train_meta_dt", ["--seed"], "--seed: expected one argument"),
         ("train_meta_dt", ["--seed", "-1"], "'-1' is not an integer of at least 0"),
         ("train_meta_dt", ["--seed", "first"], "'first' is not an integer of at least 0"),
