@@ -1,11 +1,15 @@
 """HDF5 files of unknown origin, read so that nothing outside of them is opened and no array is larger than they can hold.
 
 A file may name other files (external links, external storage, virtual datasets), say that an array is as large as it likes, or be
-a pipe. All shapes and types are checked before anything is read.
+a pipe. All shapes and types are checked before anything is read. A damaged file may crash the library, or never let it end: our
+own files carry a seal, which is checked before the library sees them, and files of others are read by a process of its own first.
 """
 
 import contextlib
+import hashlib
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -18,6 +22,10 @@ NUMBERS = "biuf"  # kinds of numpy types that are read
 UNPACKED = 64  # so many times the size of its file may an array take: compressed flags shrink by much, observations do not
 SPARE = 64 << 20  # bytes that any file may unpack to
 UNFOLLOWED = "links are not followed"
+USER_BLOCK = 512  # bytes at the start of a file that HDF5 leaves to its user, the fewest that it knows: our seal
+SIGNATURE = b"\x89HDF\r\n\x1a\n"  # of an HDF5 file without one
+TRIAL = Path(__file__).with_name("hdf5_trial.py")
+PATIENCE = 60, 1 << 22  # seconds that a trial may take, and bytes for each of which it may take a second more
 FAULTS = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, OverflowError, MemoryError)  # of a broken file
 
 
@@ -25,7 +33,8 @@ FAULTS = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError
 def open_hdf5(path):
     """The h5py.File, for reading; whatever is wrong with its content is a UserError, one line that says what to do."""
     try:
-        open_regular(path).close()
+        if not is_sealed(path):
+            _try(path)
         with h5py.File(path, "r") as file:
             yield file
     except UserError:
@@ -39,6 +48,34 @@ def open_hdf5(path):
         elif "unable to lock file" in str(error):
             mend = "another program has it open for writing: close it there"
         raise UserError(f"{path} is not a readable HDF5 file ({' '.join(str(error).split())[:150]}); {mend}") from None
+
+
+def write_sealed(path, image):
+    """Write the bytes of an HDF5 file behind a user block that holds their SHA-256 as text."""
+    with path.open("wb") as file:
+        file.write(hashlib.sha256(image).hexdigest().encode().ljust(USER_BLOCK, b"\0"))
+        file.write(image)
+
+
+def is_sealed(path):
+    """Whether a file is what `write_sealed` wrote, to the last bit. Raises OSError, also where it is no regular file."""
+    with open_regular(path) as file:
+        seal = file.read(USER_BLOCK)
+        if seal.startswith(SIGNATURE):  # no user block: of others
+            return False
+        return seal == hashlib.file_digest(file, "sha256").hexdigest().encode().ljust(USER_BLOCK, b"\0")
+
+
+def _try(path):
+    """Have all of a file read by another process. Raises ValueError where that crashes or does not end."""
+    seconds = PATIENCE[0] + Path(path).stat().st_size // PATIENCE[1]
+    command, silent = [sys.executable, "-I", str(TRIAL), str(path), str(Room(path).left)], subprocess.DEVNULL
+    try:
+        ended = subprocess.run(command, stdin=silent, stdout=silent, stderr=silent, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"reading it has no end after {seconds} seconds") from None
+    if ended.returncode < 0:
+        raise ValueError(f"it crashes the library, signal {-ended.returncode}")
 
 
 def members(group):
