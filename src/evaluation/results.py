@@ -3,7 +3,8 @@
 One finished measurement is one JSON file. Its facts are fields, and its path is built from them, never parsed:
 results/<env_type>/<quality>/<method>[+<recipe>][-<ablation>][-<variant>]/<regime>-<protocol>[-validation|-fresh]/seed_<s>.json.
 "tasks" holds one line per task: its id, its parameters, raw returns (seven digits), warm-up and later returns, lengths,
-success, and the reference levels of the task. Pictures' data (paths, embeddings, beliefs) lie beside the run under saves/.
+success, and the reference levels of the task; where all episodes are alike, {"each": its numbers, "times": how many}.
+Pictures' data (paths, embeddings, beliefs) lie beside the run under saves/.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ DIAGNOSTICS = "diagnostics"  # the regime of a file that describes a world model
 NAMES = ("env_type", "quality", "method", "recipe", "ablation", "regime")
 TEXTS = ("command", "commit", "hardware")
 LARGEST = 1e15  # of any number in a file
+MOST_ALIKE = 100_000  # episodes that may be given as alike
 FILE_LIMIT, PICTURE_LIMIT = 16 << 20, 64 << 20  # bytes
 WIDTH = 130  # characters of a line of settings
 MEND = "repeat the run that wrote it, or remove the file"
@@ -99,12 +101,27 @@ def write_result(
         if file.is_relative_to(output_dir):
             document["pictures"] = file.relative_to(output_dir).as_posix()
     document |= {**provenance(), "config": config}
-    text = _layout(sealed(_readable(document, label(facts))))
+    document = _readable(document, label(facts))
+    document["tasks"] = [{key: _folded(key, values) for key, values in row.items()} for row in document["tasks"]]
+    text = _layout(sealed(document))
     if pictures and directory is not None:
         write_json(file, pictures)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     return path
+
+
+def _folded(key, episodes):
+    """A list with an entry per episode as it is written: what all episodes have in common once."""
+    if key not in PER_TASK or len(episodes) < 2 or any(episode != episodes[0] for episode in episodes):
+        return episodes
+    return {"each": episodes[0], "times": len(episodes)}
+
+
+def _unfolded(episodes):
+    if isinstance(episodes, dict) and episodes.keys() == {"each", "times"} and _is_whole(episodes["times"]):
+        return [episodes["each"]] * min(episodes["times"], MOST_ALIKE)
+    return episodes
 
 
 def _readable(document, name):
@@ -205,6 +222,10 @@ def read_result(path):
     document = _read_object(path, FILE_LIMIT)
     if document.get("schema") != SCHEMA or isinstance(document.get("schema"), bool):
         raise UserError(f"{path}: key 'schema' must be {SCHEMA}; {MEND}")
+    if isinstance(document.get("tasks"), list):
+        for row in document["tasks"]:
+            if isinstance(row, dict):
+                row |= {key: _unfolded(row[key]) for key in PER_TASK if key in row}
     for key, rule in _faults(document):
         problem = f"must be {rule}" if key.split(".")[0] in document else "is missing"
         raise UserError(f"{path}: key '{key}' {problem}; {MEND}")

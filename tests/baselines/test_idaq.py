@@ -11,6 +11,7 @@ from baselines.actor_critic import ActorCriticSettings
 from baselines.context_rl import ContextRL, ContextSettings
 from baselines.idaq import Ensemble, Idaq, IdaqSettings, make_decoders, score
 from baselines.in_distribution import AdaptationSettings, InDistributionAgent, farthest
+from src.evaluation.results import read_result
 from src.run.errors import UserError
 from src.run.files import read_json
 from src.run.seeding import torch_generator
@@ -175,8 +176,8 @@ def test_idaq_from_the_shell_and_its_contrasts_on_the_same_policy(data_root, tmp
     kept = weights(tmp_path, "idaq")
     (reference,) = run("idaq", tmp_path, "--eval_only", "--adaptation", "reference")  # of a first episode it says nothing new
     (plain,) = run("idaq", tmp_path, "--eval_only", "--adaptation", "plain")
-    accepted = np.array([task["accepted"] for task in read_json(few)["tasks"]])
-    assert accepted.shape == np.shape([task["warmup_returns"] for task in read_json(few)["tasks"]])
+    accepted = np.array(read_result(few)["accepted"])
+    assert accepted.shape == np.shape(read_result(few)["warmup_returns"])
     assert (accepted[..., :2].sum(-1) == 1).all() and "accepted" not in read_json(plain)["tasks"][0]  # the best of two hypotheses
     assert len({few, reference, plain}) == 3 and weights(tmp_path, "idaq") == kept
     assert read_json(plain)["variant"] == {"adaptation": "plain"} and read_json(few)["variant"] == {}

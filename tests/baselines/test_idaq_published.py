@@ -12,6 +12,7 @@ from baselines import idaq
 from baselines.idaq_data import convert, goal_order
 from baselines.idaq_published import our_words
 from src.data.trajectories import load
+from src.evaluation.results import read_result
 from src.run.config import CONFIG_DIR, load_env
 from src.run.errors import UserError
 from src.run.files import read_json
@@ -245,7 +246,7 @@ def test_a_published_command_from_the_shell(tmp_path):
     assert first.returncode == 0, first.stderr
     (result,) = (tmp_path / "results").rglob("few_shot*/seed_0.json")
     document = read_json(result)
-    assert len(document["tasks"][0]["warmup_returns"][0]) == 3 and document["training"]["gradient_steps"] == 6
+    assert len(read_result(result)["warmup_returns"][0][0]) == 3 and document["training"]["gradient_steps"] == 6
     again = shell("-m baselines.idaq", *command)  # nothing is trained twice
     assert again.returncode == 0 and "is there and used" in again.stdout
 

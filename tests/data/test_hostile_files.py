@@ -19,6 +19,7 @@ from helpers import ROOT, load_env
 from recorded import lengths_of, put, sealed_again, walk
 
 from src.behaviour.store import read_curve
+from src.data import hdf5
 from src.data.importers import import_trajectories, read_hdf5, read_npz
 from src.data.pickles import read_pickle
 from src.data.trajectories import Trajectories, load, save, task_parameters
@@ -303,6 +304,32 @@ def test_pipes_are_refused(tmp_path, suffix):
     refuse(lambda path: import_trajectories(path, ENV, range(50), 0), path)
 
 
+def with_a_broken_heap(path):
+    """Texts of attributes lie in a heap of the file; with the size of the first changed, the library looks for ever."""
+    data = bytearray(path.read_bytes())
+    size = data.index(b"GCOL") + 24
+    data[size] = 255
+    path.write_bytes(data)
+
+
+def test_hdf5_whose_reading_never_ends(tmp_path, monkeypatch):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        file.attrs["author"], file.attrs["licence"] = "somebody" * 8, "MIT"
+        file["rewards"] = [1.0]
+    read_hdf5(path)
+    with_a_broken_heap(path)
+    monkeypatch.setattr(hdf5, "PATIENCE", (5, 1 << 22))
+    refuse(read_hdf5, path, r"reading it has no end after 5 seconds\); fetch it again")
+
+
+def test_hdf5_that_crashes_the_library(tmp_path, monkeypatch):
+    put(tmp_path / "a.hdf5", {"rewards": np.zeros(3)})
+    (tmp_path / "crash.py").write_text("import os; os.abort()")
+    monkeypatch.setattr(hdf5, "TRIAL", tmp_path / "crash.py")
+    refuse(read_hdf5, tmp_path / "a.hdf5", r"it crashes the library, signal 6\); fetch it again")
+
+
 # --------------------------------------------------------------------------------------------------- our own datasets
 
 
@@ -326,6 +353,11 @@ def test_our_own_file_is_a_regular_one(dataset, what):
     else:
         dataset.symlink_to("/dev/zero")
     refuse(lambda root: load(root, "point_robot", "medium", ENV), root, "no regular file")
+
+
+def test_a_broken_heap_of_our_own_is_refused_at_once(dataset):
+    with_a_broken_heap(dataset)
+    refuse(lambda root: load(root, "point_robot", "medium", ENV), dataset.parents[3], "its bytes are not those that were written")
 
 
 def attribute(name, value, dtype=None):

@@ -7,7 +7,7 @@ import pytest
 
 from src.evaluation.results import label, read_pictures, read_result, write_result
 from src.run.errors import UserError
-from src.run.files import read_json
+from src.run.files import read_json, write_json
 
 FACTS = {
     "method": "meta_dt", "recipe": "fast", "ablation": "none", "regime": "few_shot", "protocol": "strict", "seed": 3,
@@ -48,6 +48,26 @@ def test_what_is_written_comes_back(tmp_path):
 def test_no_digit_of_a_return_is_lost(tmp_path):
     tiny = [[1e-6, 3.3e-9], [1 / 3 * 1e-7, -1e-12]]
     assert read_result(write(tmp_path, measured={"returns": tiny}))["returns"] == tiny
+
+
+def test_episodes_that_are_alike_are_written_once(tmp_path):
+    measured = {"returns": [[1.5] * 30, [2.0, 2.5] * 15], "warmup_returns": [[[0.25, 0.5]] * 30] * 2, "success": [[1.0] * 30] * 2}
+    path = write(tmp_path, measured=measured)
+    result = read_result(path)
+    assert {key: result[key] for key in measured} == measured
+    first, second = read_json(path)["tasks"]
+    assert first["returns"] == {"each": 1.5, "times": 30} and second["returns"] == measured["returns"][1]
+    assert first["warmup_returns"] == second["warmup_returns"] == {"each": [0.25, 0.5], "times": 30}
+
+
+@pytest.mark.parametrize("times", [10**15, 0, -1, True, 1.0, "2", None, [2]])
+def test_how_often_is_a_number_of_episodes(tmp_path, times):
+    path = write(tmp_path, measured={"returns": [[1.0, 1.0], [2.0, 3.0]], "success": [[1.0, 1.0], [0.0, 1.0]]})
+    document = read_json(path)
+    document["tasks"][0]["returns"]["times"] = times
+    write_json(path, document)
+    with pytest.raises(UserError, match=r"key 'tasks.(returns|success)' must be"):
+        read_result(path)
 
 
 def test_an_altered_digit_is_refused(tmp_path):
