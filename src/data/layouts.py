@@ -95,6 +95,7 @@ def episodes_of(content, path, env):
         ]
     _check_resets(streams, path)
     _check_clock(streams, episodes, path, env)
+    _check_repeats(episodes, content, path)
     if not episodes:
         raise UserError(f"{path} holds no whole episode")
     lost = sum(len(stream["rewards"]) for stream in streams) - head - sum(len(episode.rewards) for episode in episodes)
@@ -117,9 +118,20 @@ def _notes(episodes, lost, head, parts, path, env):
             f"{short} of {len(episodes)} episodes of {path} are shorter than max_episode_steps, {env.max_episode_steps}, and did "
             "not end on their own: see that none begins or stops in the middle"
         )
+    still = sum(_repeats(episode) > 1 for episode in episodes)
+    if still and not _whole_numbers(episodes):
+        yield (
+            f"{still} of {len(episodes)} episodes of {path} end in steps that repeat the one before, observation, action and "
+            "reward: if that is padding give episode_lengths"
+        )
     numbers = [part[NUMBER] for part in parts if NUMBER in part]
     if numbers and max(numbers) >= len(numbers) + min(numbers[0], 1):
         yield f"the {len(numbers)} episodes of {path} are numbered {min(numbers)} to {max(numbers)}: are some missing?"
+
+
+def _whole_numbers(episodes):
+    """Whether no observation has a fraction: there nothing may move for many steps."""
+    return all((episode.observations == np.round(episode.observations)).all() for episode in episodes)
 
 
 def _by_episode(content, path):
@@ -199,6 +211,28 @@ def _check_clock(streams, episodes, path, env):
             f"{path}: {lengths.count(longest)} of {len(episodes)} episodes are done after {longest} steps, and max_episode_steps "
             f"is {env.max_episode_steps}: it cannot be told whether they ended on their own; {APART}"
         )
+
+
+def _check_repeats(episodes, content, path):
+    """Raises UserError where episodes repeat their last step from just where an array of another name says that they end."""
+    counts = np.array([len(episode.rewards) for episode in episodes])
+    moving = counts - [_repeats(episode) for episode in episodes]  # steps after which nothing changes
+    parts = [_unknown(part) for part in content] if isinstance(content, list) else [_unknown(content)]
+    for key in set.intersection(*map(set, parts)) if (moving < counts).any() else ():
+        said = np.concatenate([part[key].reshape(-1) for part in parts])
+        fits = said.shape == counts.shape and ((np.maximum(moving, 1) <= said) & (said <= counts)).all()
+        if fits and (said < counts).any():
+            raise UserError(
+                f"{path}: some of its episodes repeat their last step from where {key} may say that they end, as padding does: "
+                "call it episode_lengths, or leave it out"
+            )
+
+
+def _repeats(episode):
+    """Steps at the end of an episode in which nothing changes: observation, action and reward stay what they are."""
+    rows = np.concatenate([episode.observations[:-1], episode.actions, episode.rewards[:, None]], 1)
+    other = (rows != rows[-1]).any(1) | (episode.observations[:-1] != episode.observations[1:]).any(1)
+    return len(rows) - 1 - max(np.flatnonzero(other), default=-1)
 
 
 # ------------------------------------------------------------------------------------------------------ names and shapes

@@ -5,8 +5,9 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from recorded import ENDING, flat, lengths_of, put, walk, write_hdf5
+from recorded import ENDING, ENV, flat, lengths_of, put, walk, write_hdf5
 
+from src.data.layouts import episodes_of
 from src.run.errors import UserError
 
 
@@ -287,6 +288,33 @@ def test_padded_trajectory_dicts(tmp_path, name):
     for said in ("ep_len", "episode_length", "traj_len"):
         with pytest.raises(UserError, match="says of itself that it is another number of episodes or steps"):
             lengths(**{said: (20, 12)})
+
+
+@pytest.mark.parametrize("key", ["length", "T", "n_steps"])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_episodes_that_repeat_their_last_step(stacked, key):
+    """As padding does: of a number that says so it is certain, and without one the user is told."""
+    whole, cut = walk((20,))[0], walk((20,), seed=1)[0]
+    for values in cut.values():
+        end = 12 + (len(values) > 20)
+        values[end:] = values[end - 1]
+
+    def found(*said):
+        parts = (
+            [part | {key: np.array(number)} for part, number in zip((whole, cut), said, strict=True)] if said else [whole, cut]
+        )
+        return episodes_of(
+            {field: np.stack([part[field] for part in parts]) for field in parts[0]} if stacked else parts, "it", ENV
+        )
+
+    with pytest.raises(UserError, match=f"repeat their last step from where {key} may say that they end"):
+        found(20, 12)
+    for harmless in ((), (20, 20), (3, 5), (20, 11)):  # none, or another quantity
+        episodes, (note,) = found(*harmless)
+        assert len(episodes) == 2
+        assert note.startswith("1 of 2 episodes of it end in steps that repeat the one before, observation, action and reward")
+    episodes, notes = episodes_of(walk((20, 20)), "it", ENV)
+    assert len(episodes) == 2 and not notes
 
 
 def test_a_trajectory_that_truly_ends_at_zeros(tmp_path):
