@@ -14,11 +14,12 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/installed
 endif
 
-.PHONY: help setup demo test test-slow lint format bench report reproduce datasets
+.PHONY: help setup demo test test-long test-slow lint format bench report reproduce datasets
 
 help:
 	@echo "make demo        the four scripts on Point-Robot, then the table (about a quarter of an hour)"
-	@echo "make test        the test suite        make test-slow   the long tests too"
+	@echo "make test        the test suite (some minutes)"
+	@echo "make test-long   tests that make whole runs            make test-slow   all tests, those of minutes too"
 	@echo "make lint        ruff                  make format      let ruff rewrite the files"
 	@echo "make bench       speed of the hot paths, into benchmarks/results/"
 	@echo "make report      tables and figures of RESULTS=results, into report/"
@@ -41,7 +42,10 @@ demo: $(READY)
 	$(PYTHON) -m tools.report --results $(DEMO_DIR)/results --output $(DEMO_DIR)/report
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "not slow and not long" $(ARGS)
+
+test-long: $(READY)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m "long and not slow" $(ARGS)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 $(ARGS)

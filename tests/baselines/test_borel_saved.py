@@ -53,6 +53,7 @@ def test_the_lines_of_its_card(exported):
     assert len(agent.agent.agent.beliefs) == 1
 
 
+@pytest.mark.long
 def test_it_plays(grid, exported, tmp_path):
     """From its folder and from the run's: the K episodes side by side."""
     for number, folder in enumerate((exported[0], grid[0] / RUN)):

@@ -133,6 +133,7 @@ def test_rewards_are_relabelled_before_the_encoder_reads_them(grid):
     torch.testing.assert_close(hyper_states(model, run.problem, **arrays), states[task])
 
 
+@pytest.mark.long
 def test_relabelling_is_on_or_off_in_both_stages(grid, tmp_path):
     """The command that a plain belief model prints leaves the policy's data plain; relabelled ones are refused."""
     folder, flags = grid
@@ -168,6 +169,7 @@ def test_hyper_states(grid):
     assert expected.shape == (2, 60) and (expected >= -0.1 - 1e-6).all() and (expected <= 1).all()
 
 
+@pytest.mark.long
 def test_killed_runs_resume_to_the_same_weights(grid, tmp_path):
     """SIGKILL after the first checkpoint, then the same command: the belief model's weights are those of a whole run."""
     folder, flags = grid

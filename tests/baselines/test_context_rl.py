@@ -394,6 +394,7 @@ def changed_test_tasks(root, target):
     save(changed, target / "datasets", env, "random", {"seed": 0})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*LEARNERS, "iql"])
 def test_a_method_from_the_shell_again_stopped_and_without_test_data(name, data_root, tmp_path, monkeypatch, capsys):
     whole, stopped, other = (tmp_path / folder for folder in ("whole", "stopped", "other"))

@@ -322,6 +322,7 @@ def dying(flush, count):
     return fsync
 
 
+@pytest.mark.long
 @every_method
 def test_killed_and_given_again_it_ends_with_the_same_weights(name, data_root, tmp_path, monkeypatch):
     module, flags = RUNS[name]

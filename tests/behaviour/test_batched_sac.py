@@ -281,12 +281,14 @@ def kill_when_saved(flags):
     assert not list(folder.rglob("curve.json"))
 
 
+@pytest.mark.long
 def test_killed_shared_agent_resumes_to_the_same_weights(trained, tmp_path):
     kill_when_saved(command(tmp_path, *SHARED))
     train_data_collection.main(command(tmp_path, *SHARED))
     assert artifacts(tmp_path) == artifacts(trained)
 
 
+@pytest.mark.long
 def test_killed_group_resumes_to_the_same_weights(tmp_path, capsys):
     whole, killed = command(tmp_path / "whole", *BATCHED), command(tmp_path / "killed", *BATCHED, "--workers", "1")
     train_data_collection.main([*whole, "--workers", "1"])

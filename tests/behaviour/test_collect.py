@@ -92,6 +92,7 @@ def artifacts(output_dir, tasks):
     return found
 
 
+@pytest.mark.long
 def test_killed_run_resumes_to_the_same_weights(tmp_path, capsys):
     main(run(tmp_path / "whole", "--task_id_end", "2", "--workers", "1"))
     assert "next: python get_datasets.py --env_type point_robot" in capsys.readouterr().out.splitlines()[-1]

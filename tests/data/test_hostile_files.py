@@ -425,6 +425,7 @@ LIES = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", LIES.values(), ids=LIES)
 def test_datasets_that_lie_about_themselves(dataset, change):
     """Sealed by who wrote them. In a process of its own: a reader that trusts them writes over its memory."""

@@ -268,6 +268,7 @@ def provenance_of(folder, config, quality):
     return data, entry
 
 
+@pytest.mark.long
 def test_the_four_scripts(push_40, capsys):
     folder, config, flags = push_40
     train_data_collection.main(flags)
@@ -310,6 +311,7 @@ def test_trained_policies_come_before_scripted_ones(push_40, tmp_path, algo):
     assert provenance_of(tmp_path, config, "medium")[1]["policies"] == ("per_task" if algo == "sac" else "multitask")
 
 
+@pytest.mark.long
 def test_the_camera_leaves_the_motion_alone():
     filmed, plain = HiddenGoalEnv("push", render_mode="rgb_array", width=64, height=48), HiddenGoalEnv("push")
     observations = [env.reset(options={"task": 45})[0] for env in (filmed, plain)]

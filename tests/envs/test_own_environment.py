@@ -51,6 +51,7 @@ def play(env, batch, policy, seeds):
 # ------------------------------------------------------------------------------------------------------------- the example
 
 
+@pytest.mark.long
 def test_the_example_runs_through_all_scripts_from_a_folder_of_its_own(tmp_path):
     """Its module lies beside the settings file, in a folder that Python does not know."""
     folder = tmp_path / "mine"

@@ -27,6 +27,7 @@ def clone(root, *flags):
     return done.stdout
 
 
+@pytest.mark.long
 def test_a_new_method_is_one_file(data_root, tmp_path):
     """Trained, measured, told by the report, without an edit anywhere else."""
     assert len((ROOT / "tests/toy/bc.py").read_text().splitlines()) <= 80

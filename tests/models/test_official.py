@@ -184,6 +184,7 @@ def test_other_files_are_refused(tmp_path):
             load_official_world_model(tmp_path / name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("head", ["reward", "state"])
 def test_stage_3_takes_an_official_world_model(head, tmp_path, capsys):
     file, flags = tmp_path / "context_models_best.pt", ("--decode", "own", "--import_from")

@@ -176,6 +176,7 @@ def root(data_root, tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_one_model_for_all_scripts_and_no_privilege(root, capsys):
     run_stage("train_context", root, *RELABELLED)
     file = (root / FILE).read_bytes()

@@ -60,6 +60,7 @@ def test_the_status_of_a_command_is_what_it_gives(tmp_path):
 # --------------------------------------------------------------------------------------------------------------- Slurm
 
 
+@pytest.mark.long
 @needs["submitit"]
 def test_jobs_of_submitit_end_fail_are_lost_and_are_cancelled(tmp_path):
     """By submitit's own stand-in for Slurm: the same submission, pickles and states, on this machine."""

@@ -42,6 +42,7 @@ def same_curve(first, second):
     assert {record["rows"] for record in first} == {7}
 
 
+@pytest.mark.long
 def test_three_processes_are_one_and_one_goes_on_where_they_stopped(tmp_path):
     """Rows that count differ in number between the processes: a mean of means would be another loss."""
     whole = fit(tmp_path / "whole")
@@ -56,6 +57,7 @@ def test_three_processes_are_one_and_one_goes_on_where_they_stopped(tmp_path):
     assert listing(tmp_path / "three").keys() == listing(tmp_path / "whole").keys()
 
 
+@pytest.mark.long
 def test_a_stopped_run_of_two_goes_on_bit_for_bit(tmp_path):
     """With dropout, which differs between the processes."""
     statuses, out, err = processes(2, tmp_path / "whole", 0.5)
@@ -84,6 +86,7 @@ def curve(result, name):
 WORLD_MODELS = [["--context_horizon", "4"], ["--context_horizon", "0", "--batch_size", "60"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", WORLD_MODELS, ids=["windows", "whole episodes"])
 def test_a_world_model_by_torchrun(flags, data_root, tmp_path):
     found = {}
@@ -104,6 +107,7 @@ def test_a_world_model_by_torchrun(flags, data_root, tmp_path):
     assert files[0] == files[1]
 
 
+@pytest.mark.long
 def test_a_policy_by_torchrun(model_root, tmp_path):
     """Few-shot with prompts; the test tasks are shared out, and everybody's returns are in the one result."""
     found = {}

@@ -235,6 +235,7 @@ PRINTING = textwrap.dedent("""
 """)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "2>/dev/full", "| true", "2>&1 | head -c 10"])
 def test_no_terminal_ends_a_run(tmp_path, streams):
     (tmp_path / "script.py").write_text(PRINTING)

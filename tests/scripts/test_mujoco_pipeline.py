@@ -42,6 +42,7 @@ def test_the_data_hold_what_relabelling_needs(root):
     np.testing.assert_allclose(dataset.rewards, expected, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zero_shot", ["False", "True"])
 def test_published_commands(root, zero_shot):
     flags = ["--env_name", "AntDir-v0", "--zero_shot", zero_shot, "--data_quality", "medium"]
@@ -54,6 +55,7 @@ def test_published_commands(root, zero_shot):
         assert len(found["reference"][level]) == 5, level
 
 
+@pytest.mark.long
 def test_relabelled_imitation_and_a_film(root, tmp_path):
     camera = AntDirEnv(render_mode="rgb_array")
     camera.reset(seed=0)

@@ -74,6 +74,7 @@ def result(root, name, seed=0, quality="random"):
 # ------------------------------------------------------------------------------------------------------- the way through
 
 
+@pytest.mark.long
 def test_each_script_prints_the_command_that_comes_next(tmp_path):
     """From behaviour policies to the report, following the printed commands word for word."""
     root = tmp_path / "a folder"
@@ -117,6 +118,7 @@ def test_each_script_prints_the_command_that_comes_next(tmp_path):
     assert not same_weights(folder / "few_shot/seed_0", folder / "zero_shot/seed_0", "model")
 
 
+@pytest.mark.long
 def test_an_environment_is_one_yaml_and_one_class(tmp_path, capsys):
     common = ["--config", str(ROOT / "tests/toy/slide.yaml"), "--output_dir", str(tmp_path), "--no-tensorboard"]
     for script, flags in (
@@ -223,6 +225,7 @@ def assert_same(script, root, whole):
     assert ends[0]["step"] == ends[1]["step"] and torch.equal(ends[0]["generator"], ends[1]["generator"])
 
 
+@pytest.mark.long
 @both_stages
 def test_killed_at_several_points_it_ends_with_the_same_weights(script, whole, tmp_path):
     """Two kills fall between the writing of an artifact and its renaming: of the first state, of later weights; one anywhere."""
@@ -253,6 +256,7 @@ def test_killed_at_several_points_it_ends_with_the_same_weights(script, whole, t
     assert_same(script, root, whole)
 
 
+@pytest.mark.long
 @both_stages
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_at_any_step_it_saves_and_ends_with_the_same_weights(script, number, whole, tmp_path, monkeypatch, capsys):
@@ -301,6 +305,7 @@ def test_a_finished_command_changes_nothing(script, whole, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ determinism
 
 
+@pytest.mark.long
 def test_the_seed_decides(whole, tmp_path):
     """The same seed again, in the same folder: the same weights and numbers. Another seed: others."""
     root = _copy(whole, tmp_path, *(path.name for path in whole.iterdir()))
@@ -317,6 +322,7 @@ def test_the_seed_decides(whole, tmp_path):
     assert not same_weights(root / CONTEXT, whole / CONTEXT, "last")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("validation", [False, True])
 def test_no_array_of_an_unseen_task_influences_training(validation, data_root, whole, tmp_path):
     """Other episodes of the test tasks (or, for tuning runs, of the validation tasks too): same weights, same returns."""
@@ -440,6 +446,7 @@ def test_the_papers_protocol(models, tmp_path, monkeypatch):
     assert strict["target_return"] == pytest.approx(np.mean(best))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ablation", "flags", "regimes"),
     [
@@ -474,6 +481,7 @@ def test_ablations(models, policy_root, ablation, flags, regimes):
         assert moments.keys() == {name for name in names if not name.startswith("prompt.")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flags",
     [
@@ -535,6 +543,7 @@ def test_best_steps_reach_the_relabelled_episodes_and_the_loss(models, monkeypat
     assert torch.cat(masks).any(1).all() and not torch.cat(masks).all() and chosen == [False, True]
 
 
+@pytest.mark.long
 def test_running_contexts_run_and_resume(data, tmp_path, monkeypatch):
     """Both stages with contexts of the whole episode so far; stopped and continued, the world model is the same."""
     flags = ["--context_horizon", "0", "--steps", "12", "--eval_every", "4"]
@@ -557,6 +566,7 @@ def test_running_contexts_run_and_resume(data, tmp_path, monkeypatch):
     assert result(data, f"{name}+context_of_seed_0/few_shot-strict", seed=1)["ablation"].endswith("+context_of_seed_0")
 
 
+@pytest.mark.long
 def test_our_own_recipe_runs(data):
     """The recipe `fast` as it stands in the settings file, cut short."""
     common = ["--env_type", "point_robot", "--data_quality", "random", "--recipe", "fast", "--no-tensorboard", "--output_dir"]

@@ -17,6 +17,7 @@ from tools import make_datasets
 FLAGS = ["--env_types", "cheetah_dir", "--qualities", "medium"]
 
 
+@pytest.mark.long
 def test_data_are_made_once_and_are_the_same_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(make_datasets, "RECORD", tmp_path / "record.json")
     for name in ("one", "two"):
@@ -70,6 +71,7 @@ def test_committed_policies_are_small_and_complete(env_type):
     assert expert > random + 100
 
 
+@pytest.mark.long
 def test_agents_of_single_tasks_make_data_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(make_datasets, "RECORD", tmp_path / "record.json")
     flags = ["--env_types", "point_robot", "--qualities", "medium", "--output_dir", str(tmp_path)]

@@ -71,6 +71,7 @@ def test_the_lines_of_the_card(exported):
     assert names["episode"] == 3 and names["done"] and np.isfinite(names["reward"]) and len(names["agent"].lived) == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_acts_from_its_folder_as_it_was_measured(name, data_root, tmp_path, capsys):
     """Restored without any data, the weights earn what the result file says, digit by digit, in their folder and out of it."""

@@ -58,6 +58,7 @@ def test_many_panels_stand_in_rows(count, columns, rows):
     assert starts[:count] == list(range(1, count + 1))
 
 
+@pytest.mark.long
 def test_a_film_is_as_long_as_the_episode_and_ends_with_its_return(tmp_path):
     env = load_env("hopper_rand_params")
     camera = env.make("rgb_array")

@@ -16,6 +16,7 @@ def reproduce(root, *flags):
     return done.stdout
 
 
+@pytest.mark.long
 def test_everything_runs_nothing_runs_twice_and_what_is_missing_is_made_again(tmp_path):
     finished(tmp_path)
     nothing_runs_twice(tmp_path)
@@ -46,6 +47,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_run_that_fails_is_named_until_it_is_made(tmp_path):
     blocked = tmp_path / "saves/point_robot/random/dt+debug"
     blocked.parent.mkdir(parents=True)

@@ -37,6 +37,7 @@ def test_every_combination_is_one_command(tmp_path, capsys):
     assert {flag(words, "output_dir") for words in runs} == {str(tmp_path)}
 
 
+@pytest.mark.long
 def test_settings_are_a_grid_and_have_folders_of_their_own(tmp_path, capsys):
     grid = ["context.context_horizon=0,4", "meta_dt.learning_rate=1e-4,3e-4", "meta_dt.zero_shot=True"]
     commands = planned(capsys, tmp_path, "--methods", "meta_dt", "focal", "--set", *grid)
@@ -54,6 +55,7 @@ def test_settings_are_a_grid_and_have_folders_of_their_own(tmp_path, capsys):
     assert flag(focal, "output_dir") == str(tmp_path) and flag(focal, "learning_rate") is None
 
 
+@pytest.mark.long
 def test_a_world_model_with_another_setting_serves_its_policy(data_root, tmp_path):
     root = shutil.copytree(data_root, tmp_path / "root")
     done = shell("-m tools.sweep", *TINY, "--output_dir", root, "--set", "context.context_horizon=0")
@@ -74,6 +76,7 @@ def test_a_settings_file_may_end_in_yml(tmp_path, capsys):
     assert flag(words, "config") == str(file)
 
 
+@pytest.mark.long
 def test_a_file_says_the_same(tmp_path, capsys):
     (tmp_path / "grid.yaml").write_text(
         "methods: [focal]\nseeds: [1, 2]\nsettings: {focal.metric_weight: [0, 1.5], focal.relabel: True}\n"
@@ -129,6 +132,7 @@ def test_bad_input(flags, message, tmp_path, capsys):
     assert not (tmp_path / "sweep").exists() and not (tmp_path / "results").exists()
 
 
+@pytest.mark.long
 def test_a_sweep_runs_resumes_and_shows_what_came_out(tmp_path):
     """Two learning rates of Meta-DT on one world model."""
 
@@ -150,6 +154,7 @@ def test_a_sweep_runs_resumes_and_shows_what_came_out(tmp_path):
     assert "2 of 2 runs are finished already" in run("1e-3", "1e-1") and listing(tmp_path / "sweep") == before
 
 
+@pytest.mark.long
 def test_a_run_that_fails_says_why(data_root, tmp_path):
     (tmp_path / "datasets").symlink_to(data_root / "datasets")
     done = shell("-m tools.sweep", *TINY, "--output_dir", tmp_path, "--methods", "dt", "--set", "dt.width=9", "dt.heads=2")
