@@ -61,10 +61,14 @@ class MujocoBatch(TaskBatch):
         return [copy.copy(self.base_model())] * rows
 
     def reset(self, seeds=None):
-        for row, (model, data) in enumerate(zip(self.models, self.datas, strict=True)):
-            generator = np.random.default_rng(None if seeds is None else seeds[row])
+        return self.restart(range(self.size), [None] * self.size if seeds is None else seeds)
+
+    def restart(self, rows, seeds):
+        """Put the rows `rows` back to the start of an episode, with a seed each; the observations (B, d_s) of all."""
+        for row, seed in zip(rows, seeds, strict=True):
+            model, data = self.models[row], self.datas[row]
             mujoco.mj_resetData(model, data)
-            data.qpos[:], data.qvel[:] = self.sample_start(generator, model)
+            data.qpos[:], data.qvel[:] = self.sample_start(np.random.default_rng(seed), model)
             mujoco.mj_forward(model, data)
             self.qpos[row], self.qvel[row] = data.qpos, data.qvel
         return self.observe().astype(np.float32)

@@ -55,6 +55,18 @@ class WalkerRandParamsBatch(RandParamsBatch):
 
 
 class RandParamsEnv(MujocoEnv):
+    upright = None  # (lowest, highest) height of the torso, and its largest angle in radians, of a robot that stands
+
+    @classmethod
+    def fallen(cls, observations):
+        """(B,) whether the robots of observations (B, d_s) have fallen, told as by gymnasium's Hopper and Walker2d.
+
+        It ends no episode; stage 1 may end those of its training there (`--end_at_falls`).
+        """
+        lowest, highest, angle = cls.upright
+        height = observations[:, 0]
+        return ~((height > lowest) & (height < highest) & (np.abs(observations[:, 1]) < angle))
+
     @staticmethod
     def task_features(tasks):
         """What an agent that may know its task is told: the exponents that act. -> (num_tasks, 24) and (num_tasks, 42).
@@ -71,6 +83,7 @@ class HopperRandParamsEnv(RandParamsEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 62}  # noqa: RUF012 (gymnasium's name)
     env_type = "hopper_rand_params"
+    upright = 0.7, np.inf, 0.4  # the angle is ours: gymnasium's 0.2 ends runs, too
     batch_class = HopperRandParamsBatch
 
 
@@ -79,6 +92,7 @@ class WalkerRandParamsEnv(RandParamsEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 62}  # noqa: RUF012 (gymnasium's name)
     env_type = "walker_rand_params"
+    upright = 0.8, 2.0, 1.0
     batch_class = WalkerRandParamsBatch
 
 

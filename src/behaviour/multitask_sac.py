@@ -61,6 +61,10 @@ class Family:
             raise UserError(f"{type(self.environment).__name__} has no compute_rewards to relabel with: give --relabel_share 0")
         if shared.relabel_share > 0 and hasattr(self.environment, "task_frame"):
             raise UserError(f"{run.env_type} is one task in the agent's frame, there is no other: give --relabel_share 0")
+        if shared.end_at_falls and not hasattr(self.environment, "fallen"):
+            raise UserError(f"{type(self.environment).__name__} has no `fallen` that tells of falls: leave --end_at_falls out")
+        if shared.end_at_falls and not hasattr(make_batch(run.env, tasks[:1]), "restart"):
+            raise UserError(f"the batch_class of {run.env_type} has no `restart`, to begin rows anew: leave --end_at_falls out")
         if agent.buffer_size < shared.num_envs:
             raise UserError(f"--buffer_size {agent.buffer_size} holds less than one step of --num_envs {shared.num_envs} tasks")
         self.space = self.environment.action_space
@@ -73,6 +77,7 @@ class Family:
         )  # fmt: skip
         columns = {"observations": size, "actions": actions, "rewards": 1, "next_observations": size, "task": 1}
         columns |= {key: math.prod(shape) for key, shape in self.info_shapes.items()}
+        columns |= {"goes_on": 1} if shared.end_at_falls else {}
         self.round = shared.num_envs * run.env.max_episode_steps  # environment steps
         capacity = min(agent.buffer_size, agent.num_steps + self.round)
         self.replay = Replay(1, capacity, columns)
@@ -119,10 +124,15 @@ class Family:
             played = to_bounds(actions, self.space.low, self.space.high)
             following, rewards = batch.step(frame.act(played) if frame else played)
             following = frame.observe(following) if frame else following
-            infos = [batch.infos[key] for key in self.info_shapes]
-            columns = (observations, actions, rewards, following, ids, *infos)
-            self.replay.add(*(np.reshape(column, (1, len(ids), -1)) for column in columns))
+            columns = [observations, actions, rewards, following, ids, *(batch.infos[key] for key in self.info_shapes)]
             observations, total = following, total + float(rewards.sum())
+            if self.shared.end_at_falls:
+                fallen = self.environment.fallen(following)
+                columns.append(~fallen)
+                rows = np.flatnonzero(fallen)
+                begun = batch.restart(rows, [derive(*names, "restart", step, row) for row in rows.tolist()])
+                observations = frame.observe(begun) if frame else begun
+            self.replay.add(*(np.reshape(column, (1, len(ids), -1)) for column in columns))
             former, step = step, step + len(ids)
             if step > self.settings.learning_starts:
                 last = self.improve(self.settings.updates(former, step), choice, noise) or last
@@ -151,12 +161,14 @@ class Family:
         noise = torch.randn(updates, 2 * size, *self.space.shape, generator=noise)
         batch = [part.view(updates, size, -1).to(self.run.device) for part in batch]
         noise = noise.to(self.run.device)
-        for observations, actions, rewards, following, draws in zip(*batch, noise, strict=True):
-            last = self.learner.update(observations[None], actions[None], rewards.mT, following[None], draws[None])
+        for observations, actions, rewards, following, *goes_on, draws in zip(*batch, noise, strict=True):
+            ends = [goes_on[0].mT] if goes_on else []
+            last = self.learner.update(observations[None], actions[None], rewards.mT, following[None], draws[None], *ends)
         return last
 
     def draw(self, count, choice):
-        """`count` transitions (observations with features, actions, rewards, next observations with features).
+        """`count` transitions (observations with features, actions, rewards, next observations with features, and with
+        `end_at_falls` whether the episode goes on).
 
         Every row is moved to another task with probability `relabel_share`.
         """
@@ -171,7 +183,8 @@ class Family:
         features = self.features[ids]
         told = (torch.cat([rows[name], features], 1) for name in ("observations", "next_observations"))
         observations, following = told
-        return observations, rows["actions"], rows["rewards"], following
+        ends = [rows["goes_on"]] if self.shared.end_at_falls else []
+        return observations, rows["actions"], rows["rewards"], following, *ends
 
     def compare(self, rows, ids):
         """Once: would the tasks `ids` (n,) of `rows` have paid what they did? Raises UserError."""

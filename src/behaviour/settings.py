@@ -44,6 +44,9 @@ class SharedSettings:
 
     num_envs: int = setting(10, "tasks whose episodes are played side by side", positive_int)
     relabel_share: float = setting(0.5, "share of a batch moved to other tasks' rewards", fraction)
+    end_at_falls: bool = setting(
+        False, "end training episodes where the robot falls, which pays nothing any more, and begin anew"
+    )
     decay_share: float = setting(0.0, "last part of training, in which the learning rate falls to 0", fraction)
 
 

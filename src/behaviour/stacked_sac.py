@@ -114,12 +114,13 @@ class StackedSAC:
         return torch.tanh(mean + log_std.clamp_(LOG_STD_MIN, LOG_STD_MAX).exp_() * noise)
 
     @torch.no_grad()
-    def update(self, observations, actions, rewards, next_observations, noise):
+    def update(self, observations, actions, rewards, next_observations, noise, goes_on=None):
         """One gradient step of all agents: critics, then actor, then targets. Returns what `losses` reads.
 
         Args:
             observations, next_observations: (P, B, d). actions: (P, B, da) in [-1, 1]. rewards: (P, B).
             noise: (P, 2 B, da) standard normal, for the actions at the observations, then at the next observations.
+            goes_on: (P, B), 0 where an episode ended and nothing is paid any more, else 1; None: everywhere 1.
         """
         size = rewards.shape[1]
         alpha = self.log_alpha.exp()
@@ -135,7 +136,8 @@ class StackedSAC:
             self.optimizers["log_alpha"].step()
 
         next_values = self._values(self.targets, next_observations, sampled[:, size:])[-1].view(-1, 2, size).amin(1)
-        wanted = rewards + self.gamma * (next_values - alpha * log_prob[:, size:])
+        worth = next_values - alpha * log_prob[:, size:]
+        wanted = rewards + self.gamma * (worth if goes_on is None else worth * goes_on)
         values = self._values(self.critics, observations, actions)
         errors = values[-1].view(-1, 2, size) - wanted[:, None]  # loss: half their mean square, summed over the twins
         self.critics.backward(values, (errors / size).view(-1, size, 1))
