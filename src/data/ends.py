@@ -39,7 +39,8 @@ def breaks_between(observations, following):
 
     Each dimension is compared in units of its own, so that a large one hides nothing.
     """
-    spread = observations.reshape(-1, observations.shape[-1]).astype(np.float64).std(0)
+    rows = observations.reshape(-1, observations.shape[-1]).astype(np.float64)
+    spread = np.minimum(rows.std(0), np.subtract(*np.percentile(rows, (90, 10), 0)))  # a single large number widens no tolerance
     before, after = following[:-1].astype(np.float64), observations[1:].astype(np.float64)
     differs = np.abs(before - after) > CONTINUITY * spread + ROUNDING * np.abs(after)
     return (differs | (np.isnan(before) != np.isnan(after))).any(-1)
@@ -84,6 +85,9 @@ def whole_episode(stream, path, env):
     final = [stream.get("next_observations", stream["observations"])[-1], stream["actions"][-1], stream["rewards"][-1:]]
     if not told and not any(values.any() for values in final):
         raise UserError(f"{path}: some of its episodes end in zeros alone, as padding does: give episode_lengths")
+    still = [stream[key][:2].any() for key in ("observations", "actions", "rewards", "next_observations") if key in stream]
+    if count > 2 and not any(still):
+        raise UserError(f"{path}: some of its episodes begin with steps of zeros alone, as padding does: cut them off")
     return _episodes(stream, np.array([count]), path, env)
 
 
@@ -174,6 +178,8 @@ def _ends_by_rule(stream, path, env, breaks):
     if len(unseen):
         seen = "it has no next_observations" if breaks is None else "the next observations go on there"
         raise UserError(f"{path} does not mark that an episode ends at step {int(unseen[0])}, and {seen}: {HOW}")
+    if not len(marked) and breaks is None:  # two episodes of another length may be as long together
+        raise UserError(f"{path} does not mark that its {count} steps are one episode, and it has no next_observations: {HOW}")
     return np.sort(np.concatenate([ruled, marked])).astype(np.int64)
 
 

@@ -45,6 +45,8 @@ def open_hdf5(path):
         mend = "fetch it again"
         if UNFOLLOWED in str(error):
             mend = "remove it, or put what it names in its place"
+        elif "filter" in str(error) or "plugin" in str(error):
+            mend = "write it again with gzip, or name the folder of the filter that it needs in HDF5_PLUGIN_PATH"
         elif "unable to lock file" in str(error):
             mend = "another program has it open for writing: close it there"
         raise UserError(f"{path} is not a readable HDF5 file ({' '.join(str(error).split())[:150]}); {mend}") from None

@@ -186,7 +186,7 @@ def read_hdf5(path):
                 )
             return arrays | _labels(file, path, room) | _infos(file, room)
         _check_complete(file, parent, groups)
-        order = sorted(groups, key=lambda name: (int("".join(filter(str.isdigit, name))[:18] or 0), name))
+        order = sorted(groups, key=lambda name: (int("".join(re.findall("[0-9]", name))[:18] or 0), name))
         parts = {name: _episode(subgroup(parent, name), f"{path}: {name}", room) for name in order}
         beside = {}
         for group in {file.id: file, parent.id: parent}.values():
@@ -205,8 +205,9 @@ def _check_complete(file, parent, groups):
         raise UserError(f"{path}: it says that it has {str(said)[:40]} episodes, and has {len(groups)}: {mend}")
     kinds = {re.sub(r"\d+", "", name) for name in groups}
     for name in members(parent):
-        if name not in groups and re.sub(r"\d+", "", name) in kinds:
+        if name not in groups and re.search(r"\d", name) and re.sub(r"\d+", "", name) in kinds:
             raise UserError(f"{path}: {name} has no actions: {mend}")
+    total = 0
     for name in groups:
         group = parent[name]
         actions = dataset(group.id, next(key for key in FIELDS["actions"] if key in group).encode())
@@ -214,6 +215,9 @@ def _check_complete(file, parent, groups):
         for key in ("total_steps", "num_samples"):  # of Minari, of robomimic
             if key in group.attrs and not np.array_equal(group.attrs[key], steps):
                 raise UserError(f"{path}: {name} has {steps} actions, its {key} is {str(group.attrs[key])[:40]}: {mend}")
+        total += steps
+    if parent.name == "/data" and not np.array_equal(parent.attrs.get("total", total), total):  # of robomimic
+        raise UserError(f"{path}: its total is {str(parent.attrs['total'])[:40]}, its episodes have {total} steps: {mend}")
 
 
 def _arrays(group, room, known=KNOWN):

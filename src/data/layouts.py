@@ -27,7 +27,10 @@ FIELDS = {  # ours: what others call it
     "observations": ("observations", "observation", "obs", "states", "state"),
     "actions": ("actions", "acts", "action"),
     "rewards": ("rewards", "rews", "reward"),
-    "next_observations": ("next_observations", "next_obs", "next_states", "next_state"),
+    "next_observations": (
+        *("next_observations", "next_observation", "next_obs", "next_states", "next_state"),
+        *("observations_next", "observation_next", "obs_next"),
+    ),
     "terminals": ("terminals", "terminations", "terminated", "is_terminal", "terminal"),  # the environment ended the episode
     "timeouts": ("timeouts", "truncations", "truncated"),  # the clock ended it
     "dones": ("dones", "done"),  # either of them
@@ -38,7 +41,8 @@ FIELDS = {  # ours: what others call it
         *("episode_lengths", "lengths", "ep_lengths", "ep_lens", "traj_lengths", "traj_lens", "path_lengths"),
         *("episode_length", "ep_length", "ep_len", "traj_length", "traj_len", "path_length"),
     ),
-    "mask": ("mask", "masks", "valid"),
+    "mask": ("mask", "masks", "valid", "valid_mask", "attention_mask"),
+    "padding": ("padding_mask", "pad_mask"),  # 1 or 0 where a step is none, it depends on who wrote it
     "episode_ids": ("episode_ids", "episode_id", "trajectory_ids", "traj_ids"),
     "task": ("task", "task_id", "task_ids", "task_idx", "task_index"),
 }
@@ -47,6 +51,7 @@ INFOS = ("infos", "info", "env_infos")  # dicts of facts of every step
 OTHERS = ("metadata", "meta", "extras", "agent_infos")  # dicts, where they are any, that may hold a task, too
 FLAGS = ("terminals", "timeouts", "dones", "last", "starts")
 PER_STEP = (*FLAGS, "rewards", "episode_ids")
+TINY = 1e-30  # observations and actions below are as good as 0
 NUMBER = "number in its file"  # of an episode
 
 
@@ -73,7 +78,7 @@ def episodes_of(content, path, env):
         others = {name: part[name] for name in OTHERS if isinstance(part.get(name), dict)}
         labels = _labels(part, {**facts, **others}, path, whole)
         options = facts.pop("options") if whole else {}  # of flat arrays they are of all episodes together
-        infos = functools.reduce(dict.__or__, facts.values())
+        infos = _infos_of_steps(functools.reduce(dict.__or__, facts.values()), fields["rewards"].size)
         beside = {} if whole else _unknown(infos | part)  # of flat arrays they are cut as these are
         infos = _beside(part, fields["rewards"].size) | (infos if whole else {})
         if "pos" in part and "full" in part:
@@ -257,8 +262,12 @@ def _fields(content, path, whole):
             raise UserError(f"{path} has no {field}; it has {', '.join(map(str, content))[:200]}")
         if not fields[field].size or not fields[field].ndim:
             raise UserError(f"{path}: {field} hold no steps")
+    for key, array in _unknown(content).items():
+        if re.search("next", key.lower()) and re.search("ob|state", key.lower()) and array.shape == fields["observations"].shape:
+            raise UserError(f"{path}: {key} may be next observations: call them next_observations, or leave them out")
     for key in FLAGS:
         if key in fields and not np.isin(fields[key], (0, 1)).all():
+            key = next(name for name in FIELDS[key] if content.get(name) is not None)
             raise UserError(f"{path}: {key} hold other numbers than 0 and 1 (NaN among them): put them right, or leave them out")
     if whole and fields["rewards"].squeeze().ndim < 2:  # flags may be one number per trajectory
         steps = fields["rewards"].size
@@ -287,6 +296,12 @@ def _facts(part, name, path):
     if facts is not None and not isinstance(facts, dict):
         raise UserError(f"{path}: infos and options of a trajectory must be dicts")
     return facts or {}
+
+
+def _infos_of_steps(infos, steps):
+    """Infos as one row per step: Minari's begin with what the reset told."""
+    lengths = {key: np.shape(values)[:1] for key, values in infos.items() if isinstance(values, np.ndarray | list)}
+    return {key: values[1:] if lengths.get(key) == (steps + 1,) else values for key, values in infos.items()}
 
 
 def _beside(part, steps):
@@ -347,8 +362,17 @@ def _check_finite(stream, path):
         values = stream.get(key, np.zeros(1))
         with np.errstate(over="ignore"):
             finite = np.isfinite(values.astype(np.float32)).reshape(len(values), -1).all(1)
+            kept = values.astype(np.float32)
         if not finite.all():
             raise UserError(f"{path}: {key} of step {int(np.argmin(finite))} are not finite, or too large: put them right")
+        rows = values.reshape(len(values), -1)
+        largest, same = np.abs(rows).max(0), np.ptp(kept.reshape(rows.shape), 0) == 0
+        lost = same & (np.ptp(rows, 0) > 1e-12 * largest) & (largest > TINY)  # less is what rounding leaves
+        if lost.any() or (key == "rewards" and values.any() and not kept.any()):
+            raise UserError(
+                f"{path}: {key} are so small, or differ by so little, that float32 does not know them apart: scale them, or "
+                "subtract what they have in common"
+            )
 
 
 def _unroll(dicts, content, path):
@@ -360,10 +384,14 @@ def _unroll(dicts, content, path):
         raise UserError(f"{path}: pos (where it writes next) and full (0 or 1) are not those of a replay buffer of {size} steps")
     if not position and not full:
         raise UserError(f"{path}: the replay buffer is empty, its pos is 0 and it is not full")
+    # without next observations the newest of them stands where the oldest observation was
+    first = int(bool(full) and "next_observations" not in dicts[0])
+    if size <= first:
+        raise UserError(f"{path}: the replay buffer has no step whose observation and next observation are known")
     for arrays in dicts:
         for key, array in arrays.items():
             if array.ndim and len(array) == size:
-                arrays[key] = np.roll(array, -int(position), 0) if full else array[: int(position)]
+                arrays[key] = np.roll(array, -int(position), 0)[first:] if full else array[: int(position)]
 
 
 def _is_ring(part):
@@ -420,17 +448,28 @@ def _streams(fields, labels, path, whole):
             flat[field] = array.reshape(-1)
         else:
             flat[field] = array
-    if one_more:
-        flat["next_observations"], flat["observations"] = flat["observations"][1:], flat["observations"][:-1]
-    yield flat
+    yield _shifted(flat, path) if one_more else flat
+
+
+def _shifted(stream, path):
+    """A stream whose observations have one row more, as observations and next observations, unless it has others."""
+    before, after = stream["observations"][:-1], stream["observations"][1:]
+    if not np.array_equal(stream.get("next_observations", after), after):
+        raise UserError(f"{path}: its next observations are not the observations that follow: leave one of them out")
+    return {**stream, "next_observations": after, "observations": before}
 
 
 def _check_mask(fields, path):
     """Raises UserError where a mask, which goes, leaves steps out. It may also tell where an episode goes on, as flags do."""
-    mask = fields.pop("mask", None)
+    mask, padding = fields.pop("mask", None), fields.pop("padding", np.zeros(1))
+    if padding.min() < padding.max():
+        raise UserError(f"{path}: a mask tells that some of its steps are padding: cut them off and leave it out")
     goes_on = [1 - fields[key].reshape(-1) for key in ("terminals", "dones") if key in fields]
     if mask is not None and not (mask == 1).all() and not any(np.array_equal(mask.reshape(-1), told) for told in goes_on):
-        raise UserError(f"{path}: a mask tells that some of its steps are padding: cut them off and leave it out")
+        raise UserError(
+            f"{path}: a mask tells that some of its steps are padding: cut them off and leave it out (or store dones beside it, "
+            "where it is 1 − done)"
+        )
 
 
 def _stacked(fields, labels, path):
@@ -450,7 +489,7 @@ def _stacked(fields, labels, path):
             per_row[key] = array.reshape(shape) if key in PER_STEP else array.reshape(*array.shape[:2], -1)
         elif key != "rewards":
             raise UserError(f"{path}: {key} have shape {array.shape}, rewards {rewards.shape}")
-    by_rows = one_more or "episode_lengths" in per_row or shape[0] == 1
+    by_rows = one_more or "episode_lengths" in per_row
     if not by_rows:
         following = per_row.get("next_observations")
         if following is None:
@@ -475,8 +514,7 @@ def _stacked(fields, labels, path):
                 key: array[: length + (key == "observations" and one_more)] if array.ndim else array
                 for key, array in part.items()
             }
-            if one_more:
-                part["next_observations"], part["observations"] = part["observations"][1:], part["observations"][:-1]
+            part = _shifted(part, path) if one_more else part
         told = {name: values[index] if by_rows else values[:, index] for name, values in labels.items()}
         told = {name: values[: len(part["rewards"])] for name, values in told.items()}
         yield {**part, "labels": told, "beside": {}, "whole": bool(by_rows)}

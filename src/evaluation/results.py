@@ -28,7 +28,7 @@ DIAGNOSTICS = "diagnostics"  # the regime of a file that describes a world model
 NAMES = ("env_type", "quality", "method", "recipe", "ablation", "regime")
 TEXTS = ("command", "commit", "hardware")
 LARGEST = 1e15  # of any number in a file
-MOST_ALIKE = 100_000  # episodes that may be given as alike
+MOST_ALIKE = 1_000_000  # numbers that a file may hold when episodes that are alike are written out
 FILE_LIMIT, PICTURE_LIMIT = 16 << 20, 64 << 20  # bytes
 WIDTH = 130  # characters of a line of settings
 MEND = "repeat the run that wrote it, or remove the file"
@@ -118,10 +118,16 @@ def _folded(key, episodes):
     return {"each": episodes[0], "times": len(episodes)}
 
 
-def _unfolded(episodes):
-    if isinstance(episodes, dict) and episodes.keys() == {"each", "times"} and _is_whole(episodes["times"]):
-        return [episodes["each"]] * min(episodes["times"], MOST_ALIKE)
-    return episodes
+def _unfold(rows):
+    """Write out, in place, what all episodes of a row of "tasks" have in common, while that is no more than MOST_ALIKE."""
+    left = MOST_ALIKE
+    for row in rows if isinstance(rows, list) else ():
+        for key in PER_TASK if isinstance(row, dict) else ():
+            alike = row.get(key)
+            if isinstance(alike, dict) and alike.keys() == {"each", "times"} and _is_whole(alike["times"]):
+                left -= alike["times"] * (len(alike["each"]) + 1 if isinstance(alike["each"], list) else 1)
+                if left >= 0:
+                    row[key] = [alike["each"]] * alike["times"]
 
 
 def _readable(document, name):
@@ -222,10 +228,7 @@ def read_result(path):
     document = _read_object(path, FILE_LIMIT)
     if document.get("schema") != SCHEMA or isinstance(document.get("schema"), bool):
         raise UserError(f"{path}: key 'schema' must be {SCHEMA}; {MEND}")
-    if isinstance(document.get("tasks"), list):
-        for row in document["tasks"]:
-            if isinstance(row, dict):
-                row |= {key: _unfolded(row[key]) for key in PER_TASK if key in row}
+    _unfold(document.get("tasks"))
     for key, rule in _faults(document):
         problem = f"must be {rule}" if key.split(".")[0] in document else "is missing"
         raise UserError(f"{path}: key '{key}' {problem}; {MEND}")

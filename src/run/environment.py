@@ -131,11 +131,15 @@ def check_spaces(where, environment, discrete=False):
 
 
 def check_names(where, environment):
-    """`hidden_parameters` and `info_keys` are tuples of names, the former of task parameters. Raises UserError."""
+    """`hidden_parameters` and `info_keys` are tuples of names, the former of task parameters, `simulator` is a text. Raises
+    UserError."""
     for attribute in ("hidden_parameters", "info_keys"):
         names = getattr(environment, attribute, ())
         if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{where}: {attribute} must be a tuple of names, not {names!r}")
+    simulator = getattr(environment.unwrapped, "simulator", None)
+    if simulator is not None and not (isinstance(simulator, str) and simulator.isprintable()):
+        raise UserError(f"{where}: simulator must be a text of one line, a name and a version, not {simulator!r}")
     hidden, tasks = getattr(environment, "hidden_parameters", None), environment.unwrapped.tasks
     if hidden is not None and not set(hidden) & tasks.keys():
         raise UserError(f"{where}: hidden_parameters name none of {', '.join(tasks)}: leave them out where an agent infers all")
@@ -234,6 +238,8 @@ def _check_info_keys(batch, environment):
             raise UserError(f"{batch.who}: info_keys names {key!r}, as a task's id is called in a dataset: rename that info")
         if key not in batch.infos:
             raise UserError(f"{batch.who} does not report the info {key!r} at its steps, which info_keys names")
+        if not np.isfinite(batch.infos[key]).all():
+            raise UserError(f"{batch.who}: the info {key!r}, which info_keys names, is not finite: rewards cannot depend on it")
 
 
 def _some_actions(generator, space, *shape):

@@ -56,8 +56,8 @@ def out_of_memory(error):
 
 
 def shortened(text, longest=1000):
-    """A text on one line of at most `longest` characters: names may be as long as people like."""
-    text = " ".join(str(text).split())
+    """A text on one line of at most `longest` characters that a terminal shows as they are: names may be what people like."""
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(text).split()))
     return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 

@@ -252,6 +252,9 @@ def recorded_infos(where, info):
             raise UserError(f"{where}: the info {key!r} has no usable name: take letters, without slashes")
         if key == RESERVED_INFO:
             raise UserError(f"{where}: an info is named {key!r}, which says where an episode ended: rename it")
+        with np.errstate(over="ignore"):
+            if (np.isfinite(kept[key]) & ~np.isfinite(kept[key].astype(np.float32))).any():
+                raise UserError(f"{where}: the info {key!r} is too large for float32: give its logarithm, or leave it out")
         if not kept[key].size or kept[key].ndim > LARGEST_INFO:
             raise UserError(
                 f"{where}: the info {key!r} has shape {kept[key].shape}: give a number, or an array of up to {LARGEST_INFO} axes"

@@ -1,5 +1,6 @@
 """Trajectories in the layouts of other libraries: the right episodes, or one line that says what is missing."""
 
+import dataclasses
 import zipfile
 
 import h5py
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from recorded import ENDING, ENV, flat, lengths_of, put, walk, write_hdf5
 
+from src.data.importers import read_hdf5
 from src.data.layouts import episodes_of
 from src.run.errors import UserError
 
@@ -315,6 +317,144 @@ def test_episodes_that_repeat_their_last_step(stacked, key):
         assert note.startswith("1 of 2 episodes of it end in steps that repeat the one before, observation, action and reward")
     episodes, notes = episodes_of(walk((20, 20)), "it", ENV)
     assert len(episodes) == 2 and not notes
+
+
+def plain():
+    """An environment whose rewards nobody knows: what is glued, shifted or swapped is not noticed by them."""
+    return dataclasses.replace(ENV, env_type="plain")
+
+
+def test_steps_of_zeros_at_the_beginning():
+    """As left padding has them, with a mask of any name or none."""
+    whole, late = walk((20,))[0], walk((20,), seed=1)[0]
+    for values in late.values():
+        values[:6] = 0
+    with pytest.raises(UserError, match="begin with steps of zeros alone, as padding does"):
+        episodes_of([whole, late], "it", plain())
+    for name, inside in (("attention_mask", 1), ("valid_mask", 1), ("padding_mask", 0), ("pad_mask", 1)):
+        masks = [np.full(20, inside), np.where(np.arange(20) < 5, 1 - inside, inside)]
+        parts = [part | {name: mask} for part, mask in zip(walk((20, 20)), masks, strict=True)]
+        with pytest.raises(UserError, match="a mask tells that some of its steps are padding"):
+            episodes_of(parts, "it", plain())
+        assert len(episodes_of([parts[0]], "it", plain())[0]) == 1
+
+
+@pytest.mark.parametrize("name", ["next_observation", "obs_next", "observations_next"])
+def test_next_observations_under_other_names(name):
+    episodes = walk()
+    content, last = flat(episodes)
+    content[name] = content.pop("next_observations")
+    content |= {"terminals": last & (np.arange(40) == 26), "timeouts": last & (np.arange(40) != 26)}
+    found, notes = episodes_of(content, "it", ENDING)
+    assert [len(episode.rewards) for episode in found] == [20, 7, 13]
+    assert [episode.terminated for episode in found] == [False, True, False] and "left out" not in str(notes)
+    content["the_next_state"] = content.pop(name)
+    with pytest.raises(UserError, match="the_next_state may be next observations: call them next_observations"):
+        episodes_of(content, "it", ENDING)
+
+
+def test_next_observations_under_another_name_are_no_rlds():
+    content, last = flat(walk())
+    content = {"observation": content["observations"], "next_observation": content["next_observations"],
+               "action": content["actions"], "reward": content["rewards"], "is_last": last,
+               "is_first": np.append(True, last[:-1]), "is_terminal": last & (np.arange(40) == 26)}  # fmt: skip
+    found, _ = episodes_of(content, "it", ENDING)
+    assert [(len(episode.rewards), episode.terminated) for episode in found] == [(20, False), (7, True), (13, False)]
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_next_observations_that_contradict_what_follows(stacked):
+    parts = [part | {"next_observations": part["observations"][1:] + 3} for part in walk((20, 20))]
+    content = {key: np.stack([part[key] for part in parts]) for key in parts[0]} if stacked else parts
+    with pytest.raises(UserError, match="its next observations are not the observations that follow"):
+        episodes_of(content, "it", plain())
+
+
+def test_steps_that_nobody_marks_are_no_episode():
+    """Two short ones may be as long as one."""
+    content, _ = flat(walk((10, 10)), following=False)
+    with pytest.raises(UserError, match="does not mark that its 20 steps are one episode, and it has no next_observations"):
+        episodes_of(content, "it", plain())
+
+
+@pytest.mark.parametrize("more", [{}, {"pos": np.array(0), "full": np.array(True)}, {"dones": np.zeros((1, 8))}])
+def test_one_step_of_several_environments_is_no_episode(more):
+    rng = np.random.default_rng(0)
+    content = {
+        "observations": rng.normal(size=(1, 8, 2)),
+        "actions": rng.uniform(size=(1, 8, 2)),
+        "rewards": rng.normal(size=(1, 8)),
+    }
+    with pytest.raises(UserError, match=r"which axis of its arrays|no step whose observation"):
+        episodes_of(content | more, "it", plain())
+
+
+def test_a_full_replay_buffer_without_next_observations():
+    """The newest of them stands where the oldest observation was."""
+    episodes = walk((20, 20))
+    content, last = flat(episodes, following=False)
+    content["observations"] = np.roll(content["observations"], 0, 0)
+    content["observations"][0] = episodes[1]["observations"][-1]
+    more = {"timeouts": last, "dones": last, "pos": np.array(0), "full": np.array(True)}
+    found, notes = episodes_of(content | more, "it", plain())
+    np.testing.assert_array_equal(found[0].observations[0], episodes[1]["observations"][0])
+    assert len(found) == 1 and any("whose beginning its full replay buffer has lost" in note for note in notes)
+
+
+def test_infos_that_begin_with_what_the_reset_told():
+    """As Minari records them: a row more than there are steps."""
+    part = walk((20,))[0]
+    for infos in (np.arange(21.0), np.arange(1.0, 21.0)):
+        (episode,) = episodes_of([part | {"infos": {"heat": infos}}], "it", plain())[0]
+        np.testing.assert_array_equal(episode.infos["heat"], np.arange(1.0, 21.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rewards": lambda a: a * 1e-50}, {"observations": lambda a: 1e9 + np.round(a * 10)}],
+)
+def test_numbers_that_float32_does_not_know_apart(change):
+    parts = [
+        {key: change.get(key, np.asarray)(values.astype(np.float64)) for key, values in part.items()} for part in walk((20,))
+    ]
+    with pytest.raises(UserError, match="that float32 does not know them apart: scale them"):
+        episodes_of(parts, "it", plain())
+    parts = walk((20,))
+    parts[0]["observations"] = np.concatenate([parts[0]["observations"], np.full((21, 1), 1.0)], 1).astype(np.float64)
+    parts[0]["observations"][::2, 2] += 1e-16  # what rounding leaves of a constant
+    assert len(episodes_of(parts, "it", plain())[0]) == 1
+
+
+def test_one_large_number_does_not_loosen_what_follows():
+    content, _ = flat(walk((20, 20)))
+    content["observations"][30] = content["next_observations"][29] = 1e6
+    found, _ = episodes_of(content, "it", plain())
+    assert [len(episode.rewards) for episode in found] == [20, 20]
+
+
+@pytest.mark.parametrize("total", [40, 60])
+def test_a_cut_robomimic_file(tmp_path, total):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["total"] = total
+        for row, part in enumerate(walk((20, 20))):
+            group = file.create_group(f"data/demo_{row}")
+            group["obs"], group["actions"], group["rewards"] = part["observations"], part["actions"], part["rewards"]
+    if total == 40:
+        assert len(read_hdf5(path)) == 2
+    else:
+        with pytest.raises(UserError, match="its total is 60, its episodes have 40 steps: it is not complete"):
+            read_hdf5(path)
+
+
+def test_names_of_groups_that_are_no_episodes(tmp_path):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        for row, part in enumerate(walk((20, 7))):
+            for key, values in part.items():
+                file[f"traj{row}²/{key}"] = values
+        file["traj"] = [1.0]
+    assert [len(part["rewards"]) for part in read_hdf5(path)] == [20, 7]
 
 
 def test_a_trajectory_that_truly_ends_at_zeros(tmp_path):

@@ -1,6 +1,7 @@
 """The result files' writer and reader: what is written comes back, what breaks the schema is refused in one line."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -68,6 +69,21 @@ def test_how_often_is_a_number_of_episodes(tmp_path, times):
     write_json(path, document)
     with pytest.raises(UserError, match=r"key 'tasks.(returns|success)' must be"):
         read_result(path)
+
+
+def test_what_is_alike_must_not_fill_the_memory(tmp_path):
+    """A small file that says of many numbers that they are those of very many episodes."""
+    path = write(tmp_path, measured={"returns": [[1.0, 1.0], [2.0, 2.0]], "warmup_returns": [[[1.0]] * 2] * 2})
+    document = read_json(path)
+    for row in document["tasks"]:
+        row["returns"]["times"] = row["warmup_returns"]["times"] = 40_000
+        row["warmup_returns"]["each"] = [1.0] * 20_000
+    write_json(path, document)
+    began = tracemalloc.start() or tracemalloc.get_traced_memory()[0]
+    with pytest.raises(UserError, match=r"key 'tasks.(warmup_)?returns' must be"):
+        read_result(path)
+    assert tracemalloc.get_traced_memory()[1] - began < 50 << 20
+    tracemalloc.stop()
 
 
 def test_an_altered_digit_is_refused(tmp_path):
