@@ -26,6 +26,7 @@ from src.evaluation.method import RunSettings
 from src.run.command_line import parse_args
 from src.run.errors import UserError
 from src.run.files import load_tensors, read_json, write_json
+from src.run.seeding import torch_generator
 from src.run.settings import pick
 from tools import export_behaviour, measure_references, readme, sac_experts
 
@@ -243,6 +244,47 @@ def test_dynamics_families_are_not_relabelled(tmp_path):
     run = short_run("hopper_rand_params", tmp_path, "--relabel_share", "0", "--num_envs", "2")
     assert run.features.shape == (100, 4 + 12 + 3 + 5)
     assert run.draw(30, np.random.default_rng(0))[0].shape == (30, 11 + 24)
+
+
+def test_what_follows_an_end_is_worth_nothing():
+    """An update in which no episode goes on is one without future, one in which all do the ordinary one."""
+
+    def updated(gamma, *goes_on):
+        learner = StackedSAC(
+            1, 3, 2, (8, 8), learning_rate=1e-2, gamma=gamma, tau=0.1, entropy=0.2, device="cpu",
+            generators=[torch_generator(0, "init")],
+        )  # fmt: skip
+        generator = torch_generator(0, "batch")
+        observations, following = (torch.randn(1, 6, 3, generator=generator) for _ in range(2))
+        actions, rewards = torch.rand(1, 6, 2, generator=generator), torch.randn(1, 6, generator=generator)
+        learner.update(observations, actions, rewards, following, torch.randn(1, 12, 2, generator=generator), *goes_on)
+        return learner.critics.flat
+
+    assert torch.equal(updated(0.9, torch.zeros(1, 6)), updated(0.0))
+    assert torch.equal(updated(0.9, torch.ones(1, 6)), updated(0.9))
+    assert not torch.equal(updated(0.9), updated(0.0))
+
+
+@pytest.mark.parametrize("env_type", ["hopper_rand_params", "walker_rand_params"])
+def test_training_episodes_end_at_falls(tmp_path, env_type):
+    falls = ["--relabel_share", "0", "--num_envs", "2", "--learning_starts", "1000000", "--end_at_falls"]
+    run = short_run(env_type, tmp_path, *falls)
+    rows = run.replay.rows[0, : run.replay.size].reshape(200, 2, -1)  # (step, robot, columns)
+    parts = dict(zip(run.replay.columns, rows.split(list(run.replay.columns.values()), -1), strict=True))
+    fell = run.environment.fallen(parts["next_observations"].reshape(400, -1).numpy()).reshape(200, 2)
+    assert np.array_equal(parts["goes_on"][..., 0] == 0, fell) and 2 < fell.sum() < 100  # random actions fall soon
+    begun = parts["observations"][1:][fell[:-1]]
+    start = run.environment.reset(seed=0, options={"task": 0})[0]
+    assert np.abs(begun.numpy() - start).max() < 0.02 and len({tuple(row) for row in begun.tolist()}) == len(begun)
+    assert torch.equal(parts["observations"][1:][~fell[:-1]], parts["next_observations"][:-1][~fell[:-1]])
+    assert torch.equal(run.draw(30, np.random.default_rng(0))[4].unique(), torch.tensor([0.0, 1.0]))
+    again = short_run(env_type, tmp_path, *falls)
+    assert torch.equal(again.replay.rows[0, : again.replay.size], rows.reshape(400, -1))
+
+
+def test_who_cannot_fall_has_no_such_ends(tmp_path):
+    with pytest.raises(UserError, match="PointRobotEnv has no `fallen` that tells of falls: leave --end_at_falls out"):
+        short_run("point_robot", tmp_path, "--end_at_falls")
 
 
 @pytest.mark.parametrize("env_type", ["hopper_rand_params", "walker_rand_params"])
