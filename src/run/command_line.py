@@ -14,7 +14,7 @@ from pathlib import Path
 from src.run.config import CONFIG_DIR, known_env_type, known_env_types, num_known_tasks, read_env, read_yaml, recipe_layers
 from src.run.devices import find_device, use_threads
 from src.run.errors import UserError
-from src.run.flags import BooleanFlag, Parser, natural, nearest, thread_count
+from src.run.flags import BooleanFlag, Parser, folder, natural, nearest, thread_count
 from src.run.settings import setting
 
 
@@ -55,7 +55,7 @@ def script_parser(docstring):
     run.add_argument("--seed", type=natural, default=0, help="every random generator of the run derives from it")
     run.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...")
     run.add_argument("--threads", type=thread_count, default=1, help="of torch and simulator; small models gain little from more")
-    run.add_argument("--output_dir", default=".", help="root under which saves/, datasets/ and results/ are read and written")
+    run.add_argument("--output_dir", default=".", type=folder, help="root of saves/, datasets/ and results/")
     run.add_argument("--resume", action="boolean", default=True, help="continue an interrupted run; --no-resume starts again")
     run.add_argument("--tensorboard", action="boolean", default=True, help="write TensorBoard events beside metrics.jsonl")
     return parser

@@ -10,6 +10,13 @@ from src.run.errors import UserError, shortened
 NAMES = "give up to 100 letters, digits and _ . + -"  # what is_name takes
 
 
+def folder(value):
+    """A folder's name, which may not be empty."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError(f"{value!r} names no folder: give one, or . for this")
+    return value
+
+
 def _number(kind, low, high, text):
     def convert(value):
         try:

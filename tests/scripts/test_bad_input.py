@@ -46,6 +46,7 @@ def refused(capsys, folder, script, argv, mend):
         ("get_datasets", ["--capactiy", "100"], r"unknown argument --capactiy \(did you mean --capacity"),
         ("train_meta_dt", ["--recipe", "fats"], "has no recipe 'fats': choose paper, fast, compare, compare_long, debug"),
         ("train_meta_dt", ["--seed"], "--seed: expected one argument"),
+        ("train_meta_dt", ["--output_dir="], "'' names no folder: give one"),
         ("train_meta_dt", ["--seed", "-1"], "'-1' is not an integer of at least 0"),
         ("train_meta_dt", ["--seed", "first"], "'first' is not an integer of at least 0"),
         ("train_meta_dt", ["--device", "cuda:99"], "--device cuda:99 is not available here; use --device cpu"),
