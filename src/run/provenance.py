@@ -52,17 +52,17 @@ def git_commit(root=ROOT):
 
 @functools.lru_cache
 def hardware():
-    """Processor name, the vector instructions that torch uses on it, the number of cores that this process may use, and the GPU
-    where there is one. Processors of one name may differ in the instructions, and then in the last bits of a sum."""
+    """The kind of processor, the number of cores that this process may use, and the GPU where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{processor()} ({torch.backends.cpu.get_cpu_capability()}), {cores} cores{gpu}"
+    return f"{processor()}, {cores} cores{gpu}"
 
 
 def processor():
-    """Name of the processor, as Linux tells it where there is one."""
+    """Name of the processor, as Linux tells it where there is one, and the vector instructions that torch uses on it: processors
+    of one name may differ in them, and then in the last bits of a sum."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return name
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
