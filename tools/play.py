@@ -99,10 +99,10 @@ def film_episodes(env, task, names, episodes, path):
     camera.close()
 
 
-def panel(image, *lines):
-    """One camera picture, WIDTH wide, with lines of text above."""
-    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)))
-    whole = Image.new("RGB", (WIDTH, image.height + CAPTION), "white")
+def panel(image, *lines, width=WIDTH):
+    """One camera picture, `width` pixels wide, with lines of text above."""
+    image = image.resize((width, round(image.height * width / image.width)))
+    whole = Image.new("RGB", (width, image.height + CAPTION), "white")
     whole.paste(image, (0, CAPTION))
     ImageDraw.Draw(whole).multiline_text((6, 3), "\n".join(lines), fill="black", font=ImageFont.load_default(14))
     return whole

@@ -22,12 +22,12 @@ from src.run.config import num_tasks
 from src.run.environment import check_camera
 from src.run.errors import UserError, main_guard
 from src.run.files import atomic_path, write_json
-from src.run.flags import natural
+from src.run.flags import natural, positive_int
 from src.run.provenance import provenance
 from src.run.seeding import derive
 from src.run.settings import pick
 from tools.measure_references import expert
-from tools.play import beside, panel
+from tools.play import WIDTH, beside, panel
 
 
 def make_parser():
@@ -35,6 +35,7 @@ def make_parser():
     parser.add_argument("--tasks", type=natural, nargs="+", help="task ids (default: the first training task; to record: all)")
     parser.add_argument("--behaviour", choices=SOURCES, default="auto", help="whose experts")
     parser.add_argument("--output", help="film (default: <env_type>-behaviour.gif, here)")
+    parser.add_argument("--width", type=positive_int, default=WIDTH, help="pixels of a panel")
     parser.add_argument("--record", help="a JSON file to write instead of a film")
     return parser
 
@@ -74,8 +75,11 @@ def main(argv=None):
         films.append(film(camera, lambda _, actions=actions: next(actions), task, seed))
     output = args.output or f"{run.env_type}-behaviour.gif"
     with atomic_path(output) as temporary:
-        shots = zip(*([panel(image, f"task {task}", f"return {total:.4g}") for image, total in zip(*film, strict=False)]
-                      for task, film in zip(tasks, films, strict=True)), strict=True)  # fmt: skip
+        shots = [
+            [panel(image, f"task {task}", f"return {total:.4g}", width=args.width) for image, total in zip(*shown, strict=False)]
+            for task, shown in zip(tasks, films, strict=True)
+        ]
+        shots = zip(*shots, strict=True)
         save_gif([beside(shot) for shot in shots], camera, temporary)
     camera.close()
     print(output)
