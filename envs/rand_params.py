@@ -59,7 +59,7 @@ class RandParamsEnv(MujocoEnv):
 
     @classmethod
     def fallen(cls, observations):
-        """(B,) whether the robots of observations (B, d_s) have fallen, told as by gymnasium's Hopper and Walker2d.
+        """(B,) whether the robots of observations (B, d_s) have fallen, by the limits of gymnasium's Hopper and Walker2d.
 
         It ends no episode; stage 1 may end those of its training there (`--end_at_falls`).
         """
@@ -83,7 +83,7 @@ class HopperRandParamsEnv(RandParamsEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 62}  # noqa: RUF012 (gymnasium's name)
     env_type = "hopper_rand_params"
-    upright = 0.7, np.inf, 1.0  # the angle is ours: gymnasium's 0.2 is passed by every fast run
+    upright = 0.7, np.inf, 1.0  # the angle is ours, gymnasium has 0.2
     batch_class = HopperRandParamsBatch
 
 

@@ -81,7 +81,7 @@ class Trajectories:
         return dataclasses.replace(self, **arrays, infos={key: values[rows] for key, values in self.infos.items()})
 
     def digest(self):
-        """SHA-256 of all arrays, which the file carries and `load` compares. Where a simulator made them, of that and of its name
+        """SHA-256 of all arrays, which the file carries. Where a simulator made them, of that and of its name
         and version: the same policies in another version are another dataset."""
         sha = hashlib.sha256()
         for name in ("observations", "actions", "rewards", "lengths", "task_ids"):
